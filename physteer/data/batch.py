@@ -1,0 +1,151 @@
+"""What the data module hands to the model: windows of a trajectory with their address."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from physteer.errors import PhysteerError
+
+Boundaries = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True, order=True)
+class Window:
+    """The address of some consecutive frames in a Well-format data set."""
+
+    file: str
+    """Name of the HDF5 file inside its split's folder, without the extension."""
+    trajectory: int
+    """Index of the trajectory inside the file."""
+    start: int
+    """Index of the first frame."""
+    stride: int = 1
+    """Stored frames from one frame of the window to the next."""
+
+    def __str__(self) -> str:
+        stride = "" if self.stride == 1 else f"_stride{self.stride}"
+        return f"{self.file}_trajectory{self.trajectory:04d}_start{self.start:04d}{stride}"
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The channels of a data set, in the order the network gets them."""
+
+    names: tuple[str, ...]
+    """Vocabulary name of each channel: t0 fields, t1 and t2 components, then constant fields."""
+    evolving: tuple[bool, ...]
+    """False where a channel never changes: inflated components (always 0) and constant fields."""
+
+    def index(self, name: str) -> int:
+        """Return the position of a channel; PhysteerError names what there is."""
+        if name not in self.names:
+            raise PhysteerError(f"field {name!r} is not in this data set, which has {', '.join(self.names)}")
+        return self.names.index(name)
+
+    @property
+    def predicted(self) -> list[int]:
+        """Positions of the channels the model predicts."""
+        return [i for i, evolving in enumerate(self.evolving) if evolving]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The spatial axes of a data set, always three: an absent axis has one cell and counts as periodic."""
+
+    coordinates: tuple[Tensor, Tensor, Tensor]
+    """Cell positions along each axis, in the data set's length unit."""
+    boundaries: Boundaries
+    """Per axis and end: 0 wall, 1 open, 2 periodic."""
+    axes: tuple[str, ...]
+    """The data set's names of the axes that exist."""
+    kind: str = "cartesian"
+    """The Well's ``grid_type``."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Cells along each axis."""
+        return tuple(len(c) for c in self.coordinates)  # type: ignore[return-value]
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance between cells along each axis; 1 on an absent axis."""
+        return tuple(float(c[1] - c[0]) if len(c) > 1 else 1.0 for c in self.coordinates)  # type: ignore[return-value]
+
+    @property
+    def periodic(self) -> tuple[bool, bool, bool]:
+        """Whether each axis is periodic at both ends."""
+        return tuple(ends == (2, 2) for ends in self.boundaries)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One window as read from disk."""
+
+    fields: Tensor
+    """[T, C, H, W, D], in the data set's units."""
+    window: Window
+    parameters: dict[str, float]
+    times: Tensor
+    """[T], in the data set's time unit."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows of one data set, ready for the network."""
+
+    fields: Tensor
+    """[B, T, C, H, W, D] in the data set's units; the first ``n_input`` frames are the context."""
+    n_input: int
+    windows: tuple[Window, ...]
+    parameters: dict[str, Tensor]
+    """Each [B], float64: the simulation's parameters by name."""
+    times: Tensor
+    """[B, T], in the data set's time unit."""
+    channels: Channels
+    grid: Grid
+
+    @property
+    def context(self) -> Tensor:
+        """The frames a prediction starts from, [B, T_in, C, H, W, D]."""
+        return self.fields[:, : self.n_input]
+
+    @property
+    def targets(self) -> Tensor:
+        """The frames that follow, [B, T_out, C, H, W, D]."""
+        return self.fields[:, self.n_input :]
+
+    def parameters_of(self, row: int) -> dict[str, float]:
+        """Return the parameters of one window."""
+        return {name: float(values[row]) for name, values in self.parameters.items()}
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Move the fields to a device; everything small stays on the CPU."""
+        return dataclasses.replace(self, fields=self.fields.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """Pin the fields for a faster copy to a GPU."""
+        return dataclasses.replace(self, fields=self.fields.pin_memory())
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+
+def collate(samples: Sequence[Sample], *, n_input: int, channels: Channels, grid: Grid) -> Batch:
+    """Stack samples of one data set into a batch."""
+    names = samples[0].parameters
+    return Batch(
+        fields=torch.stack([sample.fields for sample in samples]),
+        n_input=n_input,
+        windows=tuple(sample.window for sample in samples),
+        parameters={
+            name: torch.tensor([sample.parameters[name] for sample in samples], dtype=torch.float64) for name in names
+        },
+        times=torch.stack([sample.times for sample in samples]),
+        channels=channels,
+        grid=grid,
+    )

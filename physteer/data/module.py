@@ -1,0 +1,179 @@
+"""The Lightning data module over The Well."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import lightning as L
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from torch.utils.data import DataLoader, Sampler
+
+from physteer.data.batch import Sample, collate
+from physteer.data.dataset import WindowDataset, WindowSpec
+from physteer.errors import PhysteerError
+
+Split = Literal["train", "valid", "test"]
+
+
+class WellDataModule(L.LightningDataModule):
+    """Windows of a data set in The Well's format, for every stage of the trainer.
+
+    ``fit`` trains on all windows of ``train`` with one frame to predict. ``validate`` (and the validation in ``fit``)
+    and ``test`` read two sets: windows with one frame to predict, and windows with ``rollout_steps`` frames to predict.
+    ``predict`` reads windows of ``predict_split`` with ``rollout_steps`` frames to predict. Over several processes,
+    every window of validation, test and predict is read exactly once.
+
+    Args:
+        path: folder with ``data/<split>/*.hdf5`` (a data set of The Well), local or any fsspec address such as
+            ``hf://datasets/polymathic-ai/shear_flow``; or a folder that holds the HDF5 files themselves, together with
+            ``split_fractions``.
+        n_steps_input: frames of context; 6 for the published 2D models, 3 for 3D data.
+        rollout_steps: frames to predict in rollouts.
+        batch_size: windows per batch and process.
+        time_strides: stored frames from one frame of a window to the next; several strides give windows of each.
+        rollout_every: frames between the starts of rollouts; null for one rollout per trajectory.
+        first_start: first frame of the earliest rollout.
+        one_step_every: frames between the starts of the one-step windows of ``validate`` and ``test``.
+        include: use only files whose name contains one of these.
+        exclude: leave out files whose name contains one of these.
+        trajectories: indices of the trajectories that rollouts use in every file; null for all.
+        fields: stored name → the network's name, where they differ.
+        predict_split: the split that ``predict`` reads.
+        split_fractions: for a folder without splits: the share of each, by trajectory index, equal in every file.
+        num_workers: worker processes per data loader.
+        storage_options: passed to fsspec.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        n_steps_input: int = 6,
+        rollout_steps: int = 20,
+        batch_size: int = 4,
+        time_strides: list[int] = [1],  # noqa: B006  jsonargparse shows it; never changed
+        rollout_every: int | None = None,
+        first_start: int = 0,
+        one_step_every: int = 1,
+        include: list[str] = [],  # noqa: B006
+        exclude: list[str] = [],  # noqa: B006
+        trajectories: list[int] | None = None,
+        fields: dict[str, str] | None = None,
+        predict_split: Split = "test",
+        split_fractions: dict[str, float] | None = None,
+        num_workers: int = 0,
+        storage_options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in {
+            "n_steps_input": n_steps_input,
+            "rollout_steps": rollout_steps,
+            "batch_size": batch_size,
+            "time_strides": min(time_strides, default=0),
+            "rollout_every": rollout_every,
+            "one_step_every": one_step_every,
+        }.items():
+            if value is not None and value < 1:
+                raise PhysteerError(f"data.{name} must be at least 1, found {value}")
+        self.path = path.rstrip("/")
+        self.n_steps_input, self.rollout_steps, self.batch_size = n_steps_input, rollout_steps, batch_size
+        self.time_strides, self.rollout_every, self.first_start = tuple(time_strides), rollout_every, first_start
+        self.one_step_every = one_step_every
+        self.include, self.exclude, self.fields = include, exclude, fields
+        self.trajectories = trajectories
+        self.predict_split, self.split_fractions = predict_split, split_fractions
+        self.num_workers, self.storage_options = num_workers, storage_options
+        self._open: list[WindowDataset] = []
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Every window of ``train``, shuffled, one frame to predict."""
+        return self._loader(self.dataset("train", self._one_step(1)), shuffle=True)
+
+    def val_dataloader(self) -> list[DataLoader[Sample]]:
+        """``valid``: windows with one frame to predict, and rollouts."""
+        return self._evaluation("valid")
+
+    def test_dataloader(self) -> list[DataLoader[Sample]]:
+        """``test``: windows with one frame to predict, and rollouts."""
+        return self._evaluation("test")
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        """Rollouts of ``predict_split``."""
+        return self._loader(self.dataset(self.predict_split, self._rollouts()))
+
+    def dataset(self, split: Split, spec: WindowSpec) -> WindowDataset:
+        """Open the windows of a split; closed with the data module's ``teardown``."""
+        folder = f"{self.path}/data/{split}"
+        if self.split_fractions is not None:
+            folder, spec = self.path, self._resplit(split, spec)
+        dataset = WindowDataset(
+            folder,
+            spec,
+            include=self.include,
+            exclude=self.exclude,
+            fields=self.fields,
+            storage_options=self.storage_options,
+        )
+        self._open.append(dataset)
+        return dataset
+
+    def teardown(self, stage: str) -> None:
+        """Close every HDF5 file."""
+        for dataset in self._open:
+            dataset.close()
+        self._open.clear()
+
+    def _one_step(self, every: int) -> WindowSpec:
+        return WindowSpec(self.n_steps_input, 1, strides=self.time_strides, every=every)
+
+    def _rollouts(self) -> WindowSpec:
+        chosen = None if self.trajectories is None else tuple(self.trajectories)
+        return WindowSpec(
+            self.n_steps_input,
+            self.rollout_steps,
+            strides=self.time_strides,
+            first=self.first_start,
+            every=self.rollout_every,
+            trajectories=chosen,
+        )
+
+    def _resplit(self, split: Split, spec: WindowSpec) -> WindowSpec:
+        """Restrict a specification to the trajectories that ``split_fractions`` gives to a split."""
+        fractions: Mapping[str, float] = self.split_fractions or {}
+        if split not in fractions or not 0 < sum(fractions.values()) <= 1 + 1e-9 or min(fractions.values()) < 0:
+            raise PhysteerError(
+                f"data.split_fractions must give {split!r} a share, and shares in [0, 1] that sum to at most 1; "
+                f"found {dict(fractions)}"
+            )
+        everything = WindowSpec(n_input=1, n_output=0, every=None)
+        with WindowDataset(self.path, everything, storage_options=self.storage_options) as whole:
+            n_trajectories = max(whole.well.n_trajectories_per_file)
+        names = list(fractions)
+        bounds = [round(n_trajectories * sum(fractions[n] for n in names[:i])) for i in range(len(names) + 1)]
+        first, last = bounds[names.index(split)], bounds[names.index(split) + 1]
+        mine = tuple(t for t in range(first, last) if spec.trajectories is None or t in spec.trajectories)
+        return WindowSpec(spec.n_input, spec.n_output, spec.strides, spec.first, spec.every, mine)
+
+    def _evaluation(self, split: Split) -> list[DataLoader[Sample]]:
+        specs = [self._one_step(self.one_step_every), self._rollouts()]
+        return [self._loader(self.dataset(split, spec)) for spec in specs]
+
+    def _loader(self, dataset: WindowDataset, *, shuffle: bool = False) -> DataLoader[Sample]:
+        batch = functools.partial(collate, n_input=dataset.spec.n_input, channels=dataset.channels, grid=dataset.grid)
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            sampler=None if shuffle else self._each_once(dataset),
+            num_workers=self.num_workers,
+            collate_fn=batch,
+            persistent_workers=False,
+        )
+
+    def _each_once(self, dataset: WindowDataset) -> Sampler[int] | None:
+        """Share the windows out so that none is read twice; Lightning's own sampler repeats some to even the ranks."""
+        if self.trainer is None or self.trainer.world_size == 1:
+            return None
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        return UnrepeatedDistributedSampler(dataset, num_replicas=world, rank=rank, shuffle=False)
