@@ -1,0 +1,28 @@
+"""The Walrus network alone (torch only): stems, blocks, decoder, published checkpoints.
+
+Both published variants at every size are one class, `Walrus`, whose `encode`, `run_blocks` and `decode` are its three
+stages. Fields are [B, T, C, H, W, D], activations [B, T, h, w, δ, d].
+"""
+
+from physteer.walrus.config import WalrusConfig
+from physteer.walrus.grid import OPEN, PERIODIC, WALL, Boundaries, Grid, Shifts
+from physteer.walrus.network import Context, Walrus, roll_tokens
+from physteer.walrus.normalization import Scales, window_scales
+from physteer.walrus.vocabulary import PREVIEW_FIELDS, RELEASED_FIELDS
+
+__all__ = [
+    "OPEN",
+    "PERIODIC",
+    "PREVIEW_FIELDS",
+    "RELEASED_FIELDS",
+    "WALL",
+    "Boundaries",
+    "Context",
+    "Grid",
+    "Scales",
+    "Shifts",
+    "Walrus",
+    "WalrusConfig",
+    "roll_tokens",
+    "window_scales",
+]

@@ -1,0 +1,189 @@
+"""Walrus: stem, blocks of time and space mixing, decoder (Polymathic AI, 2025)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from physteer.errors import PhysteerError
+from physteer.walrus.config import WalrusConfig
+from physteer.walrus.decoder import Decoder
+from physteer.walrus.grid import Boundaries, Grid, Shifts, draw_shifts, plan
+from physteer.walrus.mixing import Block
+from physteer.walrus.norm import RMSGroupNorm
+from physteer.walrus.positions import Positions, axis_positions, rotary_frequencies, rotary_table
+from physteer.walrus.stem import PreviewStem, ReleasedStem
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the blocks and the decoder need beside the activation; made once per forward pass."""
+
+    labels: tuple[int, ...]
+    """Vocabulary index of each field."""
+    boundaries: Boundaries
+    """Boundary codes per axis and end."""
+    grid: Grid
+    """Strides, paddings and token grid."""
+    shifts: Shifts | None
+    """The random shifts of this pass; none: no jitter."""
+    positions: tuple[Positions, ...]
+    """Per block, the tokens' coordinates for space attention (rolled where the block's token grid is rolled)."""
+
+
+class Walrus(nn.Module):
+    """A transformer over space-time tokens that predicts each field's change over the next step.
+
+    Fields come sample-wise normalised (x / r, see `physteer.walrus.normalization`) and the output y is in units of the
+    RMS of first differences. Activations are [B, T, h, w, δ, d], contiguous, and stay in the fields' own frame: token
+    rolls turn the rotary positions instead. Every activation can be hooked by its module path: `encoder`, `blocks.i`,
+    `blocks.i.time`, `blocks.i.time.heads`, `blocks.i.space.heads`, `blocks.i.space.ff_hidden`, and the `update`s that
+    are added to the residual.
+    """
+
+    def __init__(self, config: WalrusConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stem = ReleasedStem(config) if config.variant == "released" else PreviewStem(config)
+        self.position: nn.Parameter | None = None  # [h, w, δ, d], learned by some fine-tuned models
+        if config.position is not None:
+            self.position = nn.Parameter(torch.zeros(*config.position, config.hidden_dim))
+        self.encoder = nn.Identity()
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_blocks))
+        self.decoder = Decoder(config)
+        self.reset_parameters()
+
+    def forward(
+        self,
+        x: Tensor,
+        labels: Sequence[int],
+        boundaries: Boundaries,
+        shifts: Shifts | None = None,
+        *,
+        last_frame_only: bool = False,
+    ) -> Tensor:
+        """Predict the change after every frame: [B, T, C, H, W, D] → the same shape, or the last frame's alone.
+
+        Args:
+            x: Normalised fields.
+            labels: Vocabulary index of each of the C fields (`config.labels(names)`).
+            boundaries: Boundary codes per axis and end: 0 wall, 1 open, 2 periodic.
+            shifts: Random shifts (`draw_shifts`); none: no jitter.
+            last_frame_only: Skip what only earlier frames' outputs need; returns [B, 1, C, H, W, D].
+
+        Raises:
+            PhysteerError: No stride fits the grid, or the arguments' shapes disagree.
+        """
+        h, context = self.encode(x, labels, boundaries, shifts)
+        h = self.run_blocks(h, context, last_frame_only=last_frame_only)
+        return self.decode(h, context, last_frame_only=last_frame_only)
+
+    def encode(
+        self, x: Tensor, labels: Sequence[int], boundaries: Boundaries, shifts: Shifts | None = None
+    ) -> tuple[Tensor, Context]:
+        """Embed fields [B, T, C, H, W, D] as tokens [B, T, h, w, δ, d]; also return what the later stages need."""
+        batch, frames, channels = x.shape[:3]
+        if len(labels) != channels:
+            raise PhysteerError(f"{channels} field channels came with {len(labels)} labels")
+        grid = plan(self.config, x.shape[3:], boundaries, jitter=shifts is not None)
+        if shifts is not None and shifts.pixels.shape[0] != batch:
+            raise PhysteerError(f"shifts for {shifts.pixels.shape[0]} samples came with a batch of {batch}")
+        x = x.reshape(batch, frames, channels, *(axis.size for axis in grid.moving))
+        h = self.stem(x.to(self.dtype), labels, grid, shifts)  # [B·T, d, *active tokens]
+        # Contiguous, channels last, once: a Linear on a permuted view is ten times slower.
+        h = h.movedim(1, -1).contiguous().view(batch, frames, *grid.tokens, -1)
+        if self.position is not None:
+            if self.position.shape[:3] != grid.tokens:
+                raise PhysteerError(
+                    f"the model's absolute position is for {tuple(self.position.shape[:3])} tokens; "
+                    f"this grid has {grid.tokens}"
+                )
+            h = h + self.position
+        context = Context(tuple(labels), boundaries, grid, shifts, self._positions(grid, shifts, h.device))
+        return self.encoder(h), context
+
+    def run_blocks(
+        self, h: Tensor, context: Context, start: int = 0, stop: int | None = None, *, last_frame_only: bool = False
+    ) -> Tensor:
+        """Run blocks start … stop − 1 on an activation [B, T, h, w, δ, d] that has passed the blocks before them.
+
+        With `last_frame_only` the last of them computes, and the result holds, the last frame alone.
+        """
+        stop = len(self.blocks) if stop is None else stop
+        for i in range(start, stop):
+            h = self.blocks[i](h, context.positions[i], last_frame_only and i == stop - 1)
+        return h[:, -1:] if last_frame_only else h
+
+    def decode(self, h: Tensor, context: Context, *, last_frame_only: bool = False) -> Tensor:
+        """Map tokens [B, T, h, w, δ, d] to fields [B, T, C, H, W, D], or the last frame's alone."""
+        h = h[:, -1:] if last_frame_only else h
+        return self.decoder(h, context.labels, context.grid, context.shifts)  # type: ignore[no-any-return]
+
+    def draw_shifts(
+        self, spatial_shape: Sequence[int], boundaries: Boundaries, generators: Sequence[torch.Generator]
+    ) -> Shifts:
+        """Draw the jitter of one pass over fields of `spatial_shape` (H, W, D), one generator per sample."""
+        return draw_shifts(self.config, plan(self.config, spatial_shape, boundaries, jitter=True), generators)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype the network computes in."""
+        return self.blocks[0].time.qkv.weight.dtype  # type: ignore[union-attr, return-value]
+
+    def reset_parameters(self) -> None:
+        """Draw initial weights for training from scratch.
+
+        Linear and convolution weights are truncated normals of variance 1 / fan-in; what is added to the residual
+        stream is further divided by √(2 · blocks), so that its size does not depend on depth, and the last convolution
+        is small: training starts near "nothing changes".
+        """
+        residual = 1 / math.sqrt(2 * len(self.blocks))
+
+        def draw(weight: Tensor, fan_in: float, gain: float = 1.0) -> None:
+            std = gain / math.sqrt(fan_in)
+            nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)
+
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                is_residual = name.endswith((".out", ".attention_out", ".ff_out"))
+                draw(module.weight, module.in_features, residual if is_residual else 1.0)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, RMSGroupNorm):
+                nn.init.ones_(module.weight)
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+        for embed in self.stem.embed.values():
+            draw(embed.proj1, embed.proj1[0].numel())
+            draw(embed.proj2, embed.proj2[0].numel())
+        for debed in self.decoder.debed.values():
+            draw(debed.proj1, debed.proj1.shape[0])
+            draw(debed.proj2, debed.proj2.shape[0], gain=0.1)
+            nn.init.zeros_(debed.bias)
+        if isinstance(self.stem, PreviewStem):
+            nn.init.normal_(self.stem.padding, std=0.02)
+
+    def _positions(self, grid: Grid, shifts: Shifts | None, device: torch.device) -> tuple[Positions, ...]:
+        hd = self.config.head_dim
+        frequencies = rotary_frequencies(hd).expand(3, -1).to(device)
+
+        def at(rolls: Tensor) -> Positions:
+            axes = axis_positions(grid.tokens, rolls, device)
+            return Positions(axes, rotary_table(axes, frequencies, hd) if self.config.rotary == "fixed" else None)
+
+        if shifts is None or not bool(shifts.tokens.any()):
+            return (at(torch.zeros(1, 3, dtype=torch.long)),) * len(self.blocks)
+        rolls = shifts.tokens.cumsum(1)  # [B, n_blocks, 3]
+        if bool((rolls == rolls[:1]).all()):
+            rolls = rolls[:1]
+        return tuple(at(rolls[:, i]) for i in range(len(self.blocks)))
+
+
+def roll_tokens(h: Tensor, context: Context, block: int) -> Tensor:
+    """Return an activation [B, T, h, w, δ, d] of block `block` as the reference sees it: in the block's rolled frame."""
+    if context.shifts is None:
+        return h
+    rolls = context.shifts.tokens[:, : block + 1].sum(1).tolist()
+    return torch.stack([row.roll(shift, (1, 2, 3)) for row, shift in zip(h, rolls, strict=True)])

@@ -1,0 +1,27 @@
+"""The norm of every Walrus layer."""
+
+import torch
+from torch import Tensor, nn
+
+
+class RMSGroupNorm(nn.Module):
+    """Divide each channel of each frame by its root mean square over space, then multiply by a learned weight.
+
+    The published name promises groups of channels; in effect there are none, and the published weights rely on that.
+    The eps is the machine epsilon of the input's dtype, inside the root.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor, channel_dim: int = -1) -> Tensor:
+        """Normalise frames `x` [N, …]: dimension 0 counts frames, `channel_dim` channels, all others are space."""
+        channel_dim %= x.ndim
+        space = tuple(dim for dim in range(1, x.ndim) if dim != channel_dim)
+        cells = x[0].numel() // x.shape[channel_dim]
+        # vector_norm reads x once; squaring first would write a tensor of x's size.
+        norm = torch.linalg.vector_norm(x, dim=space, keepdim=True, dtype=torch.float32)
+        weight = self.weight.float().view([-1 if dim == channel_dim else 1 for dim in range(x.ndim)])
+        gain = weight * torch.rsqrt(norm.square() / cells + torch.finfo(x.dtype).eps)
+        return x * gain.to(x.dtype)
