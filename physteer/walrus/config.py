@@ -34,6 +34,8 @@ class WalrusConfig:
     """Tokens per axis when at most two axes are longer than 1."""
     tokens_3d: int = 16
     """Tokens per axis in three dimensions."""
+    dimensions: tuple[int, ...] = (2, 3)
+    """Numbers of axes longer than 1 the model has a stem and a decoder for; the published models have both."""
     n_steps_input: int = 6
     """Input frames the model was trained with."""
     jitter: bool = True
@@ -50,6 +52,9 @@ class WalrusConfig:
             raise PhysteerError(f"Walrus variant {self.variant!r} is not 'released' or 'preview'")
         published = vocabulary.RELEASED_FIELDS if self.variant == "released" else vocabulary.PREVIEW_FIELDS
         object.__setattr__(self, "fields", tuple(self.fields) or published)
+        object.__setattr__(self, "dimensions", tuple(self.dimensions))
+        if not self.dimensions or not {*self.dimensions} <= {2, 3}:
+            raise PhysteerError(f"dimensions {self.dimensions}: a Walrus has stems for 2, for 3, or for 2 and 3 axes")
         if self.position is not None:
             object.__setattr__(self, "position", tuple(self.position))
         if self.variant == "released" and self.fields[:3] != vocabulary.FLAGS:

@@ -57,7 +57,7 @@ class Decoder(nn.Module):
     def __init__(self, config: WalrusConfig) -> None:
         super().__init__()
         self.circular = config.variant == "released"
-        self.debed = nn.ModuleDict({axes: Debed(config) for axes in "23"})
+        self.debed = nn.ModuleDict({axes: Debed(config) for axes in map(str, config.dimensions)})
 
     def forward(self, h: Tensor, labels: Sequence[int], grid: Grid, shifts: Shifts | None) -> Tensor:
         """Map [B, T, h, w, δ, d] to fields [B, T, C, H, W, D]."""

@@ -44,7 +44,7 @@ class ReleasedStem(nn.Module):
         super().__init__()
         self.n_states = config.n_states
         sizes = config.n_states, config.intermediate_dim, config.hidden_dim
-        self.embed = nn.ModuleDict({axes: Embed(*sizes) for axes in "23"})
+        self.embed = nn.ModuleDict({axes: Embed(*sizes) for axes in map(str, config.dimensions)})
 
     def forward(self, x: Tensor, labels: Sequence[int], grid: Grid, shifts: Shifts | None) -> Tensor:
         """Map fields [B, T, C, *cells] to [B·T, d, *tokens], over the active axes."""
@@ -67,11 +67,11 @@ class ReleasedStem(nn.Module):
 
 
 def boundary_flags(grid: Grid) -> Tensor:
-    """Return the flag channels [3, *padded cells]: inside the domain, beyond a wall, beyond an open end (corners add)."""
+    """Return the flag channels [3, *padded cells]: inside, beyond a wall, beyond an open end (corners add up)."""
     cells = [axis.size + 2 * axis.before for axis in grid.moving]
     flags = torch.zeros(3, *cells)
     inside = tuple(slice(axis.before, axis.before + axis.size) for axis in grid.moving)
-    flags[(0, *inside)] = 1
+    flags[0][inside] = 1
     for dim, axis in enumerate(grid.moving):
         if not axis.periodic:
             for code, start in zip(axis.codes, (0, axis.before + axis.size), strict=True):
@@ -88,7 +88,7 @@ class PreviewStem(nn.Module):
         self.fields = nn.Linear(config.n_states, config.projection_dim)
         self.padding = nn.Parameter(torch.empty(2, config.projection_dim))  # wall, open
         sizes = config.projection_dim, config.intermediate_dim, config.hidden_dim
-        self.embed = nn.ModuleDict({axes: Embed(*sizes) for axes in "23"})
+        self.embed = nn.ModuleDict({axes: Embed(*sizes) for axes in map(str, config.dimensions)})
 
     def forward(self, x: Tensor, labels: Sequence[int], grid: Grid, shifts: Shifts | None) -> Tensor:
         """Map fields [B, T, C, *cells] to [B·T, d, *tokens], over the active axes."""
