@@ -88,14 +88,15 @@ def plan(config: WalrusConfig, shape: Sequence[int], boundaries: Boundaries, jit
     With `jitter`, non-periodic axes are padded by half a token more on both ends, so that a shifted field stays inside.
 
     Raises:
-        PhysteerError: The model has no stem for the number of axes longer than 1, an axis is periodic at one end only, or no
-            stride fits an axis.
+        PhysteerError: The model has no stem for the number of axes longer than 1, an axis is periodic at one end only,
+            or no stride fits an axis.
     """
-    if len(shape) != 3 or sum(size > 1 for size in shape) < 2:
-        raise PhysteerError(f"Walrus needs a grid (H, W, D) with two or three axes longer than 1; found {tuple(shape)}")
+    if len(shape) != 3:
+        raise PhysteerError(f"a grid is (H, W, D); found {tuple(shape)}")
     n_axes = sum(size > 1 for size in shape)
     if n_axes not in config.dimensions:
-        raise PhysteerError(f"this Walrus is for {config.dimensions} axes longer than 1; the grid {tuple(shape)} has {n_axes}")
+        allowed = " or ".join(map(str, config.dimensions))
+        raise PhysteerError(f"the grid {tuple(shape)} has {n_axes} axes longer than 1; this Walrus is for {allowed}")
     tokens = config.tokens_3d if min(shape) > 1 else config.tokens_2d
     released = config.variant == "released"
     axes = []
