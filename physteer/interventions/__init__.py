@@ -1,0 +1,51 @@
+"""Interventions on activations, for any module: h' = h + Π (r(h) − h) at a site, on a locus.
+
+A `Site` says which activation, a `Locus` which part of it and when, a `Subspace` Π which channels' directions, and a
+`Replacement` r what comes in its place. An `Edit` puts the four together and `attached` applies edits to a model:
+
+    edit = Edit("blocks.39", Steer(concept.direction, strength=0.5, mode="drop"))
+    with attached(model, [edit]):
+        y = model(x)
+"""
+
+from physteer.interventions.attach import attached, captured, observed
+from physteer.interventions.conditions import UNSTEERED, Condition, repeated, separated, stack_conditions
+from physteer.interventions.edit import Edit, apply_edits
+from physteer.interventions.locus import EVERYWHERE, Clock, Locus
+from physteer.interventions.replacements import Interchange, Mean, Replacement, Resample, Scale, Zero
+from physteer.interventions.sites import DeclaresSites, Site, find_module, site_names
+from physteer.interventions.steer import Steer, SteerMode, fit_to_grid
+from physteer.interventions.subspace import Complement, Span, Subspace, orthonormal
+
+__all__ = [
+    "EVERYWHERE",
+    "UNSTEERED",
+    "Clock",
+    "Complement",
+    "Condition",
+    "DeclaresSites",
+    "Edit",
+    "Interchange",
+    "Locus",
+    "Mean",
+    "Replacement",
+    "Resample",
+    "Scale",
+    "Site",
+    "Span",
+    "Steer",
+    "SteerMode",
+    "Subspace",
+    "Zero",
+    "apply_edits",
+    "attached",
+    "captured",
+    "find_module",
+    "fit_to_grid",
+    "observed",
+    "orthonormal",
+    "repeated",
+    "separated",
+    "site_names",
+    "stack_conditions",
+]

@@ -1,0 +1,127 @@
+"""Edits and observers on a model: hooks that are always taken off again, and no others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from physteer.errors import PhysteerError
+from physteer.interventions.edit import Edit, apply_edits
+from physteer.interventions.locus import Clock
+from physteer.interventions.sites import Site, find_module
+
+_Hook = Callable[[nn.Module, Any, Any], Any]
+
+
+@contextmanager
+def attached(model: nn.Module, edits: Sequence[Edit], clock: Clock | None = None) -> Iterator[None]:
+    """Apply edits in every forward of a model while the context is open.
+
+    Edits of one module compose in list order, and each call of the module is edited. On leaving, by an error or not,
+    the hooks put here are removed and no others. Nothing is put on the model unless every site is found.
+
+    Args:
+        model: any module; sites are paths in it.
+        edits: what to change.
+        clock: the rollout's step, for edits limited to some (`Locus.steps`).
+
+    Raises:
+        PhysteerError: A site is not found or inside a compiled module, or steps are asked for without a clock.
+    """
+    on_module: dict[nn.Module, list[Edit]] = {}
+    for edit in edits:
+        on_module.setdefault(find_module(model, edit.site), []).append(edit)
+        if edit.locus.steps is not None and clock is None:
+            raise PhysteerError(f"site {edit.site}: an edit is limited to some rollout steps, but no clock is given")
+    with _hooked([(module, _editing(own, clock)) for module, own in on_module.items()]):
+        yield
+
+
+@contextmanager
+def observed(model: nn.Module, sites: Sequence[Site | str], observe: Callable[[Site, Tensor], None]) -> Iterator[None]:
+    """Show activations to a function, at every call of their modules, while the context is open.
+
+    Args:
+        model: any module.
+        sites: what to look at.
+        observe: gets the site and its activation as an edit would (`Site.select`): the live tensor, after edits
+            attached earlier, on the autograd tape if there is one. It must not change it, and must copy what it keeps.
+
+    Raises:
+        PhysteerError: A site is not found or inside a compiled module.
+    """
+    parsed = [Site.parse(site) for site in sites]
+    with _hooked([(find_module(model, site), _observing(site, observe)) for site in parsed]):
+        yield
+
+
+@contextmanager
+def captured(model: nn.Module, sites: Sequence[Site | str], detach: bool = True) -> Iterator[dict[str, Tensor]]:
+    """Collect activations while the context is open; to see every call of a rollout use `observed`.
+
+    Args:
+        model: any module.
+        sites: what to collect.
+        detach: give copies off the autograd tape; else the live tensors, gradients included.
+
+    Yields:
+        Activation by site (as written by `str(site)`), [B, T, h, w, δ, d]: of the latest call, absent before the first.
+
+    Raises:
+        PhysteerError: A site is not found or inside a compiled module.
+    """
+    activations: dict[str, Tensor] = {}
+
+    def keep(site: Site, activation: Tensor) -> None:
+        # A copy: the network may go on to change the tensor in place, and one head must not keep the others alive.
+        activations[str(site)] = activation.detach().clone() if detach else activation
+
+    with observed(model, sites, keep):
+        yield activations
+
+
+@contextmanager
+def _hooked(hooks: Sequence[tuple[nn.Module, _Hook]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for module, hook in hooks:
+            stack.callback(module.register_forward_hook(hook).remove)
+        yield
+
+
+def _editing(edits: list[Edit], clock: Clock | None) -> _Hook:
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        h = _activation(output, edits[0].site)
+        edited = apply_edits(h, edits, None if clock is None else clock.step)
+        if edited is h:
+            return None  # the output stays the object it is
+        return edited if output is h else _with_first(output, edited)
+
+    return hook
+
+
+def _observing(site: Site, observe: Callable[[Site, Tensor], None]) -> _Hook:
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        observe(site, site.select(_activation(output, site)))
+
+    return hook
+
+
+def _activation(output: Any, site: Site) -> Tensor:
+    """Return a module's activation: its output, or the first part of it where that is a tuple."""
+    first = output[0] if isinstance(output, tuple) and output else output
+    if not isinstance(first, torch.Tensor):
+        raise PhysteerError(
+            f"site {site.module} returns {type(output).__name__}; "
+            "a site returns a tensor, or a tuple that starts with one"
+        )
+    return first
+
+
+def _with_first(output: tuple[Any, ...], first: Tensor) -> tuple[Any, ...]:
+    if hasattr(output, "_replace"):  # a named tuple
+        return type(output)(first, *output[1:])
+    return (first, *output[1:])

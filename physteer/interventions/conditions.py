@@ -1,0 +1,77 @@
+"""Conditions: several settings of an experiment in one forward, stacked along the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from einops import rearrange, repeat
+from torch import Tensor
+
+from physteer.errors import PhysteerError
+from physteer.interventions.edit import Edit
+from physteer.interventions.locus import Index, Locus
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One setting: the edits of a run and what tables call it."""
+
+    name: str
+    """Unique among the conditions of a run, such as `concept +0.4`."""
+    edits: tuple[Edit, ...] = ()
+    """None: the run as it is."""
+    direction: str = ""
+    """What is steered along: a concept's name, `random 3`, …"""
+    strength: float = 0.0
+    """α, signed."""
+    mode: str = ""
+    """How the direction is fitted to the grid."""
+
+
+UNSTEERED = Condition("unsteered")
+"""Every comparison's other side."""
+
+
+def stack_conditions(conditions: Sequence[Condition], n_samples: int) -> list[Edit]:
+    """Return the edits of one forward over conditions × samples, each confined to the rows of its condition.
+
+    Args:
+        conditions: c of them, names all different.
+        n_samples: rows of each; row i·n_samples + j of the batch is sample j under condition i (`repeated`).
+
+    Raises:
+        PhysteerError: Two conditions have one name.
+    """
+    names = [condition.name for condition in conditions]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise PhysteerError(f"two conditions are called {twice[0]!r}; names must differ")
+    if len(conditions) == 1:
+        return list(conditions[0].edits)
+    return [
+        edit.at(replace(edit.locus, rows=_rows(edit.locus, i * n_samples, n_samples)))
+        for i, condition in enumerate(conditions)
+        for edit in condition.edits
+    ]
+
+
+def repeated(batch: Tensor, n_conditions: int) -> Tensor:
+    """Repeat a batch [B, …] for every condition: [c·B, …], conditions slowest."""
+    return repeat(batch, "b ... -> (c b) ...", c=n_conditions)
+
+
+def separated(batch: Tensor, n_conditions: int) -> Tensor:
+    """Take conditions apart again: [c·B, …] → [c, B, …]."""
+    return rearrange(batch, "(c b) ... -> c b ...", c=n_conditions)
+
+
+def _rows(locus: Locus, first: int, n: int) -> Index:
+    if locus.rows is None:
+        return slice(first, first + n)
+    if isinstance(locus.rows, slice):
+        return [first + row for row in range(*locus.rows.indices(n))]
+    beyond = [row for row in locus.rows if not -n <= row < n]
+    if beyond:
+        raise PhysteerError(f"row {beyond[0]}: a condition has {n} samples")
+    return [first + row % n for row in locus.rows]

@@ -1,0 +1,25 @@
+"""Constants of edits: they follow activations to their device, never to their precision."""
+
+import torch
+from torch import Tensor
+
+
+class Constant:
+    """A tensor copied once to every device that asks for it, in the precision it was given.
+
+    It is neither a buffer nor a parameter: a model cast to bfloat16 must not round directions and bases, and
+    checkpoints hold trainables only.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        # A tensor made under inference mode could not be saved for a later backward pass: copy it outside.
+        with torch.inference_mode(False):
+            self.value = value.detach().clone()
+        self._copies = {self.value.device: self.value}
+
+    def on(self, device: torch.device) -> Tensor:
+        """Return the tensor on a device."""
+        if device not in self._copies:
+            with torch.inference_mode(False):
+                self._copies[device] = self.value.to(device)
+        return self._copies[device]

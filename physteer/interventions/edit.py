@@ -1,0 +1,113 @@
+"""Edits: one formula for every intervention, h' = h + Π (r(h) − h) at a site, on a locus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from physteer.errors import PhysteerError
+from physteer.interventions.constant import Constant
+from physteer.interventions.locus import EVERYWHERE, Locus
+from physteer.interventions.replacements import Replacement
+from physteer.interventions.sites import Site
+from physteer.interventions.subspace import Subspace
+
+
+class Edit(nn.Module):
+    """A replacement r(h), confined to a subspace Π of the channels and to a locus: h' = h + Π (r(h) − h)."""
+
+    def __init__(
+        self, site: Site | str, replacement: Replacement, subspace: Subspace | None = None, locus: Locus = EVERYWHERE
+    ) -> None:
+        """Put the choices together.
+
+        Args:
+            site: where in the network.
+            replacement: what is put in the activation's place.
+            subspace: the channels' part that may change; none: all of it, and h' is r(h) exactly.
+            locus: the rows, frames, tokens and rollout steps that may change.
+        """
+        super().__init__()
+        self.site = Site.parse(site)
+        self.replacement = replacement
+        self.subspace = subspace
+        self.locus = locus
+        self._region = None if locus.region is None else Constant(locus.region)
+
+    def at(self, locus: Locus) -> Edit:
+        """Return the same edit on another locus; replacement and subspace are shared, parameters included."""
+        return Edit(self.site, self.replacement, self.subspace, locus)
+
+    def forward(self, h: Tensor, step: int | None = None) -> Tensor:
+        """Return the edited output of the site's module; h itself, not a copy, where nothing changes.
+
+        Args:
+            h: [B, T, h, w, δ, d] or, at a per-head site, [B, T, h, w, δ, n, hd].
+            step: the rollout's step, for edits limited to some.
+        """
+        return apply_edits(h, [self], step)
+
+    def change(self, part: Tensor) -> Tensor:
+        """Edit the selected rows, frames and head [b, t, h, w, δ, d]; returns its argument where nothing changes."""
+        replaced: Tensor = self.replacement(part)
+        if replaced is part:
+            return part
+        if replaced.shape != part.shape:
+            raise PhysteerError(f"a replacement of shape {list(replaced.shape)} does not fit {list(part.shape)}")
+        if self.subspace is None:
+            edited = replaced.to(part.dtype)
+        else:
+            wide = torch.promote_types(part.dtype, torch.float32)
+            confined: Tensor = self.subspace(replaced.to(wide) - part.to(wide))
+            edited = (part.to(wide) + confined).to(part.dtype)
+        if self._region is None:
+            return edited
+        region = self._region.on(part.device)
+        if region.shape != part.shape[2:-1]:
+            raise PhysteerError(f"the region has shape {list(region.shape)}, the token grid {list(part.shape[2:-1])}")
+        return torch.where(region[..., None], edited, part)
+
+    def extra_repr(self) -> str:
+        """Say where."""
+        return f"site={self.site}"
+
+
+def apply_edits(h: Tensor, edits: Iterable[Edit], step: int | None = None) -> Tensor:
+    """Apply edits of one module's output in order, each to what the one before left.
+
+    The output is never changed in place. It is copied at most once however many edits share its rows, and not at all
+    where they change nothing.
+
+    Args:
+        h: the module's output, [B, T, h, w, δ, d] or [B, T, h, w, δ, n, hd].
+        edits: their sites are this module or heads of it.
+        step: the rollout's step.
+
+    Returns:
+        The edited output in h's shape and precision, or h itself.
+
+    Raises:
+        PhysteerError: An edit does not fit the output; the message names the site.
+    """
+    current, ours = h, False
+    for edit in edits:
+        try:
+            if not edit.locus.includes(step):
+                continue
+            part = edit.locus.take(edit.site.select(current))
+            if ours and torch.is_grad_enabled():
+                part = part.clone()  # autograd keeps what it read; `current` is written to below
+            edited = edit.change(part)
+        except PhysteerError as error:
+            raise PhysteerError(f"site {edit.site}: {error}") from error
+        if edited is part:
+            continue
+        if edit.site.head is None and edit.locus.rows is None and edit.locus.frames is None:
+            current, ours = edited.reshape(h.shape), False
+            continue
+        if not ours:
+            current, ours = current.clone(memory_format=torch.contiguous_format), True
+        edit.locus.put(edit.site.select(current), edited)
+    return current

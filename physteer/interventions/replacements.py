@@ -1,0 +1,128 @@
+"""Replacements r(h): what an edit puts in the place of an activation (steering has its own file)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from physteer.errors import PhysteerError
+from physteer.interventions.constant import Constant
+
+
+class Replacement(nn.Module, ABC):
+    """A function of the rows and frames that an edit's locus selects.
+
+    It returns the tensor it was given, itself, where it changes nothing: then nothing is copied, and not a bit changes.
+    """
+
+    @abstractmethod
+    def forward(self, h: Tensor) -> Tensor:
+        """Return r(h), of h's shape; a tensor of its own, since a network may go on to change it in place.
+
+        Args:
+            h: [B, T, h, w, δ, d], or whatever layout another model has, batch first and channels last. Not to be
+                changed in place.
+        """
+
+
+class Zero(Replacement):
+    """r(h) = 0."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return zeros."""
+        return torch.zeros_like(h)
+
+
+class Mean(Replacement):
+    """r(h) = a given mean: a vector [d], or a field [h, w, δ, d] for every row and frame."""
+
+    def __init__(self, mean: Tensor) -> None:
+        super().__init__()
+        if not bool(torch.isfinite(mean).all()):
+            raise PhysteerError("the mean to put in has values that are not finite")
+        self._mean = Constant(mean)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return the mean for every row and frame."""
+        return _copy_like(self._mean.on(h.device), h)
+
+
+class Interchange(Replacement):
+    """r(h) = another activation, usually the same site of another run.
+
+    `source` may be assigned anew between forwards; gradients flow into it unless it is detached.
+    """
+
+    def __init__(self, source: Tensor | None = None) -> None:
+        """Keep the source.
+
+        Args:
+            source: broadcastable to the part of the activation that the edit's locus selects (`Locus.take` of the other
+                run's activation).
+        """
+        super().__init__()
+        self.source = source
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return a copy of the source."""
+        if self.source is None:
+            raise PhysteerError("an interchange has no source yet")
+        return _copy_like(self.source, h)
+
+
+class Resample(Replacement):
+    """r(h) = the activations of other rows of the batch: a derangement (no row keeps its own).
+
+    The draw depends on the seed and the number of rows only. A new draw at every call would make an objective another
+    function at each evaluation of a line search.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.seed = seed
+        self._drawn: dict[int, Constant] = {}
+
+    def order(self, n: int) -> Tensor:
+        """Return the derangement of n rows: row i gets the activation of row order[i].
+
+        Raises:
+            PhysteerError: Fewer than two rows.
+        """
+        if n < 2:
+            raise PhysteerError(f"resampling within a batch needs two rows or more; there is {n}")
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + n)
+        rows = torch.arange(n)
+        while True:  # uniform over derangements; e tries on average
+            order = torch.randperm(n, generator=generator)
+            if not bool((order == rows).any()):
+                return order
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return the rows in their new order."""
+        n = h.shape[0]
+        if n not in self._drawn:
+            self._drawn[n] = Constant(self.order(n))
+        return h[self._drawn[n].on(h.device)]
+
+
+class Scale(Replacement):
+    """r(h) = c h."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return the scaled activation."""
+        return h if self.factor == 1 else self.factor * h
+
+
+def _copy_like(value: Tensor, h: Tensor) -> Tensor:
+    """Return a kept value as a new tensor of an activation's shape, precision and device."""
+    try:
+        expanded = value.to(device=h.device, dtype=h.dtype).expand_as(h)
+    except RuntimeError:
+        raise PhysteerError(f"a value {list(value.shape)} does not fit an activation {list(h.shape)}") from None
+    return expanded.clone(memory_format=torch.contiguous_format)

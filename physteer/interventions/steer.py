@@ -1,0 +1,138 @@
+"""Steering: an activation moved along a direction, in proportion to its own norm."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from physteer.errors import PhysteerError, did_you_mean
+from physteer.interventions.constant import Constant
+from physteer.interventions.replacements import Replacement
+
+SteerMode = Literal["drop", "pad", "interpolate", "none"]
+
+
+class Steer(Replacement):
+    """r(h) = h + α v ‖h‖/‖v‖, norms over space and channels per row and frame (Fear et al., arXiv 2511.20798).
+
+    v is the direction fitted to h's token grid (`fit_to_grid`), once per grid and device; a step then costs one norm
+    and one fused multiply-add. At α = 0 the activation is returned itself.
+    """
+
+    def __init__(self, direction: Tensor, strength: float, mode: SteerMode = "drop") -> None:
+        """Keep a direction.
+
+        Args:
+            direction: [h, w, δ, d], on the grid where it was measured.
+            strength: α, signed.
+            mode: how the direction is fitted to another grid.
+
+        Raises:
+            PhysteerError: Strength, mode or direction make no sense.
+        """
+        super().__init__()
+        if not math.isfinite(strength):
+            raise PhysteerError(f"the strength of steering must be finite; it is {strength}")
+        if mode not in get_args(SteerMode):
+            allowed = ", ".join(get_args(SteerMode))
+            raise PhysteerError(
+                f"steering mode {mode!r} is not one of {allowed}{did_you_mean(mode, get_args(SteerMode))}"
+            )
+        if direction.ndim != 4:
+            raise PhysteerError(f"a direction is [h, w, δ, d]; it has shape {list(direction.shape)}")
+        if not bool(torch.isfinite(direction).all()):
+            raise PhysteerError("the direction has values that are not finite")
+        self.direction = direction.detach().to(torch.promote_types(direction.dtype, torch.float32))
+        self.strength = strength
+        self.mode = mode
+        self._fitted: dict[tuple[int, ...], Constant] = {}
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return the steered activation, in h's precision; sums are float32 or wider.
+
+        Args:
+            h: [B, T, h, w, δ, d].
+        """
+        if self.strength == 0:
+            return h
+        unit = self.unit(h)
+        wide = torch.promote_types(h.dtype, unit.dtype)
+        norm = torch.linalg.vector_norm(h.flatten(2), dim=-1, dtype=wide)  # [B, T]
+        step = (self.strength * norm)[..., None, None, None, None]
+        return torch.addcmul(h.to(wide), step, unit.to(wide)).to(h.dtype)
+
+    def unit(self, h: Tensor) -> Tensor:
+        """Return v/‖v‖ on h's grid and device: [h, w, δ, d], or with axes of 1 where v does not vary.
+
+        Raises:
+            PhysteerError: The direction does not fit the activation, or nothing of it is left after fitting.
+        """
+        if h.ndim != 6:
+            raise PhysteerError(f"steering needs an activation [B, T, h, w, δ, d]; this has shape {list(h.shape)}")
+        if h.shape[-1] != self.direction.shape[-1]:
+            raise PhysteerError(f"the direction has width {self.direction.shape[-1]}, the activation {h.shape[-1]}")
+        grid = tuple(h.shape[2:5])
+        if grid not in self._fitted:
+            self._fitted[grid] = Constant(fit_to_grid(self.direction, grid, self.mode))
+        return self._fitted[grid].on(h.device)
+
+    def extra_repr(self) -> str:
+        """Say what the direction is and how far it goes."""
+        return f"direction={list(self.direction.shape)}, strength={self.strength}, mode={self.mode!r}"
+
+
+def fit_to_grid(direction: Tensor, grid: tuple[int, ...], mode: SteerMode) -> Tensor:
+    """Fit a direction to a token grid and divide it by its norm, as published.
+
+    * `drop`: the mean over space; its norm is that of the mean repeated over the whole grid.
+    * `pad`: cut to the centre where the direction is larger, zeros at the high end where it is smaller.
+    * `interpolate`: cut to the centre where it is larger, trilinear (`align_corners=False`) where it is smaller.
+    * `none`: as it is, with its own norm; a one-token direction is so √tokens stronger than in `drop`.
+
+    Args:
+        direction: [h', w', δ', d].
+        grid: (h, w, δ).
+        mode: one of the above.
+
+    Returns:
+        [h, w, δ, d], or broadcastable to it; float64 inside, the direction's precision outside.
+
+    Raises:
+        PhysteerError: The direction cannot be broadcast (`none`) or is zero after fitting.
+    """
+    fitted = direction.double()
+    repeats = 1
+    if mode == "drop":
+        fitted = fitted.mean(dim=(0, 1, 2), keepdim=True)  # [1, 1, 1, d]
+        repeats = math.prod(grid)
+    elif mode == "none":
+        if any(have not in (1, want) for have, want in zip(fitted.shape, grid, strict=False)):
+            raise PhysteerError(
+                f"mode 'none' takes a direction on the grid {list(grid)} or on one token; it is on "
+                f"{list(fitted.shape[:3])}: use 'drop', 'pad' or 'interpolate'"
+            )
+    else:
+        fitted = _centre(fitted, grid)
+        if mode == "pad":
+            missing = [(0, want - have) for have, want in zip(fitted.shape, grid, strict=False)]
+            fitted = functional.pad(fitted, [0, 0, *(n for pair in reversed(missing) for n in pair)])
+        elif tuple(fitted.shape[:3]) != grid:
+            channels_first = fitted.permute(3, 0, 1, 2)[None]
+            resized = functional.interpolate(channels_first, size=grid, mode="trilinear", align_corners=False)
+            fitted = resized[0].permute(1, 2, 3, 0).contiguous()
+    norm = math.sqrt(repeats) * torch.linalg.vector_norm(fitted)
+    if not float(norm) > 0:
+        raise PhysteerError(f"the direction is zero in mode {mode!r}: there is nothing to steer along")
+    unit: Tensor = fitted / norm
+    return unit.to(direction.dtype)
+
+
+def _centre(direction: Tensor, grid: tuple[int, ...]) -> Tensor:
+    for axis, (have, want) in enumerate(zip(direction.shape, grid, strict=False)):
+        if have > want:
+            direction = direction.narrow(axis, (have - want) // 2, want)
+    return direction
