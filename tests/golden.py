@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from physteer.walrus import PREVIEW_FIELDS, RELEASED_FIELDS, Shifts, Walrus, WalrusConfig, roll_tokens
-from physteer.walrus.normalization import window_scales
+from physteer.rollout import rollout, sample_scale
+from physteer.walrus import PREVIEW_FIELDS, RELEASED_FIELDS, Shifts, WalrusConfig, roll_tokens
 from physteer.walrus.positions import rotary_frequencies
 from physteer.walrus.published import from_published, optional_shapes, published_shapes
 
@@ -120,14 +120,14 @@ def run_rollout(case: dict[str, Any]) -> dict[str, Tensor]:
     walrus = from_published(recipe_state(config, case["weight_prefix"]), config)
     mask, scale = (torch.tensor(case[key]).view(-1, 1, 1, 1) for key in ("channel_mask", "channel_scale"))
     window = (recipe(case["x_key"], tuple(case["shape"])) * mask * scale).transpose(0, 1)
-    steps = []
-    for _ in range(case["steps"]):
-        scales = window_scales(window, config.eps)
-        y = walrus(scales.normalize(window), case["labels"], case["boundary_conditions"], last_frame_only=True)
-        frame = scales.advance(window[:, -1:], y) * mask
-        window = torch.cat([window[:, 1:], frame], 1)
-        steps.append(frame[:, 0])
-    return {"y": thin(torch.stack(steps), (*case["y_stride"], 1))}
+
+    def predict(window: Tensor, step: int) -> Tensor:
+        scale = sample_scale(window, config.eps)
+        y = walrus(window / scale.fields, case["labels"], case["boundary_conditions"], last_frame_only=True)
+        return (window[:, -1:] + y * scale.differences) * mask
+
+    frames = torch.cat(list(rollout(predict, window, case["steps"])), 1).transpose(0, 1)
+    return {"y": thin(frames, (*case["y_stride"], 1))}
 
 
 def compare(folder: Path) -> Iterator[Comparison]:

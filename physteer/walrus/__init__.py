@@ -4,10 +4,10 @@ Both published variants at every size are one class, `Walrus`, whose `encode`, `
 stages. Fields are [B, T, C, H, W, D], activations [B, T, h, w, δ, d].
 """
 
+from physteer.walrus.checkpoints import load, model_id, read_metadata, save
 from physteer.walrus.config import WalrusConfig
 from physteer.walrus.grid import OPEN, PERIODIC, WALL, Boundaries, Grid, Shifts
 from physteer.walrus.network import Context, Walrus, roll_tokens
-from physteer.walrus.normalization import Scales, window_scales
 from physteer.walrus.vocabulary import PREVIEW_FIELDS, RELEASED_FIELDS
 
 __all__ = [
@@ -19,10 +19,12 @@ __all__ = [
     "Boundaries",
     "Context",
     "Grid",
-    "Scales",
     "Shifts",
     "Walrus",
     "WalrusConfig",
+    "load",
+    "model_id",
+    "read_metadata",
     "roll_tokens",
-    "window_scales",
+    "save",
 ]

@@ -97,7 +97,7 @@ def plan(config: WalrusConfig, shape: Sequence[int], boundaries: Boundaries, jit
     if n_axes not in config.dimensions:
         allowed = " or ".join(map(str, config.dimensions))
         raise PhysteerError(f"the grid {tuple(shape)} has {n_axes} axes longer than 1; this Walrus is for {allowed}")
-    tokens = config.tokens_3d if min(shape) > 1 else config.tokens_2d
+    tokens = config.tokens_3d if n_axes == 3 else config.tokens_2d
     released = config.variant == "released"
     axes = []
     for name, size, codes in zip("HWD", shape, boundaries, strict=True):

@@ -37,15 +37,15 @@ class TimeMixing(nn.Module):
             k, v = F.linear(normed, weight[d:], bias[d:]).chunk(2, -1)
         else:
             q, k, v = self.qkv(normed).chunk(3, -1)
-        q, k, v = (x.unflatten(-1, (self.n_heads, -1)) for x in (q, k, v))
+        q, k, v = (x.reshape(*x.shape[:-1], self.n_heads, -1) for x in (q, k, v))  # [B, T, h, w, δ, n, hd]
         q, k = self.q_norm(q), self.k_norm(k)
-        # [B, T, h, w, δ, n, hd] → [B·h·w·δ, n, T, hd]
-        q, k, v = (x.permute(0, 2, 3, 4, 5, 1, 6).flatten(0, 3).contiguous() for x in (q, k, v))
+        q, k, v = (x.permute(0, 2, 3, 4, 5, 1, 6).flatten(0, 3).contiguous() for x in (q, k, v))  # [B·h·w·δ, n, T, hd]
         mask = self.bias(frames)[:, -asked:].to(q.dtype).expand(q.shape[0], -1, -1, -1)
         heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        heads = heads.unflatten(0, (batch, *tokens)).permute(0, 5, 1, 2, 3, 4, 6)
-        update = self.out(self.heads(heads.contiguous()).flatten(-2))
-        return h[:, -asked:] + self.update(update)
+        heads = heads.view(batch, *tokens, *heads.shape[1:]).permute(0, 5, 1, 2, 3, 4, 6)
+        heads = self.heads(heads.contiguous())
+        update: Tensor = self.update(self.out(heads.flatten(-2)))
+        return h[:, -asked:] + update
 
 
 class SpaceMixing(nn.Module):
@@ -86,10 +86,11 @@ class SpaceMixing(nn.Module):
         q, k, v = (x.flatten(0, 1).transpose(1, 2) for x in (q, k, v))  # [B·T, n, S, hd]
         heads = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
         heads = self.heads(heads.reshape(batch, frames, *tokens, self.n_heads, -1))
-        attention = self.attention_update(self.attention_out(heads.flatten(-2)))
+        attention: Tensor = self.attention_update(self.attention_out(heads.flatten(-2)))
 
         hidden = self.ff_hidden(value * F.silu(gate))
-        return h + attention + self.ff_update(self.ff_out(hidden))
+        ff: Tensor = self.ff_update(self.ff_out(hidden))
+        return h + attention + ff
 
     def rotations(self, positions: Positions, head_dim: int) -> Tensor:
         """Return the rotary table: the one of the fixed frequencies, or one from this block's learned ones."""

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from physteer.errors import PhysteerError
 from physteer.walrus.config import WalrusConfig
-from physteer.walrus.decoder import Decoder
+from physteer.walrus.decoder import Debed, Decoder
 from physteer.walrus.grid import Boundaries, Grid, Shifts, draw_shifts, plan
 from physteer.walrus.mixing import Block
 from physteer.walrus.norm import RMSGroupNorm
 from physteer.walrus.positions import Positions, axis_positions, rotary_frequencies, rotary_table
-from physteer.walrus.stem import PreviewStem, ReleasedStem
+from physteer.walrus.stem import Embed, PreviewStem, ReleasedStem
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Context:
 class Walrus(nn.Module):
     """A transformer over space-time tokens that predicts each field's change over the next step.
 
-    Fields come sample-wise normalised (x / r, see `physteer.walrus.normalization`) and the output y is in units of the
+    Fields come sample-wise normalised (x / r) and the output y is in units of the
     RMS of first differences. Activations are [B, T, h, w, δ, d], contiguous, and stay in the fields' own frame: token
     rolls turn the rotary positions instead. Every activation can be hooked by its module path: `encoder`, `blocks.i`,
     `blocks.i.time`, `blocks.i.time.heads`, `blocks.i.space.heads`, `blocks.i.space.ff_hidden`, and the `update`s that
@@ -155,15 +155,15 @@ class Walrus(nn.Module):
                 nn.init.ones_(module.weight)
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
-        for embed in self.stem.embed.values():
-            draw(embed.proj1, embed.proj1[0].numel())
-            draw(embed.proj2, embed.proj2[0].numel())
-        for debed in self.decoder.debed.values():
-            draw(debed.proj1, debed.proj1.shape[0])
-            draw(debed.proj2, debed.proj2.shape[0], gain=0.1)
-            nn.init.zeros_(debed.bias)
-        if isinstance(self.stem, PreviewStem):
-            nn.init.normal_(self.stem.padding, std=0.02)
+            elif isinstance(module, Embed):
+                draw(module.proj1, module.proj1[0].numel())
+                draw(module.proj2, module.proj2[0].numel())
+            elif isinstance(module, Debed):
+                draw(module.proj1, module.proj1.shape[0])
+                draw(module.proj2, module.proj2.shape[0], gain=0.1)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, PreviewStem):
+                nn.init.normal_(module.padding, std=0.02)
 
     def _positions(self, grid: Grid, shifts: Shifts | None, device: torch.device) -> tuple[Positions, ...]:
         hd = self.config.head_dim
@@ -182,7 +182,7 @@ class Walrus(nn.Module):
 
 
 def roll_tokens(h: Tensor, context: Context, block: int) -> Tensor:
-    """Return an activation [B, T, h, w, δ, d] of block `block` as the reference sees it: in the block's rolled frame."""
+    """Return block `block`'s activation [B, T, h, w, δ, d] as the reference sees it: in that block's rolled frame."""
     if context.shifts is None:
         return h
     rolls = context.shifts.tokens[:, : block + 1].sum(1).tolist()

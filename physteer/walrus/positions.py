@@ -66,11 +66,11 @@ def rotary_table(axes: Sequence[Tensor], frequencies: Tensor, head_dim: int) -> 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turn the channel pairs of `x` [B, T, S, n, hd]: (a, b) → (a cos φ − b sin φ, b cos φ + a sin φ)."""
     if x.dtype == torch.float32 and not torch.compiler.is_compiling():
-        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+        pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
         return torch.view_as_real(pairs * table).flatten(-2)
     turn = torch.view_as_real(table)
     cos, sin = turn[..., 0], turn[..., 1]
-    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    a, b = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
     return torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2).to(x.dtype)
 
 

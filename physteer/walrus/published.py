@@ -4,9 +4,8 @@ Published 1×1×1 convolutions are linear layers here, the q, k, v rows that are
 and the gains that only multiply a linear layer (`gamma`, `gamma_att`, `encoder_dummy`) are folded into it.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from physteer.errors import PhysteerError
 from physteer.walrus import vocabulary
 from physteer.walrus.config import WalrusConfig
 from physteer.walrus.network import Walrus
-from physteer.walrus.positions import RelativeTimeBias, rotary_frequencies
+from physteer.walrus.positions import RelativeTimeBias
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def entries(config: WalrusConfig) -> Iterator[Entry]:
         yield Entry("patch_jitterer.padding_tokens", (2, channels, 1, 1, 1), "stem.padding", lambda x: x.flatten(1))
     if c.position is not None:
         yield Entry("ape", (1, 1, d, *c.position), "position", lambda x: x[0, 0].permute(1, 2, 3, 0))
-    for axes in "23":
+    for axes in config.dimensions:
         there, ours = f"embed.{axes}", f"stem.embed.{axes}"
         yield Entry(f"{there}.proj1.weight", (inner, channels, 8, 8, 8), f"{ours}.proj1")
         yield Entry(f"{there}.norm1.weight", (inner,), f"{ours}.norm1.weight")
@@ -109,14 +108,15 @@ def gains(config: WalrusConfig) -> Iterator[Gain]:
 
 def published_shapes(config: WalrusConfig) -> dict[str, tuple[int, ...]]:
     """Return every key that a published state dictionary of this size must hold, with its shape."""
-    shapes = {entry.key: entry.shape for entry in (*entries(config), *gains(config))}
+    shapes = {entry.key: entry.shape for entry in entries(config)}
+    shapes |= {gain.key: gain.shape for gain in gains(config)}
     for i in range(config.n_blocks if config.rotary != "fixed" else 0):
         shapes |= dict.fromkeys(_frequency_keys(config, i), (config.head_dim // 8,))
     return shapes
 
 
 def optional_shapes(config: WalrusConfig) -> dict[str, tuple[int, ...]]:
-    """Return the keys that may be there or not: a scalar on the input, and rotary frequencies that keep their formula."""
+    """Return the keys that may be there or not: a scalar on the input, rotary frequencies that keep their formula."""
     shapes: dict[str, tuple[int, ...]] = {"encoder_dummy": (1,)}
     for i in range(config.n_blocks if config.rotary == "fixed" else 0):
         shapes |= dict.fromkeys(_frequency_keys(config, i), (config.head_dim // 8,))
@@ -178,7 +178,7 @@ def _fold_input_gain(ours: dict[str, Tensor], config: WalrusConfig, gain: float)
         return
     columns = torch.full((config.n_states, 1, 1, 1), gain)
     columns[: len(vocabulary.FLAGS)] = 1
-    for axes in "23":
+    for axes in config.dimensions:
         ours[f"stem.embed.{axes}.proj1"] = ours[f"stem.embed.{axes}.proj1"] * columns
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -58,12 +59,13 @@ class ReleasedStem(nn.Module):
             x = roll(x, shifts.pixels[:, grid.active], dims)
         for dim, axis in zip(dims, grid.moving, strict=True):
             x = pad(x, dim, axis.after, "circular")
-        embed = self.embed[str(len(dims))]
+        embed = cast(Embed, self.embed[str(len(dims))])
         # Fields and bias-correction are scaled for how few of the states are present; the last two flags are not.
         scale = [math.sqrt((self.n_states - 3) / channels)] * (channels + 1) + [1.0, 1.0]
         columns = torch.tensor([*labels, 2, 0, 1], device=x.device)
         weight = embed.proj1.index_select(1, columns) * embed.proj1.new_tensor(scale).view(-1, 1, 1, 1)
-        return embed(x.flatten(0, 1), grid, weight)  # type: ignore[no-any-return]
+        tokens: Tensor = embed(x.flatten(0, 1), grid, weight)
+        return tokens
 
 
 def boundary_flags(grid: Grid) -> Tensor:
@@ -108,5 +110,6 @@ class PreviewStem(nn.Module):
                 x = torch.cat([first, inner, last], dim)
         if shifts is not None:
             x = roll(x, shifts.pixels[:, grid.active], dims)
-        embed = self.embed[str(len(dims))]
-        return embed(x.flatten(0, 1), grid, embed.proj1)  # type: ignore[no-any-return]
+        embed = cast(Embed, self.embed[str(len(dims))])
+        tokens: Tensor = embed(x.flatten(0, 1), grid, embed.proj1)
+        return tokens
