@@ -9,6 +9,8 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+from physteer.commands import data as data_command
+
 matplotlib.use("agg")  # no display is asked for, whatever the machine has
 
 # Libraries set these in their own process, once; no code of ours could take them back.
@@ -87,3 +89,17 @@ def _children() -> dict[int, str]:
             if state not in "ZX":
                 found[pid] = command.strip() or "just started"
     return found
+
+
+@pytest.fixture(scope="session")
+def tiny_well(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set from the real simulator; read only, copy it before changing anything.
+
+    Reynolds {200, 2000} × Schmidt {0.5, 2}, 32 × 64 cells, 12 frames 0.25 apart; initial conditions: 3 in train, 1 in
+    valid, 2 in test.
+    """
+    out = tmp_path_factory.mktemp("well") / "shear_flow"
+    words = ["shear-flow", str(out), "--reynolds", "200", "2000", "--schmidt", "0.5", "2", "--resolution", "32", "64"]
+    words += ["--frames", "12", "--initial-conditions", "3", "--valid", "1", "--test", "2", "--seed", "7"]
+    assert data_command.main(words) == 0
+    return out
