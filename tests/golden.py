@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from physteer.interventions import Edit, Steer, attached, captured
 from physteer.rollout import rollout, sample_scale
 from physteer.walrus import PREVIEW_FIELDS, RELEASED_FIELDS, Shifts, WalrusConfig, roll_tokens
 from physteer.walrus.positions import rotary_frequencies
@@ -99,19 +100,32 @@ def thin(x: Tensor, strides: tuple[int, int, int]) -> Tensor:
 
 
 def run_network(case: dict[str, Any]) -> dict[str, Tensor]:
-    """One forward pass: y [T, B, C, H, W, D] and the blocks [T, B, d, h, w, δ] in the reference's rolled frame."""
+    """One forward pass, steered if the case has a concept.
+
+    Returns y [T, B, C, H, W, D] and the blocks [T, B, d, h, w, δ] in the reference's rolled frame; the steered block is
+    seen before its edit.
+    """
     config = recipe_config(case["variant"])
     walrus = from_published(recipe_state(config, case["weight_prefix"]), config)
     x = recipe(case["x_key"], tuple(case["shape"])).transpose(0, 1)
-    h, context = walrus.encode(x, case["labels"], case["boundary_conditions"], shifts_of(case, config))
-    found = {}
-    for i in range(config.n_blocks):
-        h = walrus.run_blocks(h, context, i, i + 1)
+    given = x, case["labels"], case["boundary_conditions"], shifts_of(case, config)
+    edits = [steering(case)] if "concept_key" in case else []
+    with captured(walrus, [f"blocks.{i}" for i in range(config.n_blocks)]) as blocks, attached(walrus, edits):
+        y = walrus(*given)
+    _, context = walrus.encode(*given)
+    found = {"y": thin(y.transpose(0, 1), (case["y_stride"],) * 3)}
+    for i, h in enumerate(blocks.values()):
         raw = roll_tokens(h, context, i).permute(1, 0, 5, 2, 3, 4)
         found["block_shape"] = torch.tensor(raw.shape)
         found[f"block{i}"] = thin(raw, (4, 4, 4))
-    found["y"] = thin(walrus.decode(h, context).transpose(0, 1), (case["y_stride"],) * 3)
     return found
+
+
+def steering(case: dict[str, Any]) -> Edit:
+    """The edit of a steering case; its concept [1, 1, d, h, w, δ] is made by recipe."""
+    concept = recipe(case["concept_key"], tuple(case["concept_shape"]))[0, 0].permute(1, 2, 3, 0)
+    mode = {"interpol": "interpolate"}.get(case["mode"], case["mode"])
+    return Edit(case["site"], Steer(concept, case["sign"] * case["alpha"], mode))
 
 
 def run_rollout(case: dict[str, Any]) -> dict[str, Tensor]:
@@ -138,8 +152,6 @@ def compare(folder: Path) -> Iterator[Comparison]:
             yield Comparison(name, "missing", math.inf)
             continue
         if "feature_keys" in case:
-            continue
-        if "concept_key" in case:
             continue
         found = run_rollout(case) if "steps" in case else run_network(case)
         for tensor, truth in load_file(path).items():
