@@ -1,0 +1,139 @@
+"""``physteer data``: simulate data sets in The Well's format."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from physteer.errors import PhysteerError
+
+
+def main(args: list[str]) -> int:
+    """Run ``physteer data GENERATOR OUT [...]``; return the exit status.
+
+    Raises:
+        PhysteerError: a value that is not allowed, or a folder that cannot be used.
+    """
+    parser = _Parser("physteer data", description="Simulate data sets in The Well's format.")
+    generators = parser.add_subparsers(metavar="GENERATOR", required=True)
+    _add_shear_flow(
+        generators.add_parser(
+            "shear-flow",
+            help="2D incompressible flow with a passive tracer: shear layers that roll up",
+            description=_SHEAR_FLOW,
+            formatter_class=_Formatter,
+        )
+    )
+    given = parser.parse_args(args)
+    run: Callable[[argparse.Namespace], int] = given.run
+    return run(given)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells mistakes in one line, as every command does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise PhysteerError(f"{message} ({self.prog} --help)")
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults in the help, paragraphs kept."""
+
+
+_SHEAR_FLOW = """\
+Simulate periodic 2D shear layers with a passive tracer: Reynolds × Schmidt × initial condition, fully crossed in every
+split. Viscosity is 1/Reynolds, diffusivity 1/(Reynolds·Schmidt), the box 1 × 2, the initial velocity ±½.
+Run it again after an interruption: finished files are kept.
+"""
+
+
+def _add_shear_flow(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_shear_flow)
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the data set")
+    many = parser.add_argument_group("parameters and initial conditions")
+    reynolds, schmidt = [200.0, 500.0, 1000.0, 2000.0, 5000.0], [0.5, 1.0, 2.0]
+    many.add_argument("--reynolds", type=_positive, nargs="+", default=reynolds, metavar="RE", help="Reynolds numbers")
+    many.add_argument("--schmidt", type=_positive, nargs="+", default=schmidt, metavar="SC", help="Schmidt numbers")
+    many.add_argument(
+        "--initial-conditions", type=_whole, default=12, metavar="N", help="initial conditions of the train split"
+    )
+    many.add_argument("--valid", type=_whole_or_zero, default=2, metavar="N", help="the same of the valid split")
+    many.add_argument("--test", type=_whole_or_zero, default=2, metavar="N", help="the same of the test split")
+    many.add_argument("--widths", type=_positive, nargs="+", default=[0.05, 0.065, 0.08], help="half-widths of layers")
+    many.add_argument("--shears", type=_whole, nargs="+", default=[2, 4], help="numbers of layers, even")
+    many.add_argument("--blobs", type=_whole, nargs="+", default=[1, 2, 3], help="numbers of waves per layer")
+    many.add_argument("--seed", type=_whole_or_zero, default=0, help="of the initial conditions")
+    grid = parser.add_argument_group("frames and grid")
+    grid.add_argument("--frames", type=_whole, default=40, help="frames per trajectory, the initial one included")
+    grid.add_argument("--dt", type=_positive, default=0.25, help="time between frames")
+    grid.add_argument("--resolution", type=_whole, nargs=2, default=[64, 128], metavar=("X", "Y"), help="grid points")
+    grid.add_argument("--substeps", type=_whole, help="solver steps per frame; by default from a stability rule")
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
+    machine.add_argument("--batch", type=_whole, default=8, help="flows advanced together; 64 or more on a GPU")
+
+
+def _shear_flow(given: argparse.Namespace) -> int:
+    import torch
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    from physteer.data.generate import ShearFlowSettings, generate_shear_flow
+
+    for name in ("reynolds", "schmidt"):
+        if len(set(getattr(given, name))) < len(getattr(given, name)):
+            raise PhysteerError(f"--{name} names a value twice: {getattr(given, name)}")
+    try:
+        torch.zeros(1, device=given.device)
+    except (RuntimeError, AssertionError) as error:
+        raise PhysteerError(f"device {given.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    settings = ShearFlowSettings(
+        counts=(given.initial_conditions, given.valid, given.test),
+        frames=given.frames,
+        dt=given.dt,
+        resolution=tuple(given.resolution),
+        seed=given.seed,
+        widths=tuple(given.widths),
+        shears=tuple(given.shears),
+        blobs=tuple(given.blobs),
+        substeps=given.substeps,
+    )
+    total = sum(settings.counts) * len(given.reynolds) * len(given.schmidt)
+    size = total * given.frames * math.prod(given.resolution) * 4 * 4  # four float32 channels
+    print(f"{total} trajectories of {given.frames} frames, {size / 1e9:.2g} GB: {given.out}")
+    with tqdm(total=total * given.frames, unit=" frames", smoothing=0.05, mininterval=0.5) as bar:
+        written = generate_shear_flow(
+            given.out,
+            given.reynolds,
+            given.schmidt,
+            settings,
+            device=given.device,
+            batch=given.batch,
+            progress=bar.update,
+        )
+    files = len(given.reynolds) * len(given.schmidt) * sum(count > 0 for count in settings.counts)
+    print(f"{len(written)} files written, {files - len(written)} kept: {given.out}")
+    return 0
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return value
+
+
+def _whole_or_zero(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value

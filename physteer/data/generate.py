@@ -1,0 +1,198 @@
+"""The shear-flow data set: Reynolds × Schmidt × initial condition, fully crossed within every split.
+
+    OUT/stats.yaml
+    OUT/data/{train,valid,test}/shear_flow_Reynolds_{Re}_Schmidt_{Sc}.hdf5
+
+One file per pair of parameters, one trajectory per initial condition, in the same order in every file of a split. All
+Schmidt numbers of a run are tracers in one flow: half the work, and velocity and pressure are equal bit for bit.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from physteer.data.initial_conditions import ShearLayers, draw_shear_layers, initial_state
+from physteer.data.shear_flow import LENGTHS, Frame, ShearFlowState, simulate, substeps_per_frame
+from physteer.data.well_format import Axis, Scalar, WellField, WellFile, WellWriter
+from physteer.data.well_stats import write_stats
+from physteer.errors import PhysteerError
+
+GENERATOR_VERSION = 1
+"""Raised whenever the same settings would give other numbers."""
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class ShearFlowSettings:
+    """What every file of a data set has in common.
+
+    Attributes:
+        counts: initial conditions in train, valid and test.
+        frames: stored frames per trajectory, the initial one included.
+        dt: time between frames.
+        resolution: grid points (x, y), even.
+        seed: of the initial conditions.
+        widths: half-widths of the layers.
+        shears: numbers of layers.
+        blobs: numbers of waves per layer.
+        substeps: solver steps per frame; None for the stability rule.
+    """
+
+    counts: tuple[int, int, int] = (12, 2, 2)
+    frames: int = 40
+    dt: float = 0.25
+    resolution: tuple[int, int] = (64, 128)
+    seed: int = 0
+    widths: tuple[float, ...] = (0.05, 0.065, 0.08)
+    shears: tuple[int, ...] = (2, 4)
+    blobs: tuple[int, ...] = (1, 2, 3)
+    substeps: int | None = None
+
+    def record(self, split: str) -> dict[str, object]:
+        """Return what is stored in each file of a split and must agree before the file is kept."""
+        record = asdict(self)
+        record["substeps"] = self.substeps or substeps_per_frame(self.resolution, self.dt)
+        record["initial_conditions"] = record.pop("counts")[SPLITS.index(split)]
+        return {"generator": f"physteer shear-flow {GENERATOR_VERSION}", "split": split, **record}
+
+
+def scientific(value: float) -> str:
+    """Return a number as The Well's file names write it: 1e4, 5e-1, 2.5e2."""
+    sign, digits, exponent = Decimal(repr(float(value))).normalize().as_tuple()
+    mantissa = f"{digits[0]}" + (f".{''.join(map(str, digits[1:]))}" if len(digits) > 1 else "")
+    return f"{'-' * sign}{mantissa}e{int(exponent) + len(digits) - 1}"
+
+
+def file_name(reynolds: float, schmidt: float) -> str:
+    """Return the name of the file that holds a pair of parameters."""
+    return f"shear_flow_Reynolds_{scientific(reynolds)}_Schmidt_{scientific(schmidt)}.hdf5"
+
+
+def generate_shear_flow(
+    out: Path,
+    reynolds: Sequence[float],
+    schmidt: Sequence[float],
+    settings: ShearFlowSettings,
+    *,
+    device: str = "cpu",
+    batch: int = 8,
+    progress: Callable[[int], object] = lambda done: None,
+) -> list[Path]:
+    """Write the data set, keeping files that are already there; return the files written.
+
+    Args:
+        out: folder of the data set.
+        reynolds: Reynolds numbers, positive, distinct.
+        schmidt: Schmidt numbers, positive, distinct.
+        settings: everything else.
+        device: of the simulation.
+        batch: flows advanced together; larger on a GPU.
+        progress: called with the number of trajectory-frames just stored.
+
+    Raises:
+        PhysteerError: a file of the data set was made by other settings, or cannot be read or written.
+    """
+    folders = {split: out / "data" / split for split in SPLITS}
+    for split, folder in folders.items():
+        for path in sorted(folder.glob("*.hdf5")):
+            _check_same_settings(path, settings.record(split))
+    if _missing(folders["train"], reynolds, schmidt):
+        (out / "stats.yaml").unlink(missing_ok=True)  # it would not be that of the training files
+    written = []
+    for split, count in zip(SPLITS, settings.counts, strict=True):
+        layers = draw_shear_layers(
+            count,
+            (settings.seed, SPLITS.index(split)),
+            widths=settings.widths,
+            shears=settings.shears,
+            blobs=settings.blobs,
+        )
+        for value in reynolds if count else ():
+            absent = _missing(folders[split], (value,), schmidt)
+            progress(settings.frames * count * (len(schmidt) - len(absent)))
+            if absent:
+                paths = [folders[split] / file_name(value, number) for number in absent]
+                contents = [_describe(value, number, layers, settings, split) for number in absent]
+                with contextlib.ExitStack() as stack:
+                    writers = [stack.enter_context(WellWriter(*pair)) for pair in zip(paths, contents, strict=True)]
+                    for start in range(0, count, batch):
+                        part = layers[start : start + batch]
+                        for index, frame in enumerate(_simulate(part, value, absent, settings, device)):
+                            _store(frame, writers, slice(start, start + len(part)), index)
+                            progress(len(part) * len(absent))
+                written += paths
+    train = sorted(folders["train"].glob("*.hdf5"))
+    if train and not (out / "stats.yaml").exists():
+        write_stats(train, out / "stats.yaml")
+    return written
+
+
+def _missing(folder: Path, reynolds: Sequence[float], schmidt: Sequence[float]) -> list[float]:
+    """Return the Schmidt numbers some file of these Reynolds numbers lacks."""
+    return [one for one in schmidt if any(not (folder / file_name(value, one)).exists() for value in reynolds)]
+
+
+def _check_same_settings(path: Path, record: Mapping[str, object]) -> None:
+    try:
+        with h5py.File(path) as file:
+            stored = json.loads(file.attrs.get("settings", "{}"))
+    except OSError as error:
+        raise PhysteerError(f"cannot read {path}: {error}; remove it to have it made again") from error
+    for key, value in json.loads(json.dumps(record)).items():
+        if stored.get(key) != value:
+            raise PhysteerError(
+                f"{path} was made with {key} {stored.get(key)}, not {value}; choose another folder or remove it"
+            )
+
+
+def _simulate(
+    layers: Sequence[ShearLayers], reynolds: float, schmidt: Sequence[float], settings: ShearFlowSettings, device: str
+) -> Iterator[Frame]:
+    """Advance several initial conditions, each flow carrying one tracer per Schmidt number."""
+    start = initial_state(layers, settings.resolution, device)
+    tracer = start.tracer[:, None].repeat(1, len(schmidt), 1, 1)  # [B, S, X, Y]
+    return simulate(
+        ShearFlowState(start.velocity, tracer),
+        torch.full((len(layers),), reynolds, dtype=torch.float64, device=device),
+        torch.tensor(schmidt, dtype=torch.float64, device=device).repeat(len(layers), 1),
+        settings.frames,
+        settings.dt,
+        substeps=settings.substeps,
+    )
+
+
+def _store(frame: Frame, writers: Sequence[WellWriter], trajectories: slice, index: int) -> None:
+    shared = {"pressure": frame.pressure.cpu().numpy(), "velocity": frame.velocity.cpu().numpy()}
+    for tracer, writer in zip(frame.tracer.unbind(1), writers, strict=True):
+        writer.write({"tracer": tracer.cpu().numpy(), **shared}, trajectories, index)
+
+
+def _describe(
+    reynolds: float, schmidt: float, layers: Sequence[ShearLayers], settings: ShearFlowSettings, split: str
+) -> WellFile:
+    axes = tuple(
+        Axis(name, low + length * np.arange(size) / size)
+        for name, low, length, size in zip("xy", (0.0, -1.0), LENGTHS, settings.resolution, strict=True)
+    )
+    return WellFile(
+        dataset_name="shear_flow",
+        axes=axes,
+        times=settings.dt * np.arange(settings.frames),
+        n_trajectories=len(layers),
+        fields=(WellField("tracer"), WellField("pressure"), WellField("velocity", order=1)),
+        parameters={"Reynolds": reynolds, "Schmidt": schmidt},
+        scalars=(
+            Scalar("width", [one.width for one in layers], sample_varying=True),
+            Scalar("n_shear", [one.n_shear for one in layers], sample_varying=True),
+            Scalar("n_blobs", [one.n_blobs for one in layers], sample_varying=True),
+        ),
+        attributes={"settings": json.dumps(settings.record(split))},
+    )
