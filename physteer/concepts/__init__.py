@@ -1,0 +1,12 @@
+"""Concepts: directions in activation space, how they are fitted, and their files.
+
+A fitter sees activations one batch at a time (`update`), adds up with the fitters of other processes (`merge`), and
+returns a small frozen result (`fit`). A `Selection` says which samples belong to a class.
+"""
+
+from physteer.concepts.concept import FORMAT_VERSION, Concept
+from physteer.concepts.difference import DifferenceOfMeans
+from physteer.concepts.moments import Moments, RunningMoments
+from physteer.concepts.selection import Selection
+
+__all__ = ["FORMAT_VERSION", "Concept", "DifferenceOfMeans", "Moments", "RunningMoments", "Selection"]

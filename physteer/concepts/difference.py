@@ -1,0 +1,125 @@
+"""Difference of means: the concept vector of Fear et al. (arXiv 2511.20798), streaming and mergeable."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from physteer.concepts.concept import Concept
+from physteer.errors import PhysteerError
+
+FORMULA = (
+    "mean over windows and frames of (a − mean)/std (over space and channels, unbiased std), {feature} minus {control}"
+)
+
+
+class DifferenceOfMeans:
+    """Fits Δ = mean of z over the feature class − mean of z over the control class, [h, w, δ, d].
+
+    z = (a − mean)/std standardises each frame of each window a over space and channels (unbiased std). Only two sums in
+    float64 are kept, whatever the number of windows, and sums of several processes add up.
+    """
+
+    def __init__(self, feature: str = "feature", control: str = "control") -> None:
+        """Begin with nothing seen.
+
+        Args:
+            feature: name of the class the direction points to.
+            control: name of the class it points away from.
+        """
+        if feature == control:
+            raise PhysteerError(f"feature and control are both called {feature!r}")
+        self.classes = (feature, control)
+        self._sums: dict[str, Tensor] = {}
+        self._frames = dict.fromkeys(self.classes, 0)
+        self._windows = dict.fromkeys(self.classes, 0)
+
+    def update(self, label: str, h: Tensor) -> None:
+        """Add activations of one class.
+
+        Args:
+            label: name of the class.
+            h: [B, T, h, w, δ, d]: B windows.
+
+        Raises:
+            PhysteerError: There is no such class, or the grid is not that of the activations before.
+        """
+        self._known(label)
+        if h.ndim != 6:
+            raise PhysteerError(f"a concept is made of activations [B, T, h, w, δ, d]; this has shape {list(h.shape)}")
+        if h.numel() == 0:
+            return
+        a = h.detach().to(torch.promote_types(h.dtype, torch.float32))
+        std, mean = torch.std_mean(a, dim=(2, 3, 4, 5), keepdim=True)
+        z = (a - mean).div_(std)
+        self._add(label, z.sum((0, 1), dtype=torch.float64), frames=h.shape[0] * h.shape[1], windows=h.shape[0])
+
+    def merge(self, other: DifferenceOfMeans) -> None:
+        """Add what another process has seen; its classes have the same names."""
+        for label, total in other._sums.items():
+            self._known(label)
+            self._add(label, total, frames=other._frames[label], windows=other._windows[label])
+
+    def fit(self, *, site: str, model: str = "", data: str = "", selections: dict[str, str] | None = None) -> Concept:
+        """Return the concept.
+
+        Args:
+            site: where the activations are from.
+            model: which weights.
+            data: which data set and split.
+            selections: for each class, what its members are.
+
+        Raises:
+            PhysteerError: A class is empty, or an activation was constant or not finite.
+        """
+        feature, control = (self._mean(label) for label in self.classes)
+        named = dict(zip(("feature", "control"), self.classes, strict=True))
+        return Concept(
+            direction=(feature - control).float(),
+            site=site,
+            model=model,
+            data=data,
+            formula=FORMULA.format(**named),
+            classes={label: (selections or {}).get(label, "") for label in self.classes},
+            counts=dict(self._windows),
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return sums and counts as tensors, to be sent to another process or saved."""
+        state = {}
+        for label in self.classes:
+            state[f"{label}/sum"] = self._sums.get(label, torch.empty(0, dtype=torch.float64))
+            state[f"{label}/counts"] = torch.tensor([self._frames[label], self._windows[label]])
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Replace what was seen by what `state_dict` returned."""
+        self._sums.clear()
+        for label in self.classes:
+            self._frames[label] = self._windows[label] = 0
+            frames, windows = state[f"{label}/counts"].tolist()
+            if frames:
+                self._add(label, state[f"{label}/sum"], frames=frames, windows=windows)
+
+    def _mean(self, label: str) -> Tensor:
+        if not self._frames[label]:
+            raise PhysteerError(f"class {label!r} is empty: none of the windows belongs to it")
+        mean = self._sums[label] / self._frames[label]
+        if not bool(torch.isfinite(mean).all()):
+            raise PhysteerError(f"class {label!r} has an activation that is constant or not finite")
+        return mean
+
+    def _known(self, label: str) -> None:
+        if label not in self.classes:
+            raise PhysteerError(f"class {label!r} is neither {self.classes[0]!r} nor {self.classes[1]!r}")
+
+    def _add(self, label: str, total: Tensor, *, frames: int, windows: int) -> None:
+        shapes = [list(known.shape) for known in self._sums.values() if known.shape != total.shape]
+        if shapes:
+            raise PhysteerError(f"activations of {list(total.shape)} cannot join those of {shapes[0]}")
+        if label in self._sums:
+            self._sums[label] += total.to(self._sums[label].device)
+        else:
+            self._sums[label] = total.clone()
+        self._frames[label] += frames
+        self._windows[label] += windows
