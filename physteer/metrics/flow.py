@@ -1,0 +1,145 @@
+"""Flow diagnostics: what a fluid dynamicist reads off a velocity field.
+
+Fields end in [H, W, D] = (x, y, z), absent axes of size 1; a velocity is [..., 3, H, W, D]. Spacings are in physical
+length, one per axis, and so are the flags that say which axes are periodic. Everything before is batch and is kept.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+Spacing = tuple[float, float, float]
+"""Distance between cells along x, y, z."""
+Periodic = tuple[bool, bool, bool]
+"""Which of x, y, z are periodic."""
+
+SPACE = (-3, -2, -1)
+
+
+def derivative(field: Tensor, axis: int, spacing: Spacing, periodic: Periodic) -> Tensor:
+    """Differentiate along one axis: spectrally where it is periodic, by second-order differences elsewhere.
+
+    Args:
+        field: [..., H, W, D].
+        axis: 0, 1, 2 for x, y, z; along an absent axis the derivative is 0.
+        spacing: per axis.
+        periodic: per axis.
+
+    Returns:
+        [..., H, W, D] in units of the field per length, float32 or wider.
+    """
+    field = _wide(field)
+    dim, n = axis - 3, field.shape[axis - 3]
+    if n == 1:
+        return torch.zeros_like(field)
+    if not periodic[axis]:
+        return torch.gradient(field, spacing=spacing[axis], dim=dim, edge_order=2 if n > 2 else 1)[0]
+    # k = 2π m / (n Δ); the highest mode of an even n has no sign and its derivative is 0 at the cells.
+    modes = torch.arange(n // 2 + 1, device=field.device, dtype=field.dtype)
+    if n % 2 == 0:
+        modes[-1] = 0
+    wavenumber = modes * (2 * math.pi / (n * spacing[axis]))
+    spectrum = torch.fft.rfft(field, dim=dim) * 1j * wavenumber.view(-1, *(1,) * (2 - axis))
+    differentiated: Tensor = torch.fft.irfft(spectrum, n=n, dim=dim)
+    return differentiated
+
+
+def vorticity(velocity: Tensor, spacing: Spacing, periodic: Periodic) -> Tensor:
+    """Return ω = ∇ × u, [..., 3, H, W, D]; in two dimensions (x, y) only its z component differs from 0."""
+
+    def d(component: int, axis: int) -> Tensor:
+        return derivative(velocity.select(-4, component), axis, spacing, periodic)
+
+    return torch.stack([d(2, 1) - d(1, 2), d(0, 2) - d(2, 0), d(1, 0) - d(0, 1)], dim=-4)
+
+
+def enstrophy(velocity: Tensor, spacing: Spacing, periodic: Periodic) -> Tensor:
+    """Return ½⟨|ω|²⟩, [...]."""
+    return 0.5 * vorticity(velocity, spacing, periodic).square().sum(-4).mean(SPACE)
+
+
+def divergence_rms(velocity: Tensor, spacing: Spacing, periodic: Periodic) -> Tensor:
+    """Return √⟨(∇·u)²⟩, [...]; 0 for an incompressible flow."""
+    divergence = sum(derivative(velocity.select(-4, i), i, spacing, periodic) for i in range(3))
+    return torch.as_tensor(divergence).square().mean(SPACE).sqrt()
+
+
+def kinetic_energy(velocity: Tensor) -> Tensor:
+    """Return ½⟨|u|²⟩ per unit mass, [...]."""
+    return 0.5 * _wide(velocity).square().sum(-4).mean(SPACE)
+
+
+def energy_spectrum(velocity: Tensor) -> Tensor:
+    """Return E(k) in shells of unit width, Σ E(k) = ½⟨|u|²⟩ (Parseval).
+
+    Shell k holds the modes whose index wavenumber, the length of (m_x, m_y, m_z), rounds to k: whole periods per
+    domain, whatever the domain's shape. Axes that are not periodic are transformed as if they were.
+
+    Args:
+        velocity: [..., 3, H, W, D].
+
+    Returns:
+        [..., shells], shell 0 first.
+    """
+    amplitude = torch.fft.fftn(_wide(velocity), dim=SPACE, norm="forward")
+    energy = 0.5 * (amplitude.real.square() + amplitude.imag.square()).sum(-4).flatten(-3)  # [..., H·W·D]
+    modes = [torch.fft.fftfreq(n, 1 / n, device=velocity.device) for n in velocity.shape[-3:]]
+    squared = sum(m.square() for m in torch.meshgrid(*modes, indexing="ij"))
+    shell = torch.as_tensor(squared).sqrt().round().long().flatten()
+    spectrum: Tensor = energy.new_zeros(*energy.shape[:-1], int(shell.max()) + 1)
+    return spectrum.index_add_(-1, shell, energy)
+
+
+def vortex_area(velocity: Tensor, spacing: Spacing, periodic: Periodic, threshold: float = 0.2) -> Tensor:
+    """Return the share of cells inside vortices: Okubo–Weiss W < −0.2 σ_W.
+
+    W = s_n² + s_s² − ω_z² in the x-y plane, with normal strain s_n = ∂x u − ∂y v and shear strain s_s = ∂x v + ∂y u;
+    σ_W is its standard deviation over the field's cells (Okubo 1970, Weiss 1991).
+
+    Args:
+        velocity: [..., 3, H, W, D].
+        spacing: per axis.
+        periodic: per axis.
+        threshold: in units of σ_W.
+
+    Returns:
+        [...], between 0 and 1.
+    """
+    u, v = velocity.select(-4, 0), velocity.select(-4, 1)
+    (ux, uy), (vx, vy) = ([derivative(c, axis, spacing, periodic) for axis in (0, 1)] for c in (u, v))
+    w = (ux - vy).square() + (vx + uy).square() - (vx - uy).square()
+    return (w < -threshold * w.std(SPACE, correction=0, keepdim=True)).to(w.dtype).mean(SPACE)
+
+
+def tracer_variance(tracer: Tensor) -> Tensor:
+    """Return ⟨(s − ⟨s⟩)²⟩ of a tracer [..., H, W, D], in its units squared: [...]."""
+    return _wide(tracer).var(SPACE, correction=0)
+
+
+def momentum_thickness(velocity: Tensor, spacing: Spacing, stream: int = 0, across: int = 1) -> Tensor:
+    """Return the momentum thickness of a shear layer, ∫ (¼ − (ū/ΔU)²) dy.
+
+    ū(y) is the streamwise velocity averaged over the other axes, measured from the middle of its range, and ΔU is its
+    range. Several layers add up. For ū = ½ ΔU tanh(2y/δ) it is δ/4.
+
+    Args:
+        velocity: [..., 3, H, W, D].
+        spacing: per axis.
+        stream: component along the layer.
+        across: axis that crosses it.
+
+    Returns:
+        [...], a length; NaN where ū is constant.
+    """
+    over = [axis - 3 for axis in range(3) if axis != across]
+    profile = _wide(velocity).select(-4, stream).mean(over)  # [..., n across]
+    high, low = profile.amax(-1, keepdim=True), profile.amin(-1, keepdim=True)
+    scaled = (profile - 0.5 * (high + low)) / (high - low)
+    return (0.25 - scaled.square()).sum(-1) * spacing[across]
+
+
+def _wide(field: Tensor) -> Tensor:
+    return field.to(torch.promote_types(field.dtype, torch.float32))
