@@ -9,7 +9,7 @@ Schmidt numbers of a run are tracers in one flow: half the work, and velocity an
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -100,13 +100,17 @@ def generate_shear_flow(
     Raises:
         PhysteerError: a file of the data set was made by other settings, or cannot be read or written.
     """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PhysteerError(f"cannot make the folder {out}: {error.strerror}") from error
     folders = {split: out / "data" / split for split in SPLITS}
     for split, folder in folders.items():
         for path in sorted(folder.glob("*.hdf5")):
             _check_same_settings(path, settings.record(split))
-    if _missing(folders["train"], reynolds, schmidt):
+    if settings.counts[0] and _missing(folders["train"], reynolds, schmidt):
         (out / "stats.yaml").unlink(missing_ok=True)  # it would not be that of the training files
-    written = []
+    written: list[Path] = []
     for split, count in zip(SPLITS, settings.counts, strict=True):
         layers = draw_shear_layers(
             count,
@@ -119,16 +123,13 @@ def generate_shear_flow(
             absent = _missing(folders[split], (value,), schmidt)
             progress(settings.frames * count * (len(schmidt) - len(absent)))
             if absent:
-                paths = [folders[split] / file_name(value, number) for number in absent]
-                contents = [_describe(value, number, layers, settings, split) for number in absent]
-                with contextlib.ExitStack() as stack:
-                    writers = [stack.enter_context(WellWriter(*pair)) for pair in zip(paths, contents, strict=True)]
-                    for start in range(0, count, batch):
-                        part = layers[start : start + batch]
-                        for index, frame in enumerate(_simulate(part, value, absent, settings, device)):
-                            _store(frame, writers, slice(start, start + len(part)), index)
-                            progress(len(part) * len(absent))
-                written += paths
+                contents = {
+                    folders[split] / file_name(value, number): _describe(value, number, layers, settings, split)
+                    for number in absent
+                }
+                frames = _simulate(layers, batch, value, absent, settings, device)
+                _write(contents, frames, progress)
+                written += contents
     train = sorted(folders["train"].glob("*.hdf5"))
     if train and not (out / "stats.yaml").exists():
         write_stats(train, out / "stats.yaml")
@@ -154,25 +155,42 @@ def _check_same_settings(path: Path, record: Mapping[str, object]) -> None:
 
 
 def _simulate(
-    layers: Sequence[ShearLayers], reynolds: float, schmidt: Sequence[float], settings: ShearFlowSettings, device: str
-) -> Iterator[Frame]:
-    """Advance several initial conditions, each flow carrying one tracer per Schmidt number."""
-    start = initial_state(layers, settings.resolution, device)
-    tracer = start.tracer[:, None].repeat(1, len(schmidt), 1, 1)  # [B, S, X, Y]
-    return simulate(
-        ShearFlowState(start.velocity, tracer),
-        torch.full((len(layers),), reynolds, dtype=torch.float64, device=device),
-        torch.tensor(schmidt, dtype=torch.float64, device=device).repeat(len(layers), 1),
-        settings.frames,
-        settings.dt,
-        substeps=settings.substeps,
-    )
+    layers: Sequence[ShearLayers],
+    batch: int,
+    reynolds: float,
+    schmidt: Sequence[float],
+    settings: ShearFlowSettings,
+    device: str,
+) -> Iterator[tuple[slice, int, Frame]]:
+    """Yield trajectories, frame index and frame; each flow carries one tracer per Schmidt number."""
+    for first in range(0, len(layers), batch):
+        start = initial_state(layers[first : first + batch], settings.resolution, device)
+        runs = len(start.velocity)
+        frames = simulate(
+            ShearFlowState(start.velocity, start.tracer[:, None].repeat(1, len(schmidt), 1, 1)),
+            torch.full((runs,), reynolds, dtype=torch.float64, device=device),
+            torch.tensor(schmidt, dtype=torch.float64, device=device).repeat(runs, 1),
+            settings.frames,
+            settings.dt,
+            substeps=settings.substeps,
+        )
+        for index, frame in enumerate(frames):
+            yield slice(first, first + runs), index, frame
 
 
-def _store(frame: Frame, writers: Sequence[WellWriter], trajectories: slice, index: int) -> None:
-    shared = {"pressure": frame.pressure.cpu().numpy(), "velocity": frame.velocity.cpu().numpy()}
-    for tracer, writer in zip(frame.tracer.unbind(1), writers, strict=True):
-        writer.write({"tracer": tracer.cpu().numpy(), **shared}, trajectories, index)
+def _write(
+    contents: Mapping[Path, WellFile],
+    frames: Iterable[tuple[slice, int, Frame]],
+    progress: Callable[[int], object],
+) -> None:
+    """Write the files of one Reynolds number together: (trajectories, frame index, frame) as they are simulated."""
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(WellWriter(path, content)) for path, content in contents.items()]
+        for trajectories, index, frame in frames:
+            shared = {"pressure": frame.pressure.cpu().numpy(), "velocity": frame.velocity.cpu().numpy()}
+            for tracer, writer in zip(frame.tracer.unbind(1), writers, strict=True):
+                writer.write({"tracer": tracer.cpu().numpy(), **shared}, trajectories, index)
+            progress(frame.tracer.shape[0] * frame.tracer.shape[1])
 
 
 def _describe(
