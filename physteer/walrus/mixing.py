@@ -1,11 +1,15 @@
 """The two halves of a block: attention over time, then attention over space beside a feed-forward."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from physteer.walrus.config import WalrusConfig
 from physteer.walrus.norm import RMSGroupNorm
 from physteer.walrus.positions import Positions, RelativeTimeBias, rotary_frequencies, rotary_table, rotate
+
+MOST_HEADS = 2**15
+"""Heads per call of attention: CUDA launches take fewer than 2¹⁶."""
 
 
 class TimeMixing(nn.Module):
@@ -18,7 +22,8 @@ class TimeMixing(nn.Module):
         super().__init__()
         d, self.n_heads = config.hidden_dim, config.n_heads
         self.norm = RMSGroupNorm(d)
-        self.qkv = nn.Linear(d, 3 * d)
+        # Three layers, not one: their outputs are contiguous, so that norms and attention need no copies.
+        self.q, self.k, self.v = (nn.Linear(d, d) for _ in range(3))
         self.q_norm = nn.LayerNorm(config.head_dim)
         self.k_norm = nn.LayerNorm(config.head_dim)
         self.bias = RelativeTimeBias(config.n_heads, config.causal_in_time)
@@ -30,22 +35,37 @@ class TimeMixing(nn.Module):
         """Map [B, T, h, w, δ, d] to the same shape, or to its last frame [B, 1, h, w, δ, d]."""
         batch, frames, *tokens, d = h.shape
         asked = 1 if last_frame_only else frames  # every frame is a key, but only these are queries
-        normed = self.norm(h.flatten(0, 1)).view_as(h)
-        weight, bias = self.qkv.weight, self.qkv.bias
-        if asked < frames:
-            q = F.linear(normed[:, -asked:], weight[:d], bias[:d])
-            k, v = F.linear(normed, weight[d:], bias[d:]).chunk(2, -1)
-        else:
-            q, k, v = self.qkv(normed).chunk(3, -1)
-        q, k, v = (x.reshape(*x.shape[:-1], self.n_heads, -1) for x in (q, k, v))  # [B, T, h, w, δ, n, hd]
-        q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (x.permute(0, 2, 3, 4, 5, 1, 6).flatten(0, 3).contiguous() for x in (q, k, v))  # [B·h·w·δ, n, T, hd]
-        mask = self.bias(frames)[:, -asked:].to(q.dtype).expand(q.shape[0], -1, -1, -1)
-        heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        heads = heads.view(batch, *tokens, *heads.shape[1:]).permute(0, 5, 1, 2, 3, 4, 6)
-        heads = self.heads(heads.contiguous())
+        normed = self.norm(h.view(batch * frames, -1, d)).view(batch, frames, -1, d)
+        q, k, v = self.q(normed[:, -asked:]), self.k(normed), self.v(normed)
+        q, k, v = (x.view(*x.shape[:3], self.n_heads, -1) for x in (q, k, v))  # [B, T, S, n, hd]
+        heads = frame_attention(self.q_norm(q), self.k_norm(k), v, self.bias(frames)[:, -asked:])
+        heads = self.heads(heads.view(batch, asked, *tokens, self.n_heads, -1))
         update: Tensor = self.update(self.out(heads.flatten(-2)))
         return h[:, -asked:] + update
+
+
+def frame_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Attend over frames, every token position and head for itself.
+
+    Positions and heads together play the part of heads, since they lie next to each other in memory: nothing is copied.
+
+    Args:
+        q: [B, T_q, S, n, hd].
+        k: [B, T, S, n, hd].
+        v: [B, T, S, n, hd].
+        bias: [n, T_q, T], added to the scores.
+
+    Returns:
+        [B, T_q, S, n, hd], contiguous.
+    """
+    tokens = q.shape[2]
+    bias = bias.to(q.dtype).repeat(tokens, 1, 1)[None]  # [1, S·n, T_q, T]
+    parts = []
+    for start in range(0, bias.shape[1], MOST_HEADS):
+        here = slice(start, start + MOST_HEADS)
+        local = (x.flatten(2, 3)[:, :, here].transpose(1, 2) for x in (q, k, v))  # [B, S·n, T, hd]
+        parts.append(F.scaled_dot_product_attention(*local, attn_mask=bias[:, here]).transpose(1, 2))
+    return torch.cat(parts, 2).view_as(q) if len(parts) > 1 else parts[0].reshape(q.shape)
 
 
 class SpaceMixing(nn.Module):
@@ -57,9 +77,9 @@ class SpaceMixing(nn.Module):
 
     def __init__(self, config: WalrusConfig) -> None:
         super().__init__()
-        d, self.n_heads, self.ff_dim = config.hidden_dim, config.n_heads, config.ff_dim
+        d, self.n_heads = config.hidden_dim, config.n_heads
         self.norm = RMSGroupNorm(d)
-        self.ff_qkv = nn.Linear(d, config.ff_dim + 3 * d)
+        self.q, self.k, self.v = (nn.Linear(d, d) for _ in range(3))
         self.q_norm = nn.LayerNorm(config.head_dim)
         self.k_norm = nn.LayerNorm(config.head_dim)
         self.frequencies: nn.Parameter | None = None  # [1 or 3, hd // 8], learned by some fine-tuned models
@@ -69,6 +89,7 @@ class SpaceMixing(nn.Module):
         self.heads = nn.Identity()  # [B, T, h, w, δ, n, hd]
         self.attention_out = nn.Linear(d, d, bias=False)
         self.attention_update = nn.Identity()  # [B, T, h, w, δ, d]
+        self.ff_in = nn.Linear(d, config.ff_dim)  # value, gate
         self.ff_hidden = nn.Identity()  # [B, T, h, w, δ, ff_dim / 2]
         self.ff_out = nn.Linear(config.ff_dim // 2, d)
         self.ff_update = nn.Identity()  # [B, T, h, w, δ, d]
@@ -76,18 +97,16 @@ class SpaceMixing(nn.Module):
     def forward(self, h: Tensor, positions: Positions) -> Tensor:
         """Map [B, T, h, w, δ, d] to the same shape."""
         batch, frames, *tokens, d = h.shape
-        normed = self.norm(h.view(batch * frames, -1, d)).view_as(h)
-        value, gate, q, k, v = self.ff_qkv(normed).split([self.ff_dim // 2] * 2 + [d] * 3, -1)
-
-        # [B, T, h, w, δ, d] → [B, T, S, n, hd]
-        q, k, v = (x.reshape(batch, frames, -1, self.n_heads, d // self.n_heads) for x in (q, k, v))
+        normed = self.norm(h.view(batch * frames, -1, d)).view(batch, frames, -1, d)
+        q, k, v = (linear(normed).view(*normed.shape[:3], self.n_heads, -1) for linear in (self.q, self.k, self.v))
         table = self.rotations(positions, q.shape[-1])
         q, k = rotate(self.q_norm(q), table), rotate(self.k_norm(k), table)
         q, k, v = (x.flatten(0, 1).transpose(1, 2) for x in (q, k, v))  # [B·T, n, S, hd]
         heads = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-        heads = self.heads(heads.reshape(batch, frames, *tokens, self.n_heads, -1))
+        heads = self.heads(heads.reshape(batch, frames, *tokens, self.n_heads, -1))  # no copy: it lies so already
         attention: Tensor = self.attention_update(self.attention_out(heads.flatten(-2)))
 
+        value, gate = self.ff_in(normed).view(*h.shape[:-1], -1).chunk(2, -1)
         hidden = self.ff_hidden(value * F.silu(gate))
         ff: Tensor = self.ff_update(self.ff_out(hidden))
         return h + attention + ff

@@ -130,7 +130,7 @@ class Walrus(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype the network computes in."""
-        return self.blocks[0].time.qkv.weight.dtype  # type: ignore[union-attr, return-value]
+        return self.blocks[0].time.out.weight.dtype  # type: ignore[union-attr, return-value]
 
     def reset_parameters(self) -> None:
         """Draw initial weights for training from scratch.

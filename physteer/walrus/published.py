@@ -1,7 +1,6 @@
 """The published state dictionaries and our parameters: one table, read in one direction.
 
-Published 1×1×1 convolutions are linear layers here, the q, k, v rows that are head-major there follow each other here,
-and the gains that only multiply a linear layer (`gamma`, `gamma_att`, `encoder_dummy`) are folded into it.
+Published 1×1×1 convolutions are linear layers here, fused q, k, v and feed-forward rows are layers of their own here, and the gains that only multiply a linear layer (`gamma`, `gamma_att`, `encoder_dummy`) are folded into it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,7 @@ from physteer.walrus.positions import RelativeTimeBias
 
 @dataclass(frozen=True)
 class Entry:
-    """One published tensor and the parameter it becomes."""
+    """One published tensor and a parameter it becomes, whole or in part."""
 
     key: str
     """Name in the published state dictionary."""
@@ -66,8 +65,11 @@ def entries(config: WalrusConfig) -> Iterator[Entry]:
         yield Entry(f"{there}.proj2.weight", (inner, c.n_states, 8, 8, 8), f"{ours}.proj2")
         yield Entry(f"{there}.proj2.bias", (c.n_states,), f"{ours}.bias")
 
-    def rows(x: Tensor) -> Tensor:  # each head's q, k, v in turn → all q, all k, all v
-        return x.reshape(c.n_heads, 3, hd, -1).transpose(0, 1).reshape(3 * d, -1)
+    def of_heads(part: int) -> Callable[[Tensor], Tensor]:  # rows hold each head's q, k, v in turn
+        return lambda x: x.reshape(c.n_heads, 3, hd, -1)[:, part].reshape(d, *x.shape[1:2])
+
+    def rows(start: int, size: int) -> Callable[[Tensor], Tensor]:
+        return lambda x: x[start : start + size]
 
     def norms(there: str, names: tuple[str, str], ours: str) -> Iterator[Entry]:
         for name, mine in zip(names, ("q_norm", "k_norm"), strict=True):
@@ -77,8 +79,9 @@ def entries(config: WalrusConfig) -> Iterator[Entry]:
     for i in range(c.n_blocks):
         there, ours = f"blocks.{i}.time_mixing", f"blocks.{i}.time"
         yield Entry(f"{there}.norm1.weight", (d,), f"{ours}.norm.weight")
-        yield Entry(f"{there}.input_head.weight", (3 * d, d, 1, 1, 1), f"{ours}.qkv.weight", rows)
-        yield Entry(f"{there}.input_head.bias", (3 * d,), f"{ours}.qkv.bias", lambda x: rows(x)[:, 0])
+        for part, name in enumerate("qkv"):
+            yield Entry(f"{there}.input_head.weight", (3 * d, d, 1, 1, 1), f"{ours}.{name}.weight", of_heads(part))
+            yield Entry(f"{there}.input_head.bias", (3 * d,), f"{ours}.{name}.bias", of_heads(part))
         yield from norms(there, ("qnorm", "knorm"), ours)
         table = (RelativeTimeBias.buckets, c.n_heads)
         yield Entry(f"{there}.rel_pos_bias.relative_attention_bias.weight", table, f"{ours}.bias.weight")
@@ -87,8 +90,11 @@ def entries(config: WalrusConfig) -> Iterator[Entry]:
         there, ours = f"blocks.{i}.space_mixing", f"blocks.{i}.space"
         ff_out = f"{there}.ff_out.1" if preview else f"{there}.ff_out"
         yield Entry(f"{there}.norm1.weight", (d,), f"{ours}.norm.weight")
-        yield Entry(f"{there}.fused_ff_qkv.weight", (c.ff_dim + 3 * d, d), f"{ours}.ff_qkv.weight")
-        yield Entry(f"{there}.fused_ff_qkv.bias", (c.ff_dim + 3 * d,), f"{ours}.ff_qkv.bias")
+        fused, first = c.ff_dim + 3 * d, 0
+        for name, size in (("ff_in", c.ff_dim), ("q", d), ("k", d), ("v", d)):
+            yield Entry(f"{there}.fused_ff_qkv.weight", (fused, d), f"{ours}.{name}.weight", rows(first, size))
+            yield Entry(f"{there}.fused_ff_qkv.bias", (fused,), f"{ours}.{name}.bias", rows(first, size))
+            first += size
         yield from norms(there, ("q_norm", "k_norm"), ours)
         yield Entry(f"{there}.attn_out.weight", (d, d), f"{ours}.attention_out.weight")
         yield Entry(f"{ff_out}.weight", (d, c.ff_dim // 2), f"{ours}.ff_out.weight")
