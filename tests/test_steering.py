@@ -68,6 +68,13 @@ def test_the_formula(h, direction):
         torch.testing.assert_close(steered.double(), h + alpha * v * norm / v.norm(), rtol=1e-6, atol=1e-6)
 
 
+def test_the_norm_is_exact_at_full_size():
+    h = torch.randn(1, 1, 32, 32, 1, 1408, generator=torch.Generator().manual_seed(0))
+    steered = Steer(torch.ones(1, 1, 1, 1408), 0.5, "drop")(h)
+    step = 0.5 * h.double().norm() / math.sqrt(h.numel())
+    torch.testing.assert_close((steered.double() - h).mean(), step, rtol=1e-6, atol=0)
+
+
 def test_every_frame_moves_by_alpha_times_its_own_norm(h, direction):
     h = h * torch.tensor([1.0, 10.0, 0.1])[:, None, None, None, None]
     for mode in MODES:

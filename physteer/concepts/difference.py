@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from physteer.concepts.concept import Concept
+from physteer.concepts.moments import widened
 from physteer.errors import PhysteerError
 
 FORMULA = (
@@ -49,10 +53,13 @@ class DifferenceOfMeans:
             raise PhysteerError(f"a concept is made of activations [B, T, h, w, δ, d]; this has shape {list(h.shape)}")
         if h.numel() == 0:
             return
-        a = h.detach().to(torch.promote_types(h.dtype, torch.float32))
-        std, mean = torch.std_mean(a, dim=(2, 3, 4, 5), keepdim=True)
-        z = (a - mean).div_(std)
-        self._add(label, z.sum((0, 1), dtype=torch.float64), frames=h.shape[0] * h.shape[1], windows=h.shape[0])
+        a = widened(h)
+        centred = (a - a.mean(dim=(2, 3, 4, 5), keepdim=True)).flatten(0, 1)  # [B·T, h, w, δ, d]
+        # Over channels, then over tokens: in one go, float32 sums of a million squares are off by 1e-4.
+        norm = vector_norm(vector_norm(centred, dim=-1).flatten(1), dim=-1)
+        std = norm / math.sqrt(max(centred[0].numel() - 1, 1))
+        z = centred.div_(std[:, None, None, None, None])
+        self._add(label, z.sum(0).double(), frames=len(z), windows=len(h))
 
     def merge(self, other: DifferenceOfMeans) -> None:
         """Add what another process has seen; its classes have the same names."""

@@ -23,7 +23,10 @@ class Moments:
 
 
 class RunningMoments:
-    """Streaming moments by the parallel update of Chan, Golub & LeVeque (1979), in float64."""
+    """Streaming moments by the parallel update of Chan, Golub & LeVeque (1979).
+
+    Within a batch sums are in the activations' precision, float32 or wider; over batches they are in float64.
+    """
 
     def __init__(self) -> None:
         self.count = 0
@@ -39,14 +42,13 @@ class RunningMoments:
         Raises:
             PhysteerError: The grid or the width is not that of the activations before.
         """
-        # Deviations in the activations' own precision (float32 or wider), sums in float64: no float64 copy of h.
-        wide = h.detach().flatten(0, 1).to(torch.promote_types(h.dtype, torch.float32))  # [B·T, h, w, δ, d]
-        mean = wide.mean(0, dtype=torch.float64)
-        deviation = wide - mean.to(wide.dtype)
-        # What rounding the mean left over is taken out again: Σ(x − m)² = Σ(x − m̃)² − (Σ(x − m̃))²/n.
-        rest = deviation.sum(0, dtype=torch.float64)
-        m2 = deviation.square_().sum(0, dtype=torch.float64) - rest.square() / len(wide)
-        self._combine(len(wide), mean, m2.clamp_min_(0))
+        a = widened(h).flatten(0, 1)  # [B·T, h, w, δ, d]
+        near = a.mean(0)
+        deviation = a - near
+        # `near` is rounded; what it misses is in the deviations: Σ(x − m)² = Σ(x − m̃)² − (Σ(x − m̃))²/n.
+        rest = deviation.sum(0).double() / len(a)
+        m2 = deviation.square_().sum(0).double() - len(a) * rest.square()
+        self._combine(len(a), near.double() + rest, m2.clamp_min_(0))
 
     def merge(self, other: RunningMoments) -> None:
         """Add what another process has seen."""
@@ -89,3 +91,9 @@ class RunningMoments:
         self.mean += delta * (count / total)
         self._m2 += m2.to(self._m2.device) + delta.square() * (self.count * count / total)
         self.count = total
+
+
+def widened(h: Tensor) -> Tensor:
+    """Return activations off the autograd tape, in float32 or wider, where float64 sums can be kept beside them."""
+    h = h.detach().cpu() if h.device.type == "mps" else h.detach()  # Apple GPUs have no float64
+    return h.to(torch.promote_types(h.dtype, torch.float32))

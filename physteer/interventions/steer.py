@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 from torch.nn import functional
 
 from physteer.errors import PhysteerError, did_you_mean
@@ -60,10 +61,11 @@ class Steer(Replacement):
         if self.strength == 0:
             return h
         unit = self.unit(h)
-        wide = torch.promote_types(h.dtype, unit.dtype)
-        norm = torch.linalg.vector_norm(h.flatten(2), dim=-1, dtype=wide)  # [B, T]
+        wide = h.to(torch.promote_types(h.dtype, unit.dtype))
+        # Over channels, then over tokens: in one go, float32 sums of a million squares are off by 1e-4.
+        norm = vector_norm(vector_norm(wide, dim=-1).flatten(2), dim=-1)  # [B, T]
         step = (self.strength * norm)[..., None, None, None, None]
-        return torch.addcmul(h.to(wide), step, unit.to(wide)).to(h.dtype)
+        return torch.addcmul(wide, step, unit.to(wide.dtype)).to(h.dtype)
 
     def unit(self, h: Tensor) -> Tensor:
         """Return v/‖v‖ on h's grid and device: [h, w, δ, d], or with axes of 1 where v does not vary.
@@ -124,7 +126,7 @@ def fit_to_grid(direction: Tensor, grid: tuple[int, ...], mode: SteerMode) -> Te
             channels_first = fitted.permute(3, 0, 1, 2)[None]
             resized = functional.interpolate(channels_first, size=grid, mode="trilinear", align_corners=False)
             fitted = resized[0].permute(1, 2, 3, 0).contiguous()
-    norm = math.sqrt(repeats) * torch.linalg.vector_norm(fitted)
+    norm = math.sqrt(repeats) * vector_norm(fitted)
     if not float(norm) > 0:
         raise PhysteerError(f"the direction is zero in mode {mode!r}: there is nothing to steer along")
     unit: Tensor = fitted / norm
