@@ -63,8 +63,9 @@ def frame_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     parts = []
     for start in range(0, bias.shape[1], MOST_HEADS):
         here = slice(start, start + MOST_HEADS)
-        local = (x.flatten(2, 3)[:, :, here].transpose(1, 2) for x in (q, k, v))  # [B, S·n, T, hd]
-        parts.append(F.scaled_dot_product_attention(*local, attn_mask=bias[:, here]).transpose(1, 2))
+        q_here, k_here, v_here = (x.flatten(2, 3)[:, :, here].transpose(1, 2) for x in (q, k, v))  # [B, S·n, T, hd]
+        heads = F.scaled_dot_product_attention(q_here, k_here, v_here, attn_mask=bias[:, here])
+        parts.append(heads.transpose(1, 2))
     return torch.cat(parts, 2).view_as(q) if len(parts) > 1 else parts[0].reshape(q.shape)
 
 

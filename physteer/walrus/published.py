@@ -1,6 +1,7 @@
 """The published state dictionaries and our parameters: one table, read in one direction.
 
-Published 1×1×1 convolutions are linear layers here, fused q, k, v and feed-forward rows are layers of their own here, and the gains that only multiply a linear layer (`gamma`, `gamma_att`, `encoder_dummy`) are folded into it.
+Published 1×1×1 convolutions are linear layers here, what is fused there (q, k, v and feed-forward) is a layer each
+here, and the gains that only multiply a linear layer (`gamma`, `gamma_att`, `encoder_dummy`) are folded into it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
