@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from physteer.data.fields import ChannelSource
 from physteer.errors import PhysteerError
 
 Boundaries = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -36,10 +37,18 @@ class Window:
 class Channels:
     """The channels of a data set, in the order the network gets them."""
 
-    names: tuple[str, ...]
-    """Vocabulary name of each channel: t0 fields, t1 and t2 components, then constant fields."""
-    evolving: tuple[bool, ...]
-    """False where a channel never changes: inflated components (always 0) and constant fields."""
+    sources: tuple[ChannelSource, ...]
+    """Where each comes from: t0 fields, t1 and t2 components, then constant fields."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The vocabulary's name of each channel."""
+        return tuple(source.name for source in self.sources)
+
+    @property
+    def evolving(self) -> tuple[bool, ...]:
+        """False where a channel never changes: inflated components (always 0) and constant fields."""
+        return tuple(source.evolving for source in self.sources)
 
     def index(self, name: str) -> int:
         """Return the position of a channel; PhysteerError names what there is."""
@@ -83,6 +92,18 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What all windows of a split have in common."""
+
+    dataset: str
+    """The Well's ``dataset_name``."""
+    path: str
+    """The split's folder."""
+    channels: Channels
+    grid: Grid
+
+
+@dataclass(frozen=True)
 class Sample:
     """One window as read from disk."""
 
@@ -106,8 +127,17 @@ class Batch:
     """Each [B], float64: the simulation's parameters by name."""
     times: Tensor
     """[B, T], in the data set's time unit."""
-    channels: Channels
-    grid: Grid
+    origin: Origin
+
+    @property
+    def channels(self) -> Channels:
+        """The channels C."""
+        return self.origin.channels
+
+    @property
+    def grid(self) -> Grid:
+        """The axes H, W, D."""
+        return self.origin.grid
 
     @property
     def context(self) -> Tensor:
@@ -135,7 +165,7 @@ class Batch:
         return len(self.windows)
 
 
-def collate(samples: Sequence[Sample], *, n_input: int, channels: Channels, grid: Grid) -> Batch:
+def collate(samples: Sequence[Sample], *, n_input: int, origin: Origin) -> Batch:
     """Stack samples of one data set into a batch."""
     names = samples[0].parameters
     return Batch(
@@ -146,6 +176,5 @@ def collate(samples: Sequence[Sample], *, n_input: int, channels: Channels, grid
             name: torch.tensor([sample.parameters[name] for sample in samples], dtype=torch.float64) for name in names
         },
         times=torch.stack([sample.times for sample in samples]),
-        channels=channels,
-        grid=grid,
+        origin=origin,
     )

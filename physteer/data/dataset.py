@@ -17,7 +17,7 @@ import torch
 from the_well.data import WellDataset
 from torch.utils.data import Dataset
 
-from physteer.data.batch import Channels, Grid, Sample, Window
+from physteer.data.batch import Channels, Grid, Origin, Sample, Window
 from physteer.data.fields import channel_sources, stored_parameters
 from physteer.errors import PhysteerError, did_you_mean
 
@@ -116,15 +116,15 @@ class WindowDataset(Dataset[Sample]):
         self.files = [PurePosixPath(p).stem for p in self.well.files_paths]
         self._handles = _Handles(self.well)
         self._caches: list[dict[str, Any]] = [{} for _ in self.files]
-        self.grid = self._read_grid()
-        self._stored = channel_sources(self.well.metadata, self.grid.axes, fields or {})
-        self.channels = Channels(tuple(c.name for c in self._stored), tuple(c.evolving for c in self._stored))
+        grid = self._read_grid()
+        channels = Channels(tuple(channel_sources(self.well.metadata, grid.axes, fields or {})))
+        self.origin = Origin(self.well.dataset_name, path, channels, grid)
         self.parameters = [stored_parameters(self._handles[i]) for i in range(len(self.files))]
         self.windows = list(self._all_windows())
         if not self.windows:
             longest = max(self.well.n_steps_per_trajectory)
             raise PhysteerError(
-                f"no window fits {path}: a window needs {spec.n_input} + {spec.n_output} frames, {min(spec.strides)} apart, "
+                f"no window fits {path}: one needs {spec.n_input} + {spec.n_output} frames, {min(spec.strides)} apart, "
                 f"from frame {spec.first}; trajectories have up to {longest} frames (trajectories asked for: "
                 f"{'all' if spec.trajectories is None else list(spec.trajectories)})"
             )
@@ -160,13 +160,15 @@ class WindowDataset(Dataset[Sample]):
             for named in by_order.values()
             for name, data in named.items()
         }
-        fields = torch.zeros(n_frames, len(self._stored), *self.well.size_tuple)  # [T, C, *space]
-        for channel, component in zip(fields.unbind(1), self._stored, strict=True):
-            component.fill(channel, values)
-        fields = fields.reshape(*fields.shape[:2], *self.grid.shape)
+        fields = torch.zeros(n_frames, len(self.origin.channels.sources), *self.well.size_tuple)  # [T, C, *space]
+        for channel, source in zip(fields.unbind(1), self.origin.channels.sources, strict=True):
+            source.fill(channel, values)
+        fields = fields.reshape(*fields.shape[:2], *self.origin.grid.shape)
         if not torch.isfinite(fields).all():
             broken = [
-                name for name, f in zip(self.channels.names, fields.unbind(1), strict=True) if not f.isfinite().all()
+                name
+                for name, f in zip(self.origin.channels.names, fields.unbind(1), strict=True)
+                if not f.isfinite().all()
             ]
             raise PhysteerError(f"{window} of {self.path}: {', '.join(broken)} has values that are not finite")
         times = file["dimensions"]["time"]
@@ -231,7 +233,7 @@ def _open_well(
     kept = [f for f in kept if not any(part in f for part in exclude)]
     if not kept:
         raise PhysteerError(
-            f"the filters leave none of the {len(found)} files in {path} (the first is {PurePosixPath(found[0]).name}): "
+            f"the filters leave none of the {len(found)} files in {path}, such as {PurePosixPath(found[0]).name}: "
             f"include {list(include)}, exclude {list(exclude)}"
         )
     try:

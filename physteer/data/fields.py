@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import h5py
 import numpy as np
@@ -33,7 +34,8 @@ class ChannelSource:
         """Write this channel's values [T, *space] in place; a constant field is repeated over the frames."""
         if self.field is None or self.transform == "zeros":
             return
-        channel.copy_(values[self.field][..., *self.component])
+        place: tuple[Any, ...] = (..., *self.component)
+        channel.copy_(values[self.field][place])
         if self.transform == "log10":
             channel.log10_()
 

@@ -9,7 +9,9 @@ Schmidt numbers of a run are tracers in one flow: half the work, and velocity an
 
 import contextlib
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -83,7 +85,7 @@ def generate_shear_flow(
     settings: ShearFlowSettings,
     *,
     device: str = "cpu",
-    batch: int = 8,
+    batch: int = 4,
     progress: Callable[[int], object] = lambda done: None,
 ) -> list[Path]:
     """Write the data set, keeping files that are already there; return the files written.
@@ -94,7 +96,7 @@ def generate_shear_flow(
         schmidt: Schmidt numbers, positive, distinct.
         settings: everything else.
         device: of the simulation.
-        batch: flows advanced together; larger on a GPU.
+        batch: flows advanced together; more on a GPU.
         progress: called with the number of trajectory-frames just stored.
 
     Raises:
@@ -110,30 +112,59 @@ def generate_shear_flow(
             _check_same_settings(path, settings.record(split))
     if settings.counts[0] and _missing(folders["train"], reynolds, schmidt):
         (out / "stats.yaml").unlink(missing_ok=True)  # it would not be that of the training files
+    stop = threading.Event()
+
+    def report(done: int) -> None:
+        if stop.is_set():
+            raise CancelledError
+        progress(done)
+
     written: list[Path] = []
-    for split, count in zip(SPLITS, settings.counts, strict=True):
-        layers = draw_shear_layers(
-            count,
-            (settings.seed, SPLITS.index(split)),
-            widths=settings.widths,
-            shears=settings.shears,
-            blobs=settings.blobs,
-        )
-        for value in reynolds if count else ():
-            absent = _missing(folders[split], (value,), schmidt)
-            progress(settings.frames * count * (len(schmidt) - len(absent)))
-            if absent:
-                contents = {
-                    folders[split] / file_name(value, number): _describe(value, number, layers, settings, split)
-                    for number in absent
-                }
-                frames = _simulate(layers, batch, value, absent, settings, device)
-                _write(contents, frames, progress)
-                written += contents
+    jobs = []
+    # One Reynolds number of one split is a job of one thread: the arrays of a few flows fit a core's cache, and are too
+    # small to be worth sharing between cores.
+    with _one_thread_per_job() as cores, ThreadPoolExecutor(cores if device == "cpu" else 1) as pool:
+        for split, count in zip(SPLITS, settings.counts, strict=True):
+            layers = draw_shear_layers(
+                count,
+                (settings.seed, SPLITS.index(split)),
+                widths=settings.widths,
+                shears=settings.shears,
+                blobs=settings.blobs,
+            )
+            for value in reynolds if count else ():
+                absent = _missing(folders[split], (value,), schmidt)
+                progress(settings.frames * count * (len(schmidt) - len(absent)))
+                if absent:
+                    contents = {
+                        folders[split] / file_name(value, number): _describe(value, number, layers, settings, split)
+                        for number in absent
+                    }
+                    frames = _simulate(layers, batch, value, absent, settings, device)
+                    jobs.append(pool.submit(_write, contents, frames, report))
+                    written += contents
+        try:
+            for job in as_completed(jobs):
+                job.result()
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
     train = sorted(folders["train"].glob("*.hdf5"))
     if train and not (out / "stats.yaml").exists():
         write_stats(train, out / "stats.yaml")
     return written
+
+
+@contextlib.contextmanager
+def _one_thread_per_job() -> Iterator[int]:
+    """Let torch use one thread per operation within the block; yield how many it used before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield before
+    finally:
+        torch.set_num_threads(before)
 
 
 def _missing(folder: Path, reynolds: Sequence[float], schmidt: Sequence[float]) -> list[float]:

@@ -160,7 +160,7 @@ class WellDataModule(L.LightningDataModule):
         return [self._loader(self.dataset(split, spec)) for spec in specs]
 
     def _loader(self, dataset: WindowDataset, *, shuffle: bool = False) -> DataLoader[Sample]:
-        batch = functools.partial(collate, n_input=dataset.spec.n_input, channels=dataset.channels, grid=dataset.grid)
+        batch = functools.partial(collate, n_input=dataset.spec.n_input, origin=dataset.origin)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,

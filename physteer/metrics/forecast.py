@@ -35,9 +35,14 @@ class ForecastScores(nn.Module):
             truth: the same shape and units.
         """
         forecasts = (prediction, persistence(context, self.n_steps), linear_extrapolation(context, self.n_steps))
-        for metric, forecast in zip(self.metrics.values(), forecasts, strict=True):
-            metric.update(forecast, truth)
+        for name, forecast in zip(FORECASTS, forecasts, strict=True):
+            self._metric(name).update(forecast, truth)
 
     def compute(self) -> dict[str, Tensor]:
         """Return the mean VRMSE by forecast, each [steps, fields], over the samples of all processes."""
-        return {name: metric.compute() for name, metric in self.metrics.items()}  # type: ignore[operator]
+        return {name: self._metric(name).compute() for name in FORECASTS}
+
+    def _metric(self, name: str) -> RolloutVRMSE:
+        metric = self.metrics[name]
+        assert isinstance(metric, RolloutVRMSE)
+        return metric

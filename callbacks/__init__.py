@@ -1,0 +1,21 @@
+"""Lightning callbacks: thin parts that connect a trainer to the packages of physteer."""
+
+from physteer.callbacks.base import RolloutCallback
+from physteer.callbacks.capture import Capture
+from physteer.callbacks.export_weights import ExportWeights
+#from physteer.callbacks.figures import Figures
+from physteer.callbacks.progress import RolloutProgress
+from physteer.callbacks.rollout_writer import RolloutWriter
+from physteer.callbacks.run_record import RunRecord
+from physteer.callbacks.steer import Steer
+
+__all__ = [
+    "Capture",
+    "ExportWeights",
+#    "Figures",
+    "RolloutCallback",
+    "RolloutProgress",
+    "RolloutWriter",
+    "RunRecord",
+    "Steer",
+]

@@ -1,0 +1,20 @@
+"""Tables, figures and the report of a run."""
+
+from __future__ import annotations
+
+import lightning as L
+
+from physteer.reports import report
+
+
+class Figures(L.Callback):
+    """When ``predict`` ends, read what it wrote and make tables, figures and ``report.html`` in the run folder.
+
+    The same as ``physteer report RUN`` afterwards.
+    """
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Report, on the first process, once every process has written its rollouts."""
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            print(f"report: {report(trainer.default_root_dir)}")

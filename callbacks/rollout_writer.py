@@ -1,0 +1,58 @@
+"""Rollouts on disk, in The Well's format."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+
+import lightning as L
+from torch import Tensor
+
+from physteer.callbacks.base import RolloutCallback
+from physteer.data.batch import Batch
+from physteer.data.rollout_files import write_rollout
+from physteer.interventions import Condition
+from physteer.module import Rollout, WalrusModule
+
+TRUTH = Condition("truth")
+
+
+class RolloutWriter(RolloutCallback):
+    """Write every rollout as ``rollouts/<condition>/data/<split>/<window>.hdf5`` in the run folder.
+
+    A file is one trajectory, the context followed by the predicted frames, and is whole or not there. Each
+    ``rollouts/<condition>`` is a data set that ``WellDataModule`` reads.
+
+    Args:
+        truth: write the stored frames too, as a condition of that name.
+    """
+
+    def __init__(self, truth: bool = True) -> None:
+        self.truth = truth
+
+    def on_rollout_end(self, trainer: L.Trainer, pl_module: WalrusModule, rollout: Rollout) -> None:
+        """Write what was rolled out for one batch."""
+        batch = rollout.batch
+        folder = Path(trainer.default_root_dir) / "rollouts"
+        for condition, frames in zip(rollout.conditions, rollout.frames, strict=True):
+            self._write(folder, condition, batch, frames)
+        if self.truth and rollout.conditions[0] is pl_module.conditions[0]:
+            self._write(folder, TRUTH, batch, batch.targets)
+
+    def _write(self, folder: Path, condition: Condition, batch: Batch, frames: Tensor) -> None:
+        attributes: dict[str, str | int | float] = {
+            "condition": condition.name,
+            "direction": condition.direction,
+            "strength": condition.strength,
+            "mode": condition.mode,
+            "site": ", ".join(str(edit.site) for edit in condition.edits),
+        }
+        split = PurePosixPath(batch.origin.path).name
+        for row, window in enumerate(batch.windows):
+            path = folder / slug(condition.name) / "data" / split / f"{window}.hdf5"
+            write_rollout(path, batch, row, frames[row], attributes)
+
+
+def slug(name: str) -> str:
+    """Return a condition's name as a folder's name."""
+    return re.sub(r"[^\w.+-]+", "_", name)

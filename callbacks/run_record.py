@@ -1,0 +1,56 @@
+"""What a run was: its configuration, versions and seed, in the run folder."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.cli import SaveConfigCallback
+
+from physteer.files import atomic_write
+
+_PACKAGES = ("physteer", "torch", "lightning", "torchmetrics", "the_well", "jsonargparse", "numpy", "h5py", "wandb")
+
+
+class RunRecord(SaveConfigCallback):
+    """Save ``config.yaml`` (merged, as run) and ``environment.json`` in ``trainer.default_root_dir``.
+
+    Runs when the trainer sets up, on the first process.
+    """
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        kwargs["save_to_log_dir"] = False
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write both files."""
+        folder = Path(trainer.default_root_dir)
+        text = self.parser.dump(self.config, skip_none=False)
+        with atomic_write(folder / "config.yaml") as path:
+            path.write_text(text)
+        environment = {
+            "command": sys.argv,
+            "stage": stage,
+            "seed": self.config.get("seed_everything"),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "processes": trainer.world_size,
+            "device": str(trainer.strategy.root_device),
+            "precision": str(trainer.precision),
+            "versions": {name: _version(name) for name in _PACKAGES},
+        }
+        with atomic_write(folder / "environment.json") as path:
+            path.write_text(json.dumps(environment, indent=2) + "\n")
+        for logger in trainer.loggers:
+            logger.log_hyperparams({"config": text})
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,70 @@
+"""The command line: ``physteer fit|validate|test|predict --config …`` and commands that need no trainer."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from physteer import __version__
+from physteer.errors import PhysteerError
+
+TRAINER = {
+    "fit": "train Walrus, or an intervention or probe on a frozen Walrus",
+    "validate": "score the model on the validation split: one step and rollouts, beside baselines",
+    "test": "the same on the test split",
+    "predict": "roll out, with whatever the callbacks capture, steer and write",
+}
+COMMANDS = {
+    "demo": "simulate, capture, steer and report with the model that ships with physteer, in minutes",
+    "data": "simulate data sets in The Well's format",
+    "sites": "list where a model can be captured and edited, with shapes and memory",
+    "convert": "turn published checkpoints into safetensors",
+    "report": "make tables, figures and report.html from a run folder",
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        args: the words after ``physteer``; those of the process when None. ``sys.argv`` is left as it is, because DDP
+            starts its other processes from it.
+
+    Returns:
+        The exit status: 0, or 2 after a mistake in what the user gave, which is told in one line.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    command = words[0] if words else "--help"
+    try:
+        if command in ("-h", "--help", "help"):
+            print(_usage())
+        elif command == "--version":
+            print(f"physteer {__version__}")
+        elif command in COMMANDS:
+            return int(importlib.import_module(f"physteer.commands.{command}").main(words[1:]))
+        elif command in TRAINER:
+            from physteer.trainer_cli import run  # imports torch and Lightning
+
+            run(words)
+        else:
+            known = ", ".join([*TRAINER, *COMMANDS])
+            raise PhysteerError(f"unknown command {command!r}; there are {known}")
+    except PhysteerError as error:
+        print(f"physteer: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `physteer sites … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print("physteer: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _usage() -> str:
+    lines = ["usage: physteer COMMAND [...]", "", "with a trainer (add --config FILE; --help lists every setting):"]
+    lines += [f"  {name:<10}{what}" for name, what in TRAINER.items()]
+    lines += ["", "others (add --help):"]
+    lines += [f"  {name:<10}{what}" for name, what in COMMANDS.items()]
+    return "\n".join(lines)

@@ -1,0 +1,60 @@
+"""Autoregressive rollouts: a generator of frames around a network that predicts normalised differences."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SampleScale:
+    """The scales by which a window's fields are normalised, recomputed at every step (RevIN without the means)."""
+
+    fields: Tensor
+    """r, [B, 1, C, 1, 1, 1]: RMS over frames and space, in the fields' units."""
+    differences: Tensor
+    """r_Δ, [B, 1, C, 1, 1, 1]: RMS of the differences between frames, in the fields' units."""
+
+
+def sample_scale(window: Tensor, eps: float) -> SampleScale:
+    """Measure the scales of a window.
+
+    Args:
+        window: [B, T, C, H, W, D] with T ≥ 2.
+        eps: the smallest scale, in the fields' units.
+    """
+    return SampleScale(_rms(window).clamp_min(eps), _rms(window.diff(dim=1)).clamp_min(eps))
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x.square().mean(dim=(1, 3, 4, 5), keepdim=True).sqrt()
+
+
+def rollout(predict: Callable[[Tensor, int], Tensor], window: Tensor, n_steps: int) -> Iterator[Tensor]:
+    """Yield the frames that follow a window, one at a time.
+
+    Args:
+        predict: (window [B, T, C, H, W, D], step from 0) → next frame [B, 1, C, H, W, D].
+        window: the frames to start from; the oldest is dropped as each prediction is appended.
+        n_steps: how many frames.
+
+    Yields:
+        Each next frame, [B, 1, C, H, W, D], in the fields' units.
+    """
+    for step in range(n_steps):
+        frame = predict(window, step)
+        yield frame
+        window = torch.cat([window[:, 1:], frame], dim=1)
+
+
+def jitter_generator(seed: int, trajectory: str, step: int) -> torch.Generator:
+    """Return the source of a forward's jitter: the same for every run that shares seed, trajectory and step.
+
+    Compared runs (steered and unsteered, one process or many) so share their draws, whatever batches they are in.
+    """
+    digest = hashlib.sha256(f"{seed}/{trajectory}/{step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
