@@ -11,7 +11,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from physteer.errors import PhysteerError
-from physteer.interventions import Edit, Locus, Steer, apply_edits, attached, captured, fit_to_grid
+from physteer.interventions import (
+    UNSTEERED,
+    Condition,
+    Edit,
+    Interchange,
+    Locus,
+    Steer,
+    apply_edits,
+    attached,
+    captured,
+    fit_to_grid,
+    repeated,
+    separated,
+    stack_conditions,
+)
 from physteer.walrus.published import from_published
 
 FOLDER = Path(__file__).parent / "golden"
@@ -58,6 +72,34 @@ def test_golden_steering(name):
     assert max(errors.values()) <= golden.TOLERANCE, errors
     unsteered = golden.thin(walrus(x, case["labels"], case["boundary_conditions"]).transpose(0, 1), (4, 4, 4))
     assert golden.relative_error(unsteered, truth["y"]) > 100 * golden.TOLERANCE  # the case does something
+
+
+SITES = ("encoder", "blocks.0", "blocks.1.time", "blocks.0.space.heads", "blocks.0.space.heads[1]", "blocks.1")
+
+
+@pytest.mark.parametrize("last_frame_only", [False, True])
+@torch.no_grad()
+def test_nulls_and_stacked_conditions_on_walrus(last_frame_only):
+    config = golden.recipe_config("released")
+    walrus = from_published(golden.recipe_state(config), config)
+    x = torch.randn(2, 3, 2, 32, 32, 1, generator=torch.Generator().manual_seed(0))
+
+    def run(x: Tensor, edits: list[Edit]) -> Tensor:
+        with attached(walrus, edits):
+            return walrus(x, (3, 4), ((2, 2),) * 3, last_frame_only=last_frame_only)
+
+    plain = run(x, [])
+    with captured(walrus, SITES) as h:
+        run(x, [])
+    assert {site: a.shape[-1] for site, a in h.items()} == {site: 16 if "[" in site else 64 for site in SITES}
+    directions = {site: torch.randn(a.shape[2:]) for site, a in h.items()}
+    assert torch.equal(run(x, [Edit(site, Steer(v, 0.0, "none")) for site, v in directions.items()]), plain)
+    assert torch.equal(run(x, [Edit(site, Interchange(a)) for site, a in h.items()]), plain)
+    conditions = [UNSTEERED, *(Condition(site, (Edit(site, Steer(v, 0.4)),)) for site, v in directions.items())]
+    together = run(repeated(x, len(conditions)), stack_conditions(conditions, 2))
+    for condition, y in zip(conditions, separated(together, len(conditions)), strict=True):
+        torch.testing.assert_close(y, run(x, list(condition.edits)), rtol=1e-4, atol=1e-5)
+        assert condition is UNSTEERED or golden.relative_error(y, plain) > 1e-3
 
 
 def test_the_formula(h, direction):
