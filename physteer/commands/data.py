@@ -73,7 +73,7 @@ def _add_shear_flow(parser: argparse.ArgumentParser) -> None:
     grid.add_argument("--substeps", type=_whole, help="solver steps per frame; by default from a stability rule")
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
-    machine.add_argument("--batch", type=_whole, default=8, help="flows advanced together; 64 or more on a GPU")
+    machine.add_argument("--batch", type=_whole, default=4, help="flows advanced together; more on a GPU")
 
 
 def _shear_flow(given: argparse.Namespace) -> int:

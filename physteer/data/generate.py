@@ -10,7 +10,7 @@ Schmidt numbers of a run are tracers in one flow: half the work, and velocity an
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from decimal import Decimal
@@ -30,6 +30,9 @@ GENERATOR_VERSION = 1
 """Raised whenever the same settings would give other numbers."""
 
 SPLITS = ("train", "valid", "test")
+
+_Frames = Iterator[tuple[slice, int, Frame]]  # which trajectories, index of the frame, the frame
+_Job = tuple[dict[Path, WellFile], _Frames]
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,12 @@ class ShearFlowSettings:
     shears: tuple[int, ...] = (2, 4)
     blobs: tuple[int, ...] = (1, 2, 3)
     substeps: int | None = None
+
+    def draw(self, split: str) -> tuple[ShearLayers, ...]:
+        """Return the initial conditions of a split."""
+        index = SPLITS.index(split)
+        seed = (self.seed, index)
+        return draw_shear_layers(self.counts[index], seed, widths=self.widths, shears=self.shears, blobs=self.blobs)
 
     def record(self, split: str) -> dict[str, object]:
         """Return what is stored in each file of a split and must agree before the file is kept."""
@@ -112,52 +121,30 @@ def generate_shear_flow(
             _check_same_settings(path, settings.record(split))
     if settings.counts[0] and _missing(folders["train"], reynolds, schmidt):
         (out / "stats.yaml").unlink(missing_ok=True)  # it would not be that of the training files
-    stop = threading.Event()
-
-    def report(done: int) -> None:
-        if stop.is_set():
-            raise CancelledError
-        progress(done)
-
-    written: list[Path] = []
     jobs = []
+    for split, count in zip(SPLITS, settings.counts, strict=True):
+        layers = settings.draw(split)
+        for value in reynolds if count else ():
+            absent = _missing(folders[split], (value,), schmidt)
+            progress(settings.frames * count * (len(schmidt) - len(absent)))
+            contents = {
+                folders[split] / file_name(value, number): _describe(value, number, layers, settings, split)
+                for number in absent
+            }
+            if absent:
+                jobs.append((contents, _simulate(layers, batch, value, absent, settings, device)))
     # One Reynolds number of one split is a job of one thread: the arrays of a few flows fit a core's cache, and are too
     # small to be worth sharing between cores.
-    with _one_thread_per_job() as cores, ThreadPoolExecutor(cores if device == "cpu" else 1) as pool:
-        for split, count in zip(SPLITS, settings.counts, strict=True):
-            layers = draw_shear_layers(
-                count,
-                (settings.seed, SPLITS.index(split)),
-                widths=settings.widths,
-                shears=settings.shears,
-                blobs=settings.blobs,
-            )
-            for value in reynolds if count else ():
-                absent = _missing(folders[split], (value,), schmidt)
-                progress(settings.frames * count * (len(schmidt) - len(absent)))
-                if absent:
-                    contents = {
-                        folders[split] / file_name(value, number): _describe(value, number, layers, settings, split)
-                        for number in absent
-                    }
-                    frames = _simulate(layers, batch, value, absent, settings, device)
-                    jobs.append(pool.submit(_write, contents, frames, report))
-                    written += contents
-        try:
-            for job in as_completed(jobs):
-                job.result()
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
+    with _one_thread_per_operation() as cores:
+        _write_all(jobs, cores if device == "cpu" else 1, progress)
     train = sorted(folders["train"].glob("*.hdf5"))
     if train and not (out / "stats.yaml").exists():
         write_stats(train, out / "stats.yaml")
-    return written
+    return [path for contents, _ in jobs for path in contents]
 
 
 @contextlib.contextmanager
-def _one_thread_per_job() -> Iterator[int]:
+def _one_thread_per_operation() -> Iterator[int]:
     """Let torch use one thread per operation within the block; yield how many it used before."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -192,7 +179,7 @@ def _simulate(
     schmidt: Sequence[float],
     settings: ShearFlowSettings,
     device: str,
-) -> Iterator[tuple[slice, int, Frame]]:
+) -> _Frames:
     """Yield trajectories, frame index and frame; each flow carries one tracer per Schmidt number."""
     for first in range(0, len(layers), batch):
         start = initial_state(layers[first : first + batch], settings.resolution, device)
@@ -209,19 +196,35 @@ def _simulate(
             yield slice(first, first + runs), index, frame
 
 
-def _write(
-    contents: Mapping[Path, WellFile],
-    frames: Iterable[tuple[slice, int, Frame]],
-    progress: Callable[[int], object],
-) -> None:
-    """Write the files of one Reynolds number together: (trajectories, frame index, frame) as they are simulated."""
+def _write_all(jobs: Sequence[_Job], threads: int, progress: Callable[[int], object]) -> None:
+    """Write the files of every job, several jobs at a time; one error, or an interruption, ends them all."""
+    lock, stop = threading.Lock(), threading.Event()
+
+    def report(done: int) -> None:
+        if stop.is_set():
+            raise CancelledError
+        with lock:
+            progress(done)
+
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for done in as_completed([pool.submit(_write, *job, report) for job in jobs]):
+                done.result()
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _write(contents: Mapping[Path, WellFile], frames: _Frames, report: Callable[[int], object]) -> None:
+    """Write the files of one Reynolds number, which share its flows and differ in the tracer."""
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(WellWriter(path, content)) for path, content in contents.items()]
         for trajectories, index, frame in frames:
             shared = {"pressure": frame.pressure.cpu().numpy(), "velocity": frame.velocity.cpu().numpy()}
             for tracer, writer in zip(frame.tracer.unbind(1), writers, strict=True):
                 writer.write({"tracer": tracer.cpu().numpy(), **shared}, trajectories, index)
-            progress(frame.tracer.shape[0] * frame.tracer.shape[1])
+            report(frame.tracer.shape[0] * frame.tracer.shape[1])
 
 
 def _describe(
