@@ -1,0 +1,44 @@
+"""``physteer report``: tables, figures and ``report.html`` from a run folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from physteer.errors import PhysteerError
+
+
+def main(args: list[str]) -> int:
+    """Run ``physteer report RUN`` and print the report's path; return the exit status.
+
+    Raises:
+        PhysteerError: a wrong word, no such folder, or something broken in it.
+    """
+    parser = _Parser(
+        "physteer report",
+        description="Make tables, figures and report.html from a run folder. Nothing is simulated or predicted again.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    parser.add_argument("--windows", type=_positive, default=4, metavar="N", help="windows whose fields are drawn")
+    given = parser.parse_args(args)
+
+    from physteer.reports import report  # imports torch and matplotlib: not needed for --help
+
+    print(report(given.run, given.windows))
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells mistakes in one line, as every command does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise PhysteerError(f"{message} ({self.prog} --help)")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return value

@@ -1,0 +1,65 @@
+"""Where on the token grid a concept is strong, and where it points the same way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from physteer.concepts import Concept
+from physteer.reports.style import WIDTH, bare, diverging, heading, new_figure, save, sequential, style
+
+_MAP_WIDTH, _TOP = 5.0, 1.05  # inches
+
+
+def token_norms(concept: Concept) -> Tensor:
+    """Return ‖v‖ over channels at every token, [h, w]; the mean over depth where there is any."""
+    norms: Tensor = concept.direction.norm(dim=-1)  # [h, w, δ]
+    return norms.mean(-1)
+
+
+def token_alignment(concept: Concept) -> Tensor:
+    """Return the cosine of every token's vector with the mean over tokens, [h, w]; 1 everywhere for a uniform one."""
+    mean = concept.direction.mean(dim=(0, 1, 2))
+    return cosine_similarity(concept.direction, mean.expand_as(concept.direction), dim=-1).mean(-1)
+
+
+def draw_concept(concept: Concept, name: str, path: Path) -> Path:
+    """Draw both maps, the longer axis of the token grid across, and save the figure; return its path."""
+    norms, alignment = token_norms(concept), token_alignment(concept)
+    across, along = "first axis", "second axis"
+    if norms.shape[0] > norms.shape[1]:
+        norms, alignment, across, along = norms.T, alignment.T, along, across
+    shape = " × ".join(map(str, concept.direction.shape[:3]))
+    title = f"Concept {name} at {concept.site}"
+    caption = f"{shape} tokens, {concept.width} channels; largest norm {float(norms.max()):.3g}"
+    height = min(max(_MAP_WIDTH * norms.shape[0] / norms.shape[1], 0.8), _MAP_WIDTH)
+    total = _TOP + height + 0.45
+    with style():
+        figure = new_figure(total)
+        maps = (
+            (norms, "Norm over channels", sequential(), (0.0, float(norms.max()) or 1.0)),
+            (alignment, "Cosine with the mean over tokens", diverging(), (-1.0, 1.0)),
+        )
+        for i, (values, label, colours, limits) in enumerate(maps):
+            left = 0.35 + i * (_MAP_WIDTH + 1.2)
+            axes = figure.add_axes((left / WIDTH, 0.4 / total, _MAP_WIDTH / WIDTH, height / total))
+            image = axes.imshow(
+                torch.nan_to_num(values).numpy(),
+                origin="lower",
+                cmap=colours,
+                vmin=limits[0],
+                vmax=limits[1],
+                aspect="auto",
+                interpolation="nearest",
+            )
+            bare(axes)
+            axes.set_title(label)
+            axes.set_xlabel(f"{along} →", fontsize=9, loc="left")
+            axes.set_ylabel(f"{across} →", fontsize=9, loc="bottom")
+            bar = figure.add_axes(((left + _MAP_WIDTH + 0.12) / WIDTH, 0.4 / total, 0.14 / WIDTH, height / total))
+            figure.colorbar(image, cax=bar)
+        heading(figure, title, caption)
+        return save(figure, path, title, caption)
