@@ -110,7 +110,10 @@ def plan(config: WalrusConfig, shape: Sequence[int], boundaries: Boundaries, jit
             allowed = ", ".join(str(tokens * ratio) for ratio in STRIDES)
             raise PhysteerError(f"axis {name} has {size} cells; with {tokens} tokens per axis it may have {allowed}")
         strides = STRIDES[size // tokens]
-        axes.append((_released_axis if released else _preview_axis)(size, (codes[0], codes[1]), strides, jitter))
+        axis = (_released_axis if released else _preview_axis)(size, (codes[0], codes[1]), strides, jitter)
+        if axis.tokens < 1:  # `preview` pads too little for a handful of cells
+            raise PhysteerError(f"axis {name} has {size} cells, fewer than the stem's convolutions reach over")
+        axes.append(axis)
     return Grid((axes[0], axes[1], axes[2]))
 
 
