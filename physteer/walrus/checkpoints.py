@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -124,7 +125,8 @@ def read_published_state(path: Path) -> dict[str, Tensor]:
         reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
         raise PhysteerError(f"{path} holds more than tensors and was not opened: {reason}") from None
     except (RuntimeError, zipfile.BadZipFile, EOFError, OSError, KeyError, ValueError) as error:
-        raise PhysteerError(f"{path} is not a whole PyTorch checkpoint: {str(error).splitlines()[0]}") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise PhysteerError(f"{path} is not a whole PyTorch checkpoint: {reason}") from None
     state = tree
     for key in ("app", "model"):
         if not isinstance(state, Mapping) or key not in state:
@@ -141,7 +143,9 @@ def read_published_state(path: Path) -> dict[str, Tensor]:
 
 def _unpickle_tensors(path: Path) -> Any:
     """`torch.load` of tensors only; files older than torch 1.6 are no zip archives and cannot be mapped."""
-    return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the unpickler's doubts about protocols: it opens a file or refuses it
+        return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
 
 
 def _load_ours(path: Path) -> Walrus:
