@@ -3,7 +3,7 @@
 from physteer.callbacks.base import RolloutCallback
 from physteer.callbacks.capture import Capture
 from physteer.callbacks.export_weights import ExportWeights
-#from physteer.callbacks.figures import Figures
+from physteer.callbacks.figures import Figures
 from physteer.callbacks.progress import RolloutProgress
 from physteer.callbacks.rollout_writer import RolloutWriter
 from physteer.callbacks.run_record import RunRecord
@@ -12,7 +12,7 @@ from physteer.callbacks.steer import Steer
 __all__ = [
     "Capture",
     "ExportWeights",
-#    "Figures",
+    "Figures",
     "RolloutCallback",
     "RolloutProgress",
     "RolloutWriter",

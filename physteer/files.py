@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -29,4 +30,5 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         raise PhysteerError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the error that brought us here is the one to tell
+            temporary.unlink(missing_ok=True)

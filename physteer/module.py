@@ -81,7 +81,8 @@ class WalrusModule(L.LightningModule):
         """What the last validation or test measured: `one_step` and `rollout`, each `ForecastScores`."""
         if compile:
             for block in self.network.blocks:
-                block.compile()
+                # not block.compile(), which compiles hooks away: the blocks' outputs stay sites
+                block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
 
     # ------------------------------------------------------------------ one step
 

@@ -15,11 +15,15 @@ from physteer.errors import PhysteerError
 from physteer.module import WalrusModule
 
 
-def run(words: list[str]) -> None:
+def run(words: list[str], *, only_build: bool = False) -> PhysteerCLI:
     """Parse and run ``fit``, ``validate``, ``test`` or ``predict``.
 
     Args:
         words: the command line after ``physteer``.
+        only_build: build trainer, model and data, and leave it at that.
+
+    Returns:
+        The trainer, model and data module, as ``trainer``, ``model`` and ``datamodule``.
 
     Raises:
         PhysteerError: the configuration is wrong.
@@ -28,7 +32,19 @@ def run(words: list[str]) -> None:
     same = words == sys.argv[1:]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
-        PhysteerCLI(args=None if same else words)
+        try:
+            return PhysteerCLI(args=None if same else words, only_build=only_build)
+        except Exception as error:
+            raise _mistake_behind(error) or error from None
+
+
+def _mistake_behind(error: BaseException | None) -> PhysteerError | None:
+    """Find our own error inside what jsonargparse makes of an error in a constructor."""
+    while error is not None:
+        if isinstance(error, PhysteerError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class _Parser(LightningArgumentParser):
@@ -50,7 +66,8 @@ class PhysteerCLI(LightningCLI):
     write what they want to keep.
     """
 
-    def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
+    def __init__(self, args: list[str] | None = None, *, only_build: bool = False) -> None:
+        self._only_build = only_build
         super().__init__(
             WalrusModule,
             WellDataModule,
@@ -63,7 +80,6 @@ class PhysteerCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=args,
-            run=run,
         )
 
     @staticmethod
@@ -78,6 +94,10 @@ class PhysteerCLI(LightningCLI):
         parser.set_defaults(
             {"model": {"class_path": "physteer.WalrusModule"}, "data": {"class_path": "physteer.WellDataModule"}}
         )
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if not self._only_build:
+            super()._run_subcommand(subcommand)
 
     def predict(self, **kwargs: Any) -> None:
         """Run ``Trainer.predict`` without collecting its outputs."""

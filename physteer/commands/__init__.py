@@ -1,0 +1,1 @@
+"""Commands that need no trainer; each module has a `main(args)`."""
