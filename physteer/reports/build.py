@@ -28,7 +28,7 @@ def report(run_folder: Path | str, n_windows: int = 4) -> Path:
 
     Args:
         run_folder: with rollouts, concepts, or only a configuration; what is missing is left out.
-        n_windows: windows whose fields are drawn, spread over the simulations' parameters.
+        n_windows: windows whose fields are drawn, spread over the files they are from.
 
     Returns:
         The path of ``report.html``.
@@ -77,11 +77,11 @@ def _draw(windows: Sequence[WindowRollouts], rows: Sequence[Diagnostic], folder:
 
 
 def spread(windows: Sequence[WindowRollouts], count: int) -> list[WindowRollouts]:
-    """Choose windows evenly over distinct parameters, each from another initial condition where there are enough."""
-    by_parameters: dict[object, list[WindowRollouts]] = {}
+    """Choose windows evenly over files (one per set of parameters) and over their trajectories."""
+    by_file: dict[tuple[str, str], list[WindowRollouts]] = {}
     for window in windows:
-        by_parameters.setdefault((window.split, window.rollouts[0].parameters), []).append(window)
-    groups = list(by_parameters.values())
+        by_file.setdefault((window.split, window.rollouts[0].source[0]), []).append(window)
+    groups = list(by_file.values())
     if len(groups) >= count:
         last = max(count - 1, 1)
         groups = [groups[round(i * (len(groups) - 1) / last)] for i in range(count)]

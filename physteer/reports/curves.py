@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from physteer.reports.diagnostics import FLOW_METRICS, MEAN_VRMSE, Diagnostic, Metric
-from physteer.reports.effects import SpanValue, changes, dose_response, spans, truth_change
+from physteer.reports.effects import SpanValue, changes, dose_response, is_steered, spans, truth_change
 from physteer.reports.rollouts import TRUTH, UNSTEERED, Series
 from physteer.reports.style import (
     FAINT,
@@ -51,10 +51,11 @@ def draw_dose_response(rows: Sequence[Diagnostic], series: Series, path: Path) -
     metrics = [metric for metric in FLOW_METRICS[:2] if metric.name in present]
     parts = spans(max((row.step for row in rows), default=0))
     grid = [[changes(rows, metric, part) for part in parts] for metric in metrics]
-    if not any(change.series == series for cells in grid for cell in cells for change in cell):
+    steered = [change for cells in grid[:1] for change in cells[0] if is_steered(change, series)]
+    if not steered:
         return None
-    windows = {change.window for change in grid[0][0] if change.series == series}
-    initial = {change.initial_condition for change in grid[0][0] if change.series == series}
+    windows = {change.window for change in steered}
+    initial = {change.initial_condition for change in steered}
     title = f"Dose–response: {series}"
     caption = (
         f"Change against the unsteered rollout of the same window. Thin: {len(windows)} rollouts. Thick: mean over "
@@ -78,7 +79,7 @@ def draw_dose_response(rows: Sequence[Diagnostic], series: Series, path: Path) -
 def _dose_response(axes: Axes, cell: Sequence[SpanValue], series: Series) -> None:
     by_window: dict[tuple[str, str], dict[float, float]] = defaultdict(lambda: {0.0: 0.0})
     for change in cell:
-        if change.series == series and change.condition not in (TRUTH, UNSTEERED):
+        if is_steered(change, series):
             by_window[change.window][change.strength] = change.value
     for values in by_window.values():
         strengths = sorted(values)

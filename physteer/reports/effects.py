@@ -116,9 +116,14 @@ def estimate(values: Iterable[SpanValue], seed: int = 0) -> Estimate:
     return Estimate(float(means.mean()), float(low), float(high), len(means))
 
 
+def is_steered(value: SpanValue, series: Series) -> bool:
+    """Whether a value is of a steered rollout of a series, and not of truth or unsteered."""
+    return value.series == series and value.condition not in (TRUTH, UNSTEERED)
+
+
 def dose_response(changes: Sequence[SpanValue], series: Series) -> dict[float, Estimate]:
     """Return the mean change at every strength of a series, the unsteered rollout (0 by definition) included."""
-    steered = [change for change in changes if change.series == series and change.condition not in (TRUTH, UNSTEERED)]
+    steered = [change for change in changes if is_steered(change, series)]
     estimates = {0.0: Estimate(0.0, 0.0, 0.0, len({change.initial_condition for change in steered}))}
     for strength in {change.strength for change in steered}:
         estimates[strength] = estimate(change for change in steered if change.strength == strength)

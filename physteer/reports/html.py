@@ -97,8 +97,8 @@ def _effects(path: Path) -> Iterator[str]:
     first, last = rows[0]["first_step"], rows[0]["last_step"]
     yield (
         f"<p>Mean over steps {first} to {last}, as a change against the unsteered rollout of the same window (VRMSE: "
-        "against the truth), averaged over initial conditions, with 95&nbsp;% bootstrap intervals over these. Rollouts that "
-        "did not stay finite are left out.</p>"
+        "against the truth), averaged over initial conditions, with 95&nbsp;% bootstrap intervals over these. Rollouts "
+        "that did not stay finite are left out.</p>"
     )
     units = {row["metric"]: _UNITS[row["quantity"]] for row in rows}
     header = ["condition", "α", "initial conditions", *(f"{m.title}{units[m.name]}" for m in metrics)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
@@ -23,6 +23,7 @@ DPI = 144
 
 INK, MUTED, FAINT = "#1a1d24", "#5c6370", "#d5d8de"
 
+_NOT_FINITE = "#9aa0a8"
 _BLUE, _ORANGE = 255.0, 45.0  # hues in OKLCh, degrees; apart for every common colour blindness
 
 RC: dict[Any, Any] = {
@@ -80,19 +81,13 @@ def _arm(weight: NDArray[np.float64], hue: float) -> NDArray[np.float64]:
 def diverging() -> Colormap:
     """Return blue – white – orange, of equal lightness at equal distance from zero."""
     weight = np.linspace(1, 0, 128)
-    return _with_bad(ListedColormap(np.concatenate([_arm(weight, _BLUE), _arm(weight[::-1], _ORANGE)])))
+    colours = np.concatenate([_arm(weight, _BLUE), _arm(weight[::-1], _ORANGE)])
+    return ListedColormap(colours).with_extremes(bad=_NOT_FINITE)
 
 
 def sequential() -> Colormap:
     """Return the palette of fields without a special zero."""
-    import matplotlib
-
-    return _with_bad(matplotlib.colormaps["viridis"].copy())
-
-
-def _with_bad(colours: Colormap) -> Colormap:
-    colours.set_bad("#9aa0a8")
-    return colours
+    return colormaps["viridis"].with_extremes(bad=_NOT_FINITE)
 
 
 def strength_colour(strength: float, largest: float) -> tuple[float, float, float]:
