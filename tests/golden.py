@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from physteer.concepts import DifferenceOfMeans
 from physteer.interventions import Edit, Steer, attached, captured
 from physteer.rollout import rollout, sample_scale
 from physteer.walrus import PREVIEW_FIELDS, RELEASED_FIELDS, Shifts, WalrusConfig, roll_tokens
@@ -144,6 +145,20 @@ def run_rollout(case: dict[str, Any]) -> dict[str, Tensor]:
     return {"y": thin(frames, (*case["y_stride"], 1))}
 
 
+TRANSFORMS = {"a*(1+i)+i": lambda a, i: a * (1 + i) + i, "a*2-1": lambda a, i: a * 2 - 1}
+
+
+def run_concept(case: dict[str, Any]) -> dict[str, Tensor]:
+    """The difference of means of some activations [T, B, d, h, w, δ] made by recipe."""
+    fitter = DifferenceOfMeans()
+    for label in fitter.classes:
+        transform = TRANSFORMS[case[f"{label}_transform"]]
+        for i, key in enumerate(case[f"{label}_keys"]):
+            activation = transform(recipe(key, tuple(case["shape"])), i)
+            fitter.update(label, activation.permute(1, 0, 3, 4, 5, 2))
+    return {"delta": fitter.fit(site="blocks.0").direction.permute(3, 0, 1, 2)[None, None]}
+
+
 def compare(folder: Path) -> Iterator[Comparison]:
     """Run every case of a folder; a case without a file counts as an infinite error."""
     for name, case in json.loads((folder / "index.json").read_text()).items():
@@ -151,9 +166,8 @@ def compare(folder: Path) -> Iterator[Comparison]:
         if not path.exists():
             yield Comparison(name, "missing", math.inf)
             continue
-        if "feature_keys" in case:
-            continue
-        found = run_rollout(case) if "steps" in case else run_network(case)
+        run = run_concept if "feature_keys" in case else run_rollout if "steps" in case else run_network
+        found = run(case)
         for tensor, truth in load_file(path).items():
             error = relative_error(found[tensor], truth) if tensor in found else math.inf
             yield Comparison(name, tensor, error)

@@ -1,5 +1,6 @@
 """Checkpoints: published files, conversion, the hub's cache, and everything that can be wrong with a file."""
 
+import json
 import os
 import pickle
 import subprocess
@@ -137,6 +138,8 @@ def test_any_walrus_is_saved_and_loaded(tmp_path):
         again = load(tmp_path / "a.safetensors")
         assert again.config == walrus.config and same_bits(again, walrus)
     assert read_metadata(tmp_path / "a.safetensors")["data"] == "none"
+    save(again, tmp_path / "b.safetensors", {"data": "none"})
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
 def test_the_model_id_names_the_weights():
@@ -319,7 +322,7 @@ def test_files_that_are_something_else(tmp_path):
     with pytest.raises(PhysteerError, match=r"is not a Walrus: .* among layer.weight"):
         load(tmp_path / "a.pt")
     save_file({"a": torch.ones(1)}, tmp_path / "b.safetensors")
-    with pytest.raises(PhysteerError, match="is not a physteer Walrus: its format is None"):
+    with pytest.raises(PhysteerError, match="is not a physteer Walrus: its header holds nothing"):
         load(tmp_path / "b.safetensors")
     (tmp_path / "c.pt").write_bytes(b"")
     with pytest.raises(PhysteerError, match=r"several weight files, name one of a.pt, b.safetensors, c.pt"):
@@ -336,13 +339,17 @@ def test_our_files_are_checked_too(tmp_path):
     path = tmp_path / "a.safetensors"
     save(make(), path)
     tensors, metadata = load_file(path), read_metadata(path)
-    save_file(tensors | {"extra": torch.ones(1)}, path, metadata)
+
+    def write(tensors, metadata):
+        save_file(tensors, path, {"physteer.walrus": json.dumps(metadata)})
+
+    write(tensors | {"extra": torch.ones(1)}, metadata)
     with pytest.raises(PhysteerError, match="holds unknown tensors: extra"):
         load(path)
-    save_file(tensors, path, metadata | {"format_version": "2"})
+    write(tensors, metadata | {"format_version": "2"})
     with pytest.raises(PhysteerError, match="format version 2; this physteer reads 1"):
         load(path)
-    save_file(tensors, path, metadata | {"config": '{"colour": 1}'})
+    write(tensors, metadata | {"config": '{"colour": 1}'})
     with pytest.raises(PhysteerError, match=r"no configuration this physteer can read: .*colour"):
         load(path)
 

@@ -25,7 +25,9 @@ from physteer.walrus.network import Walrus
 from physteer.walrus.published import assemble, check_keys, from_published
 from physteer.walrus.sources import locate
 
-FORMAT, FORMAT_VERSION = "physteer.walrus", 1
+FORMAT_VERSION = 1
+HEADER = "physteer.walrus"
+"""The key of our metadata in a safetensors header."""
 
 
 def load(source: str | Path, extended_config: str | Path | None = None) -> Walrus:
@@ -64,7 +66,6 @@ def save(walrus: Walrus, path: str | Path, metadata: Mapping[str, str] | None = 
         raise PhysteerError(f"weights are written as .safetensors; found {path}")
     header = {
         **(metadata or {}),
-        "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         "config": json.dumps(dataclasses.asdict(walrus.config)),
         "model_id": model_id(walrus),
@@ -72,26 +73,27 @@ def save(walrus: Walrus, path: str | Path, metadata: Mapping[str, str] | None = 
     }
     parameters = {name: parameter.detach().contiguous() for name, parameter in walrus.named_parameters()}
     with atomic_write(path) as temporary:
-        save_file(parameters, temporary, header)
+        # One key: safetensors writes several in random order, and equal models should be equal files.
+        save_file(parameters, temporary, {HEADER: json.dumps(header)})
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Return the header of one of our safetensors files: format, configuration, id and provenance.
+    """Return the metadata of one of our safetensors files: format version, configuration, id and provenance.
 
     Raises:
         PhysteerError: The file is broken, or not ours.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
+            stored: dict[str, str] = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise PhysteerError(f"{path} is not a whole safetensors file: {error}") from None
-    if metadata.get("format") != FORMAT:
-        raise PhysteerError(
-            f"{path} is not a physteer Walrus: its format is {metadata.get('format')!r}, not {FORMAT!r}"
-        )
-    if metadata.get("format_version") != str(FORMAT_VERSION):
-        version = metadata.get("format_version")
+    if HEADER not in stored:
+        held = ", ".join(stored) or "nothing"
+        raise PhysteerError(f"{path} is not a physteer Walrus: its header holds {held}, not {HEADER!r}")
+    metadata: dict[str, str] = json.loads(stored[HEADER])
+    version = metadata.get("format_version")
+    if version != str(FORMAT_VERSION):
         raise PhysteerError(f"{path} has format version {version}; this physteer reads {FORMAT_VERSION}")
     return metadata
 
