@@ -44,7 +44,7 @@ class Panel:
     colour: str | tuple[float, float, float]
     """Of the row's label."""
     reference: bool
-    """Whether it is the truth, the unsteered rollout or the given context: they set the colour scale."""
+    """Whether it is of the truth or the unsteered rollout: they set the colour scale."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,16 @@ def shown_fields(rollout: WrittenRollout) -> list[Shown]:
     return shown
 
 
-def draw_panels(window: WindowRollouts, series: Series, field: Shown, path: Path, n_columns: int = 5) -> Path:
+def draw_panels(window: WindowRollouts, series: Series, field: Shown, path: Path) -> Path:
     """Draw one field of a window under truth, unsteered and one series of strengths, and save the figure.
+
+    The columns go from the last frame given to the model to the end of the rollout.
 
     Args:
         window: with at least one rollout.
         series: whose strengths are drawn; one the window does not have leaves truth and unsteered.
         field: one of `shown_fields`.
         path: of the PNG.
-        n_columns: frames, from the last given one to the end of the rollout.
 
     Returns:
         The path.
@@ -87,6 +88,8 @@ def draw_panels(window: WindowRollouts, series: Series, field: Shown, path: Path
     rollouts = [*references, *window.steered(series)]
     first = rollouts[0]
     n_steps = min(int(rollout.steps[-1]) for rollout in rollouts)
+    low, high, bottom, top = _plane(first)[2]
+    n_columns = 5 if high - low > 1.4 * (top - bottom) else 6
     steps = sorted(set(np.linspace(0, n_steps, n_columns).round().astype(int).tolist()))
     largest = max(abs(rollout.strength) for rollout in rollouts)
     panels = [[_panel(rollout, field, step, largest) for step in steps] for rollout in rollouts]
@@ -126,6 +129,8 @@ def _draw(panels: list[list[Panel]], field: Shown, rollout: WrittenRollout, step
                 aspect="auto",
             )
             bare(axes)
+            if not np.isfinite(panel.image).any():
+                axes.text(0.5, 0.5, "not finite", transform=axes.transAxes, ha="center", va="center", color="white")
             if i == 0:
                 time = float(rollout.times[steps[j] + rollout.n_context - 1])
                 label = "given" if steps[j] == 0 else f"step {steps[j]}"
@@ -155,7 +160,7 @@ def _panel(rollout: WrittenRollout, field: Shown, step: int, largest: float) -> 
     steered = rollout.condition not in (TRUTH, UNSTEERED)
     label = strength_label(rollout.strength) if steered else rollout.condition
     colour = strength_colour(rollout.strength, largest) if steered else INK
-    return Panel(np.where(np.isfinite(image), image, np.nan), label, colour, not steered or step == 0)
+    return Panel(np.where(np.isfinite(image), image, np.nan), label, colour, not steered)
 
 
 def _middle(values: Tensor) -> Tensor:
