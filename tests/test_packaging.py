@@ -1,15 +1,21 @@
-"""The built wheel holds everything, physteer.callbacks included, and every module imports from it alone."""
+"""The built wheel holds everything, callbacks and configurations included, and every module imports from it alone."""
 
 import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+ELSEWHERE = {  # packages whose folder is not inside physteer/, where a link of that name stands for it
+    package.removeprefix("physteer."): folder
+    for package, folder in SETTINGS["tool"]["setuptools"]["package-dir"].items()
+}
 SKIPPED = ("__pycache__", "*.pyc", ".*.tmp*")
 
 IMPORT_ALL = """
@@ -27,13 +33,22 @@ for name in sys.argv[3:]:
 def packaged_files() -> set[str]:
     """Return what has to be in the wheel, as paths in it."""
     found = set()
-    for folder, prefix in ((ROOT / "physteer", "physteer"), (ROOT / "callbacks", "physteer/callbacks")):
-        for path in folder.rglob("*"):
-            relative = path.relative_to(folder)
+    folders = {"physteer": "physteer"} | {folder: f"physteer/{name}" for name, folder in ELSEWHERE.items()}
+    for folder, prefix in folders.items():
+        for path in (ROOT / folder).rglob("*"):
+            relative = path.relative_to(ROOT / folder)
             hidden = any(part == "__pycache__" or part.startswith(".") for part in relative.parts)
-            if path.is_file() and not hidden and relative.parts[0] != "callbacks":  # the link to callbacks/
+            link = prefix == "physteer" and relative.parts[0] in ELSEWHERE
+            if path.is_file() and not hidden and not link:
                 found.add(f"{prefix}/{relative.as_posix()}")
     return found
+
+
+def test_folders_at_the_top_are_linked_where_they_are_imported():
+    assert set(ELSEWHERE) >= {"callbacks"}
+    for name, folder in ELSEWHERE.items():
+        link = ROOT / "physteer" / name
+        assert link.is_symlink() and link.resolve() == ROOT / folder
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +59,7 @@ def wheel(tmp_path_factory):
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
-    for name in ("physteer", "callbacks"):
+    for name in ("physteer", *ELSEWHERE.values()):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns(*SKIPPED))
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source]
     done = subprocess.run(command, capture_output=True, text=True)
