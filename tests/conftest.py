@@ -19,6 +19,7 @@ LIBRARY_ENVIRONMENT = (
     "LIGHTNING_",
     "WANDB_",
     "TORCH",  # torch.compile's caches
+    "PYTORCH_",  # Lightning's look for GPUs
     "TRITON_",
     "KINETO_",
     "KMP_",  # OpenMP, at its first use

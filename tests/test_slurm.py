@@ -7,8 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
-SCRIPTS = sorted((Path(__file__).parents[1] / "slurm").glob("*.sbatch"))
+from physteer.cli import main
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "slurm").glob("*.sbatch"))
 
 
 def dry_run(script, *words, config="run.yaml", cwd=None, **variables):
@@ -133,7 +137,22 @@ class TestRestart:
     def test_first_start_takes_none(self, fit, started):
         assert not any("ckpt" in word for word in srun_line(fit, cwd=started, SLURM_JOB_ID="7"))
 
-    def test_restart_before_the_first_checkpoint(self, fit, folder):
-        (folder / "runs/run-7").mkdir(parents=True)
+    def test_restart_without_a_checkpoint_in_the_run_folder(self, fit, folder):
         line = srun_line(fit, cwd=folder, SLURM_JOB_ID="7", SLURM_RESTART_COUNT="1")
-        assert not any("ckpt" in word for word in line)
+        assert line[-1] == "--ckpt_path=last"
+
+
+@pytest.mark.parametrize(("script", "config"), [("fit", "fit"), ("predict", "steer")])
+def test_physteer_accepts_the_line(script, config, capsys):
+    path = f"configs/demo/{config}.yaml"
+    variables = {"SLURM_JOB_NUM_NODES": "2", "GPUS_PER_NODE": "4", "RUN_DIR": "runs/there", "SLURM_RESTART_COUNT": "1"}
+    words = ["--trainer.enable_model_summary=false"]
+    line = srun_line(ROOT / f"slurm/{script}.sbatch", *words, config=path, cwd=ROOT, PHYSTEER="physteer", **variables)
+    arguments = line[line.index("physteer") + 1 :]
+    arguments[1] = f"--config={ROOT / path}"  # the tests may run in another folder
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, "--print_config"])
+    assert end.value.code in (0, None)
+    trainer = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    assert (trainer["num_nodes"], int(trainer["devices"]), trainer["default_root_dir"]) == (2, 4, "runs/there")
+    assert trainer["enable_model_summary"] is False
