@@ -11,7 +11,7 @@ from torch.nn.functional import cosine_similarity
 from physteer.concepts import Concept
 from physteer.reports.style import WIDTH, bare, diverging, heading, new_figure, save, sequential, style
 
-_MAP_WIDTH, _TOP = 5.0, 1.05  # inches
+_MAP_WIDTH, _TOP = 4.2, 1.05  # inches
 
 
 def token_norms(concept: Concept) -> Tensor:

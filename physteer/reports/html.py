@@ -123,7 +123,7 @@ def _effect(row: Mapping[str, str]) -> str:
         return "0"
     if math.isnan(mean):
         return "not finite"
-    text = "{:.3g}".format if absolute else lambda value: _signed(100 * value, ".1f")
+    text = "{:.3g}".format if absolute else lambda value: _signed(100 * value, ".3g")
     return text(mean) if math.isnan(low) else f"{text(mean)}\n[{text(low)}, {text(high)}]"
 
 
