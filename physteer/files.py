@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,18 +18,40 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path in the same folder, which takes the final name when the block ends without an error.
 
     The folder is made if need be. After an error the temporary file is removed and an older file of that name stays.
+    The temporary name ends in ``.tmp``: say the format to a library that takes it from a file's ending.
 
     Raises:
         PhysteerError: the folder cannot be made or written to, or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp{path.suffix}")
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise PhysteerError(f"cannot write {path}: {error.strerror or error}") from error
+        raise PhysteerError(f"cannot write {path}: {reason(error)}") from error
     finally:
         with contextlib.suppress(OSError):  # the error that brought us here is the one to tell
             temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a new hidden name in the same folder.
+
+    Its ending is not the file's, so that no search for ``*.hdf5`` finds what a killed process left behind.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def reason(error: BaseException) -> str:
+    """Return in a few words of one line why a file could not be read or written.
+
+    HDF5 wraps the system's reason in its own account, the file's name and addresses in memory included.
+    """
+    if isinstance(error, KeyError) and error.args:
+        text = str(error.args[0])  # str(KeyError) would be quoted
+    else:
+        text = str(getattr(error, "strerror", None) or error)
+    inner = re.search(r"error message = '([^']+)'", text)
+    return inner[1] if inner else " ".join(text.split()) or type(error).__name__

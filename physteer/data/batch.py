@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from physteer.data.fields import ChannelSource
-from physteer.errors import PhysteerError
+from physteer.errors import PhysteerError, did_you_mean
 
 Boundaries = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
@@ -53,7 +53,10 @@ class Channels:
     def index(self, name: str) -> int:
         """Return the position of a channel; PhysteerError names what there is."""
         if name not in self.names:
-            raise PhysteerError(f"field {name!r} is not in this data set, which has {', '.join(self.names)}")
+            raise PhysteerError(
+                f"field {name!r} is not in this data set, which has {', '.join(self.names)}"
+                f"{did_you_mean(name, self.names)}"
+            )
         return self.names.index(name)
 
     @property
@@ -62,7 +65,7 @@ class Channels:
         return [i for i, evolving in enumerate(self.evolving) if evolving]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Grid:
     """The spatial axes of a data set, always three: an absent axis has one cell and counts as periodic."""
 
@@ -82,8 +85,9 @@ class Grid:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Distance between cells along each axis; 1 on an absent axis."""
-        return tuple(float(c[1] - c[0]) if len(c) > 1 else 1.0 for c in self.coordinates)  # type: ignore[return-value]
+        """Mean distance between cells along each axis; 1 on an absent axis."""
+        # over the whole axis: a difference of two float32 neighbours would lose digits
+        return tuple(float(c[-1] - c[0]) / (len(c) - 1) if len(c) > 1 else 1.0 for c in self.coordinates)  # type: ignore[return-value]
 
     @property
     def periodic(self) -> tuple[bool, bool, bool]:
@@ -91,7 +95,7 @@ class Grid:
         return tuple(ends == (2, 2) for ends in self.boundaries)  # type: ignore[return-value]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Origin:
     """What all windows of a split have in common."""
 
@@ -103,7 +107,7 @@ class Origin:
     grid: Grid
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sample:
     """One window as read from disk."""
 
@@ -115,7 +119,7 @@ class Sample:
     """[T], in the data set's time unit."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Windows of one data set, ready for the network."""
 

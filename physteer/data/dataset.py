@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import itertools
-import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Any
 
-import fsspec
-import h5py
-import numpy as np
 import torch
-from the_well.data import WellDataset
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from physteer.data.batch import Channels, Grid, Origin, Sample, Window
-from physteer.data.fields import channel_sources, stored_parameters
+from physteer.data.batch import Boundaries, Channels, Grid, Origin, Sample, Window
+from physteer.data.fields import channel_sources
+from physteer.data.open_files import OpenFiles
+from physteer.data.well_index import open_well
 from physteer.errors import PhysteerError, did_you_mean
 
 
 @dataclass(frozen=True)
 class WindowSpec:
-    """Which windows of each trajectory a data set yields."""
+    """Which windows of each trajectory a data set yields; trajectories that are too short yield none."""
 
     n_input: int
     """Frames of context."""
@@ -38,6 +38,9 @@ class WindowSpec:
     """Frames between starts; None for one window per trajectory."""
     trajectories: tuple[int, ...] | None = None
     """Indices of the trajectories to use in every file; None for all."""
+    share: tuple[float, float] = (0.0, 1.0)
+    """Use trajectories from the first up to the second fraction of how many there are in the file that has most, so
+    that a trajectory index is inside or outside in every file alike."""
 
     @property
     def n_frames(self) -> int:
@@ -51,54 +54,44 @@ class WindowSpec:
             last = min(last, self.first)
         return range(self.first, last + 1, self.every or 1)
 
+    def chosen(self, n_most: int) -> list[int]:
+        """Return the trajectories to use where the file that has most has ``n_most``.
 
-@dataclass
-class _Handles:
-    """Open HDF5 files of one process: a forked worker opens its own."""
-
-    well: WellDataset
-    pid: int = field(default_factory=os.getpid)
-    files: dict[int, h5py.File] = field(default_factory=dict)
-
-    def __getitem__(self, index: int) -> h5py.File:
-        if self.pid != os.getpid():  # inherited through fork: not ours to use or to close
-            self.pid, self.files = os.getpid(), {}
-        if index not in self.files:
-            path = self.well.files_paths[index]
-            local = "file" in np.atleast_1d(self.well.fs.protocol)
-            try:
-                self.files[index] = h5py.File(path if local else self.well.fs.open(path, "rb"), "r")
-            except OSError as error:
-                raise PhysteerError(f"cannot read {path}: {error}") from error
-        return self.files[index]
-
-    def close(self) -> None:
-        if self.pid == os.getpid():
-            for file in self.files.values():
-                file.close()
-        self.files = {}
-
-    def __getstate__(self) -> dict[str, Any]:  # handles stay behind when a worker is spawned
-        return {"well": self.well, "pid": -1, "files": {}}
+        Raises:
+            PhysteerError: one is asked for that no file has, or none is left.
+        """
+        asked = range(n_most) if self.trajectories is None else sorted(set(self.trajectories))
+        absent = [t for t in asked if t not in range(n_most)]
+        if absent:
+            raise PhysteerError(f"there is no trajectory {absent[0]}; files have up to {n_most}, counted from 0")
+        inside = range(*(round(n_most * fraction) for fraction in self.share))
+        chosen = [t for t in asked if t in inside]
+        if not chosen:
+            raise PhysteerError(
+                f"no trajectory is left: those from {self.share[0]:.0%} to {self.share[1]:.0%} of {n_most} are "
+                f"{list(inside)}, asked for are {list(asked)}"
+            )
+        return chosen
 
 
 class WindowDataset(Dataset[Sample]):
-    """Windows of the HDF5 files in one folder, read through ``the_well``.
+    """Windows of the HDF5 files in one folder, which ``the_well`` indexes.
 
     Fields come as the network takes them: scalars, then vector and tensor components, then constant fields;
     two-dimensional Cartesian data are inflated to three components (the new ones 0) and three axes (one of one cell).
+    Values are those of ``the_well.data.WellDataset``, without opening a file for every sample.
 
     Args:
         path: the folder of one split, local or any fsspec address (``hf://…``, ``memory://…``).
         spec: which windows to yield.
         include: use only files whose name contains one of these.
         exclude: leave out files whose name contains one of these.
-        fields: stored name → vocabulary name, where they differ; a new name that begins with ``log10_`` takes the
-            logarithm of the stored values, ``zeros_like_…`` puts zeros in their place.
+        fields: stored name → vocabulary name, where they differ (`physteer.data.fields.channel_sources`).
         storage_options: passed to fsspec.
 
     Raises:
-        PhysteerError: no such folder, no file left by the filters, a broken file, or trajectories that are too short.
+        PhysteerError: no such folder, no file left by the filters, a broken file, files that do not belong together, no
+            such trajectory, or trajectories that are too short.
     """
 
     def __init__(
@@ -112,21 +105,21 @@ class WindowDataset(Dataset[Sample]):
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.spec = path, spec
-        self.well = _open_well(path, spec, include, exclude, storage_options)
+        self.well = open_well(path, include, exclude, storage_options)
         self.files = [PurePosixPath(p).stem for p in self.well.files_paths]
-        self._handles = _Handles(self.well)
-        self._caches: list[dict[str, Any]] = [{} for _ in self.files]
-        grid = self._read_grid()
+        self._numbers = {name: number for number, name in enumerate(self.files)}
+        self._open_files = OpenFiles(self.well.files_paths, path, storage_options or {})
+        try:
+            grid, self.parameters = self._read_grid_and_parameters()
+        finally:
+            self.close()  # each process opens what it reads from; this one may leave that to its workers
         channels = Channels(tuple(channel_sources(self.well.metadata, grid.axes, fields or {})))
         self.origin = Origin(self.well.dataset_name, path, channels, grid)
-        self.parameters = [stored_parameters(self._handles[i]) for i in range(len(self.files))]
         self.windows = list(self._all_windows())
         if not self.windows:
-            longest = max(self.well.n_steps_per_trajectory)
             raise PhysteerError(
                 f"no window fits {path}: one needs {spec.n_input} + {spec.n_output} frames, {min(spec.strides)} apart, "
-                f"from frame {spec.first}; trajectories have up to {longest} frames (trajectories asked for: "
-                f"{'all' if spec.trajectories is None else list(spec.trajectories)})"
+                f"from frame {spec.first}; trajectories have up to {max(self.well.n_steps_per_trajectory)} frames"
             )
 
     def __len__(self) -> int:
@@ -139,54 +132,45 @@ class WindowDataset(Dataset[Sample]):
         """Read one window.
 
         Args:
-            window: its address.
-            n_frames: how many frames; the data set's own number when None.
+            window: its address; it need not be one of `windows`.
+            n_frames: how many frames; the specification's number when None.
 
         Raises:
-            PhysteerError: no such file, a broken file, or values that are not finite.
+            PhysteerError: no such file, trajectory or frames, a broken file, or values that are not finite.
         """
-        if window.file not in self.files:
-            raise PhysteerError(f"no file {window.file!r} in {self.path}{did_you_mean(window.file, self.files)}")
-        number = self.files.index(window.file)
-        file, n_frames = self._handles[number], n_frames or self.spec.n_frames
-        where = (file, self._caches[number], window.trajectory, window.start, n_frames, window.stride)
-        try:
-            varying, constant = self.well._reconstruct_fields(*where)
-        except OSError as error:
-            raise PhysteerError(f"cannot read {self.well.files_paths[number]}: {error}") from error
-        values = {
-            name: data
-            for by_order in (varying, constant)
-            for named in by_order.values()
-            for name, data in named.items()
-        }
-        fields = torch.zeros(n_frames, len(self.origin.channels.sources), *self.well.size_tuple)  # [T, C, *space]
-        for channel, source in zip(fields.unbind(1), self.origin.channels.sources, strict=True):
-            source.fill(channel, values)
-        fields = fields.reshape(*fields.shape[:2], *self.origin.grid.shape)
-        if not torch.isfinite(fields).all():
-            broken = [
-                name
-                for name, f in zip(self.origin.channels.names, fields.unbind(1), strict=True)
-                if not f.isfinite().all()
-            ]
-            raise PhysteerError(f"{window} of {self.path}: {', '.join(broken)} has values that are not finite")
-        times = file["dimensions"]["time"]
-        times = times[window.trajectory] if times.attrs["sample_varying"] else times[:]
-        stop = window.start + window.stride * n_frames
+        n_frames = self.spec.n_frames if n_frames is None else n_frames
+        number = self._number(window, n_frames)
+        frames = slice(window.start, window.start + window.stride * (n_frames - 1) + 1, window.stride)
+        sources = self.origin.channels.sources
+        fields = torch.empty(n_frames, len(sources), *self.well.size_tuple)  # [T, C, *space]
+        with self._open_files.reading(number) as file:
+            wanted = {source.field for source in sources if source.field and source.transform != "zeros"}
+            values = {name: torch.from_numpy(file.read(name, window.trajectory, frames)) for name in wanted}
+            times = torch.from_numpy(file.times(window.trajectory)[frames])
+            for channel, source in zip(fields.unbind(1), sources, strict=True):
+                source.fill(channel, values)
+        if not torch.isfinite(fields.sum()) and not (finite := torch.isfinite(fields).flatten(2).all(2)).all():
+            broken = [name for name, good in zip(self.origin.channels.names, finite.all(0), strict=True) if not good]
+            frame = frames.start + frames.step * int(finite.all(1).int().argmin())
+            raise PhysteerError(
+                f"{', '.join(broken)} of trajectory {window.trajectory} in {self.well.files_paths[number]} has values "
+                f"that are not finite, first in frame {frame}"
+            )
         return Sample(
-            fields=fields,
+            fields=fields.reshape(*fields.shape[:2], *self.origin.grid.shape),  # [T, C, H, W, D]
             window=window,
-            parameters={
-                name: float(np.ravel(values)[window.trajectory if np.size(values) > 1 else 0])
-                for name, values in self.parameters[number].items()
-            },
-            times=torch.as_tensor(times[window.start : stop : window.stride]),
+            parameters=self.parameters_of(window),
+            times=times,
         )
+
+    def parameters_of(self, window: Window) -> dict[str, float]:
+        """Return the simulation's parameters of a window, read when the data set was opened."""
+        stored = self.parameters[self._number(window)]
+        return {name: float(v[window.trajectory] if v.ndim else v) for name, v in stored.items()}
 
     def close(self) -> None:
         """Close this process's HDF5 files; a later read opens them again."""
-        self._handles.close()
+        self._open_files.close()
 
     def __enter__(self) -> WindowDataset:
         return self
@@ -196,81 +180,62 @@ class WindowDataset(Dataset[Sample]):
     ) -> None:
         self.close()
 
+    def _number(self, window: Window, n_frames: int = 1) -> int:
+        """Return the index of a window's file, which holds all its frames."""
+        if window.file not in self._numbers:
+            raise PhysteerError(f"no file {window.file!r} in {self.path}{did_you_mean(window.file, self.files)}")
+        number = self._numbers[window.file]
+        trajectories, stored = self.well.n_trajectories_per_file[number], self.well.n_steps_per_trajectory[number]
+        last = window.start + window.stride * (n_frames - 1)
+        if window.trajectory not in range(trajectories) or window.stride < 1 or not 0 <= window.start <= last < stored:
+            raise PhysteerError(
+                f"{window} has no frames {window.start} to {last}: the file has {trajectories} trajectories of "
+                f"{stored} frames"
+            )
+        return number
+
     def _all_windows(self) -> Iterator[Window]:
-        for number, name in enumerate(self.files):
-            stored = range(self.well.n_trajectories_per_file[number])
-            chosen = stored if self.spec.trajectories is None else [t for t in self.spec.trajectories if t in stored]
+        per_file = self.well.n_trajectories_per_file
+        chosen = self.spec.chosen(max(per_file))
+        for name, n_trajectories, n_stored in zip(self.files, per_file, self.well.n_steps_per_trajectory, strict=True):
             for trajectory, stride in itertools.product(chosen, self.spec.strides):
-                for start in self.spec.starts(self.well.n_steps_per_trajectory[number], stride):
-                    yield Window(name, trajectory, start, stride)
+                if trajectory < n_trajectories:
+                    for start in self.spec.starts(n_stored, stride):
+                        yield Window(name, trajectory, start, stride)
 
-    def _read_grid(self) -> Grid:
-        file = self._handles[0]
-        dimensions = file["dimensions"]
-        axes = tuple(str(axis) for axis in dimensions.attrs["spatial_dims"])
-        coordinates = [torch.as_tensor(dimensions[axis][:]).reshape(-1)[-dimensions[axis].shape[-1] :] for axis in axes]
-        codes = self.well._padding_bcs(file, {}, 0, 0, 1, 1).int().tolist()
-        absent = 3 - len(axes)
-        boundaries = tuple(tuple(ends) for ends in codes) + ((2, 2),) * absent
-        padded = tuple(coordinates) + (torch.zeros(1),) * absent
-        return Grid(padded, boundaries, axes, str(file.attrs["grid_type"]))  # type: ignore[arg-type]
-
-
-def _open_well(
-    path: str,
-    spec: WindowSpec,
-    include: Sequence[str],
-    exclude: Sequence[str],
-    storage_options: Mapping[str, Any] | None,
-) -> WellDataset:
-    """Let ``the_well`` index a folder, with its assertions turned into errors that name the folder or the file."""
-    options = dict(storage_options or {})
-    fs, root = fsspec.url_to_fs(path, **options)
-    found = sorted(fs.glob(f"{root}/*.h5") + fs.glob(f"{root}/*.hdf5"))
-    if not found:
-        raise PhysteerError(f"no HDF5 files in {path}{_siblings(fs, root)}")
-    kept = [f for f in found if not include or any(part in f for part in include)]
-    kept = [f for f in kept if not any(part in f for part in exclude)]
-    if not kept:
-        raise PhysteerError(
-            f"the filters leave none of the {len(found)} files in {path}, such as {PurePosixPath(found[0]).name}: "
-            f"include {list(include)}, exclude {list(exclude)}"
-        )
-    try:
-        return WellDataset(
-            path=path,
-            include_filters=list(include),
-            exclude_filters=list(exclude),
-            n_steps_input=1,  # the windows are ours; the_well only needs one frame to be there
-            n_steps_output=0,
-            return_grid=False,
-            storage_options=options,
-        )
-    except AssertionError as error:
-        raise PhysteerError(f"{path}: {error}") from error
-    except (OSError, KeyError) as error:
-        raise PhysteerError(f"{_first_broken(fs, kept)} is not a readable Well file: {error}") from error
-
-
-def _siblings(fs: fsspec.AbstractFileSystem, root: str) -> str:
-    """Name the splits that do exist beside a missing one."""
-    parent = str(PurePosixPath(root).parent)
-    if not fs.isdir(parent):
-        return f"; {parent} does not exist"
-    splits = sorted(PurePosixPath(p).name for p in fs.ls(parent, detail=False) if fs.isdir(p))
-    return f"; {parent} has {', '.join(splits) or 'no folders'}"
-
-
-def _first_broken(fs: fsspec.AbstractFileSystem, paths: Sequence[str]) -> str:
-    for path in paths:
-        try:
-            with fs.open(path, "rb") as stream, h5py.File(stream, "r") as file:
-                _ = (
-                    file.attrs["n_trajectories"],
-                    file["dimensions"]["time"],
-                    file["scalars"],
-                    file["boundary_conditions"],
+    def _read_grid_and_parameters(self) -> tuple[Grid, list[dict[str, NDArray[Any]]]]:
+        """Read what every file holds beside fields: one grid for all, and the parameters of each."""
+        grids, parameters = [], []
+        for number in range(len(self.files)):
+            with self._open_files.reading(number) as file:
+                codes = self.well._padding_bcs(file.file, {}, 0, 0, 1, 1).int().tolist()
+                coordinates = [torch.from_numpy(file.coordinates(axis)) for axis in file.axes]
+                grids.append(_grid(coordinates, codes, file.axes, self.well.metadata.grid_type))
+                parameters.append(file.parameters)
+        first = grids[0]
+        for name, grid in zip(self.files, grids, strict=True):
+            if (grid.axes, grid.boundaries) != (first.axes, first.boundaries):
+                raise PhysteerError(
+                    f"{self.path}: {name} has boundaries {grid.boundaries} on {grid.axes}, {self.files[0]} has "
+                    f"{first.boundaries} on {first.axes}; choose files of one kind with include or exclude"
                 )
-        except (OSError, KeyError):
-            return path
-    return paths[0]
+        stretched = [n for n, g in zip(self.files, grids, strict=True) if not _equal(g.coordinates, first.coordinates)]
+        if stretched:
+            warnings.warn(
+                f"{self.path}: {stretched[0]} has other coordinates than {self.files[0]}, which are used for all files",
+                stacklevel=3,
+            )
+        # a batch holds windows of several files, so it has the parameters that all of them have
+        common = [name for name in parameters[0] if all(name in one for one in parameters)]
+        return first, [{name: one[name] for name in common} for one in parameters]
+
+
+def _grid(coordinates: list[Tensor], codes: list[list[int]], axes: tuple[str, ...], kind: str) -> Grid:
+    """Add axes of one cell, which count as periodic, up to three."""
+    absent = 3 - len(axes)
+    boundaries: Boundaries = (*((low, high) for low, high in codes), *((2, 2),) * absent)  # type: ignore[assignment]
+    return Grid((*coordinates, *(torch.zeros(1),) * absent), boundaries, axes, kind)  # type: ignore[arg-type]
+
+
+def _equal(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(some, others, strict=True))

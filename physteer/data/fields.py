@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import h5py
-import numpy as np
 from the_well.data.datasets import WellMetadata
 from torch import Tensor
 
 from physteer.errors import PhysteerError, did_you_mean
+
+Transform = Literal["identity", "log10", "zeros"]
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,13 @@ class ChannelSource:
     """Indices into the stored vector or tensor."""
     evolving: bool = True
     """Whether it changes in time."""
-    transform: str = "identity"
-    """``identity``, ``log10`` or ``zeros``."""
+    transform: Transform = "identity"
+    """What is done to the stored values."""
 
     def fill(self, channel: Tensor, values: Mapping[str, Tensor]) -> None:
-        """Write this channel's values [T, *space] in place; a constant field is repeated over the frames."""
+        """Write this channel in place, [T, *space], from stored fields, which may lack frames and axes (size 1)."""
         if self.field is None or self.transform == "zeros":
+            channel.zero_()
             return
         place: tuple[Any, ...] = (..., *self.component)
         channel.copy_(values[self.field][place])
@@ -46,31 +48,40 @@ def channel_sources(metadata: WellMetadata, axes: Sequence[str], renamed: Mappin
     Args:
         metadata: what ``the_well`` read: names of scalars, vector components (``velocity_x``) and tensor components.
         axes: names of the spatial axes, in order.
-        renamed: stored name → vocabulary name. A new name that begins with ``log10_`` where the stored one does not
-            takes the logarithm; ``zeros_like_…`` puts zeros in its place (the published models do so for the densities
-            of the acoustic data sets, which is the default here).
+        renamed: stored name → vocabulary name, of a field with all its components or of one component. A new name that
+            begins with ``log10_`` where the stored one does not takes the logarithm; ``zeros_like_…`` puts zeros in
+            its place. Default of the acoustic data sets, as the published models have it: ``density`` →
+            ``zeros_like_density``. A new name that is itself stored is left alone: rollouts of a run are read with the
+            run's own settings.
 
     Raises:
-        PhysteerError: ``renamed`` names a field that is not stored.
+        PhysteerError: ``renamed`` names a field that is not stored, or two channels come out with one name.
     """
-    if metadata.dataset_name.startswith("acoustic_scattering"):
-        renamed = {"density": "zeros_like_density", **renamed}
-    sources = [
+    stored = [
         *_sources(metadata, axes, metadata.field_names, True),
         *_sources(metadata, axes, metadata.constant_field_names, False),
     ]
-    unknown = set(renamed) - {source.name for source in sources} - {"density"}
-    if unknown:
-        stored = [source.name for source in sources]
-        name = sorted(unknown)[0]
-        raise PhysteerError(
-            f"cannot rename {name!r}: the data set stores {', '.join(stored)}{did_you_mean(name, stored)}"
-        )
-    return [_rename(source, renamed.get(source.name, source.name)) for source in sources]
+    known = {name for field, _, source in stored for name in (field, source.name)}
+    for old, new in renamed.items():
+        if old not in known and new not in known:
+            names = sorted(known)
+            raise PhysteerError(
+                f"cannot rename {old!r}: the data set stores {', '.join(names)}{did_you_mean(old, names)}"
+            )
+    if metadata.dataset_name.startswith("acoustic_scattering"):
+        renamed = {"density": "zeros_like_density", **renamed}
+    sources = []
+    for field, suffix, source in stored:
+        renamed_field = renamed[field] + suffix if field in renamed else source.name
+        sources.append(_rename(source, renamed.get(source.name, renamed_field)))
+    name, count = Counter(source.name for source in sources).most_common(1)[0]
+    if count > 1:
+        raise PhysteerError(f"{count} fields are called {name!r}; give them different names")
+    return sources
 
 
 def _rename(source: ChannelSource, name: str) -> ChannelSource:
-    transform = "identity"
+    transform: Transform = "identity"
     if name.startswith("zeros_like_"):
         transform = "zeros"
     elif name.startswith("log10_") and not source.name.startswith("log10_"):
@@ -80,7 +91,8 @@ def _rename(source: ChannelSource, name: str) -> ChannelSource:
 
 def _sources(
     metadata: WellMetadata, axes: Sequence[str], by_order: Mapping[int, list[str]], varying: bool
-) -> Iterator[ChannelSource]:
+) -> Iterator[tuple[str, str, ChannelSource]]:
+    """Yield the field, what its component adds to the name, and the channel."""
     ndim = len(axes)
     inflated = [*axes, "z"] if metadata.grid_type == "cartesian" and ndim == 2 else list(axes)
     for order, names in by_order.items():
@@ -88,22 +100,6 @@ def _sources(
             field = first if order == 0 else first.removesuffix("_" + axes[0] * order)
             for component in itertools.product(range(len(inflated)), repeat=order):
                 stored = all(index < ndim for index in component)
-                suffix = "".join(inflated[index] for index in component)
-                name = f"{field}_{suffix}" if order else field
-                yield ChannelSource(name, field if stored else None, component, varying and stored)
-
-
-def stored_parameters(file: h5py.File) -> dict[str, np.ndarray]:
-    """Return a file's numeric parameters by name: one value, or one per trajectory.
-
-    They are the constant scalars, and the root attributes that ``simulation_parameters`` lists.
-    """
-    found: dict[str, np.ndarray] = {}
-    for name in np.atleast_1d(file.attrs.get("simulation_parameters", ())):
-        value = np.asarray(file.attrs.get(name, np.nan))
-        if value.ndim == 0 and np.issubdtype(value.dtype, np.number):
-            found[str(name)] = value
-    for name, scalar in file["scalars"].items():
-        if not scalar.attrs["time_varying"] and np.issubdtype(scalar.dtype, np.number):
-            found[name] = scalar[()]
-    return found
+                suffix = "".join(("_" if i == 0 else "") + inflated[index] for i, index in enumerate(component))
+                source = ChannelSource(field + suffix, field if stored else None, component, varying and stored)
+                yield field, suffix, source

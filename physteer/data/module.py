@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning as L
+import torch
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, Sampler
 
@@ -66,19 +68,24 @@ class WellDataModule(L.LightningDataModule):
         storage_options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        for name, value in {
-            "n_steps_input": n_steps_input,
-            "rollout_steps": rollout_steps,
-            "batch_size": batch_size,
-            "time_strides": min(time_strides, default=0),
-            "rollout_every": rollout_every,
-            "one_step_every": one_step_every,
-        }.items():
-            if value is not None and value < 1:
-                raise PhysteerError(f"data.{name} must be at least 1, found {value}")
+        for name, value, least in (
+            ("n_steps_input", n_steps_input, 1),
+            ("rollout_steps", rollout_steps, 1),
+            ("batch_size", batch_size, 1),
+            ("time_strides", min(time_strides, default=0), 1),
+            ("rollout_every", rollout_every, 1),
+            ("first_start", first_start, 0),
+            ("one_step_every", one_step_every, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if value is not None and value < least:
+                raise PhysteerError(f"data.{name} must be at least {least}, found {value}")
+        if split_fractions is not None:
+            _check_shares(split_fractions)
         self.path = path.rstrip("/")
         self.n_steps_input, self.rollout_steps, self.batch_size = n_steps_input, rollout_steps, batch_size
-        self.time_strides, self.rollout_every, self.first_start = tuple(time_strides), rollout_every, first_start
+        self.time_strides = tuple(dict.fromkeys(time_strides))
+        self.rollout_every, self.first_start = rollout_every, first_start
         self.one_step_every = one_step_every
         self.include, self.exclude, self.fields = include, exclude, fields
         self.trajectories = trajectories
@@ -106,7 +113,7 @@ class WellDataModule(L.LightningDataModule):
         """Open the windows of a split; closed with the data module's ``teardown``."""
         folder = f"{self.path}/data/{split}"
         if self.split_fractions is not None:
-            folder, spec = self.path, self._resplit(split, spec)
+            folder, spec = self.path, dataclasses.replace(spec, share=self._share(split))
         dataset = WindowDataset(
             folder,
             spec,
@@ -124,6 +131,10 @@ class WellDataModule(L.LightningDataModule):
             dataset.close()
         self._open.clear()
 
+    def on_exception(self, exception: BaseException) -> None:
+        """Close every HDF5 file."""
+        self.teardown("")
+
     def _one_step(self, every: int) -> WindowSpec:
         return WindowSpec(self.n_steps_input, 1, strides=self.time_strides, every=every)
 
@@ -138,37 +149,28 @@ class WellDataModule(L.LightningDataModule):
             trajectories=chosen,
         )
 
-    def _resplit(self, split: Split, spec: WindowSpec) -> WindowSpec:
-        """Restrict a specification to the trajectories that ``split_fractions`` gives to a split."""
-        fractions: Mapping[str, float] = self.split_fractions or {}
-        if split not in fractions or not 0 < sum(fractions.values()) <= 1 + 1e-9 or min(fractions.values()) < 0:
-            raise PhysteerError(
-                f"data.split_fractions must give {split!r} a share, and shares in [0, 1] that sum to at most 1; "
-                f"found {dict(fractions)}"
-            )
-        everything = WindowSpec(n_input=1, n_output=0, every=None)
-        with WindowDataset(self.path, everything, storage_options=self.storage_options) as whole:
-            n_trajectories = max(whole.well.n_trajectories_per_file)
-        names = list(fractions)
-        bounds = [round(n_trajectories * sum(fractions[n] for n in names[:i])) for i in range(len(names) + 1)]
-        first, last = bounds[names.index(split)], bounds[names.index(split) + 1]
-        mine = tuple(t for t in range(first, last) if spec.trajectories is None or t in spec.trajectories)
-        return WindowSpec(spec.n_input, spec.n_output, spec.strides, spec.first, spec.every, mine)
+    def _share(self, split: Split) -> tuple[float, float]:
+        """Return the part of the trajectories that ``split_fractions`` gives to a split."""
+        fractions = self.split_fractions or {}
+        if split not in fractions:
+            raise PhysteerError(f"data.split_fractions gives {split!r} no share; found {fractions}")
+        names = [name for name in get_args(Split) if name in fractions]  # always in this order, however they are given
+        before = [fractions[name] for name in names[: names.index(split)]]
+        return sum(before), sum([*before, fractions[split]])
 
     def _evaluation(self, split: Split) -> list[DataLoader[Sample]]:
         specs = [self._one_step(self.one_step_every), self._rollouts()]
         return [self._loader(self.dataset(split, spec)) for spec in specs]
 
     def _loader(self, dataset: WindowDataset, *, shuffle: bool = False) -> DataLoader[Sample]:
-        batch = functools.partial(collate, n_input=dataset.spec.n_input, origin=dataset.origin)
-        return DataLoader(
+        return _Loader(
             dataset,
             batch_size=self.batch_size,
             shuffle=shuffle,
             sampler=None if shuffle else self._each_once(dataset),
             num_workers=self.num_workers,
-            collate_fn=batch,
-            persistent_workers=False,
+            collate_fn=functools.partial(collate, n_input=dataset.spec.n_input, origin=dataset.origin),
+            pin_memory=torch.cuda.is_available(),
         )
 
     def _each_once(self, dataset: WindowDataset) -> Sampler[int] | None:
@@ -176,4 +178,37 @@ class WellDataModule(L.LightningDataModule):
         if self.trainer is None or self.trainer.world_size == 1:
             return None
         world, rank = self.trainer.world_size, self.trainer.global_rank
+        if len(dataset) < world:  # an idle process would leave the others waiting at the end of the loop
+            raise PhysteerError(
+                f"{dataset.path} yields {len(dataset)} windows for {world} processes; use fewer processes"
+            )
         return UnrepeatedDistributedSampler(dataset, num_replicas=world, rank=rank, shuffle=False)
+
+
+class _Loader(DataLoader[Sample]):
+    """A loader whose workers' mistakes are told in one line, as without workers."""
+
+    def __iter__(self) -> Any:
+        """Yield batches.
+
+        Raises:
+            PhysteerError: a window cannot be read.
+        """
+        try:
+            yield from super().__iter__()
+        except PhysteerError as error:  # torch puts the worker's traceback in front of the message
+            raise PhysteerError(str(error).splitlines()[-1].removeprefix(f"{_qualified(PhysteerError)}: ")) from error
+
+
+def _qualified(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _check_shares(fractions: Mapping[str, float]) -> None:
+    splits = get_args(Split)
+    unknown = [name for name in fractions if name not in splits]
+    if unknown or not fractions or min(fractions.values()) < 0 or not 0 < sum(fractions.values()) <= 1 + 1e-9:
+        raise PhysteerError(
+            f"data.split_fractions must give {', '.join(splits)} shares in [0, 1] that sum to at most 1; "
+            f"found {dict(fractions)}"
+        )

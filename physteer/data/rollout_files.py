@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from physteer.data.batch import Batch, Channels, Grid
+from physteer.data.fields import ChannelSource
 from physteer.data.well_format import Axis, Boundary, WellField, WellFile, WellWriter
 
 _BOUNDARY: dict[int, Boundary] = {0: "wall", 1: "open", 2: "periodic"}
@@ -28,7 +31,7 @@ def write_rollout(
         attributes: root attributes beside the simulation's parameters; the window's address is added.
 
     Raises:
-        PhysteerError: the file cannot be written.
+        PhysteerError: the file cannot be written, or frames of another shape.
     """
     window = batch.windows[row]
     content = WellFile(
@@ -48,16 +51,13 @@ def write_rollout(
         },
         grid_type=batch.grid.kind,
     )
+    every = torch.cat([part.detach().float().cpu() for part in (batch.context[row], frames)])  # [T, C, H, W, D]
+    values = _stored(every, batch.channels, batch.grid)
     with WellWriter(path, content) as writer:
-        context = _stored(batch.context[row], batch.channels, batch.grid)
-        predicted = _stored(frames, batch.channels, batch.grid)
-        constant = {field.name for field in content.fields if not field.time_varying}
-        for frame in range(len(content.times)):
-            here, at = (context, frame) if frame < batch.n_input else (predicted, frame - batch.n_input)
-            writer.write(
-                {name: v[at] for name, v in here.items() if name not in constant}, trajectories=0, frames=frame
-            )
-        writer.write({name: context[name][0] for name in constant}, trajectories=0)
+        writer.write(
+            {field.name: values[field.name][... if field.time_varying else 0] for field in content.fields},
+            trajectories=0,
+        )
 
 
 def _axes(grid: Grid) -> tuple[Axis, ...]:
@@ -72,27 +72,29 @@ def _fields(channels: Channels) -> tuple[WellField, ...]:
     fields = {}
     for source in channels.sources:
         if source.field is not None:
-            name = _stored_name(source.field, source.name, source.transform)
-            fields[name] = WellField(name, order=len(source.component), time_varying=source.evolving)
+            name, component = _place(source, source.field)
+            fields[name] = WellField(name, order=len(component), time_varying=source.evolving)
     return tuple(fields.values())
 
 
-def _stored(fields: Tensor, channels: Channels, grid: Grid) -> dict[str, np.ndarray]:
+def _stored(values: Tensor, channels: Channels, grid: Grid) -> dict[str, NDArray[np.float32]]:
     """Gather channels [T, C, H, W, D] as stored fields, each [T, *space, *components]."""
     ndim = len(grid.axes)
     space = grid.shape[:ndim]
-    values = fields.detach().float().cpu().numpy().reshape(*fields.shape[:2], *space)
-    stored: dict[str, np.ndarray] = {}
+    stored: dict[str, NDArray[np.float32]] = {}
     for channel, source in enumerate(channels.sources):
         if source.field is not None:
-            order = len(source.component)
-            name = _stored_name(source.field, source.name, source.transform)
-            array = stored.setdefault(name, np.empty((len(values), *space, *(ndim,) * order), dtype=np.float32))
-            place: tuple[Any, ...] = (..., *source.component)
-            array[place] = values[:, channel]
+            name, component = _place(source, source.field)
+            shape = (len(values), *space, *(ndim,) * len(component))
+            place: tuple[Any, ...] = (..., *component)
+            stored.setdefault(name, np.zeros(shape, np.float32))[place] = values[:, channel].reshape(-1, *space).numpy()
     return stored
 
 
-def _stored_name(field: str, channel: str, transform: str) -> str:
-    """A transformed field (log10, zeros) keeps the network's name: its values are no longer the stored field's."""
-    return field if transform == "identity" else channel
+def _place(source: ChannelSource, field: str) -> tuple[str, tuple[int, ...]]:
+    """Return the field a channel is written to, and the component.
+
+    A transformed channel (log10, zeros) becomes a scalar under the network's name: its values are no longer those of
+    the stored field.
+    """
+    return (field, source.component) if source.transform == "identity" else (source.name, ())

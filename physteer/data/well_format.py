@@ -5,9 +5,8 @@ The layout is that of The Well's ``docs/data_format.md``: groups ``dimensions``,
 frame by frame (`WellWriter`), so memory does not grow with the length of a trajectory.
 """
 
-import os
-import secrets
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +16,9 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from physteer.data.hdf5_output import new_hdf5
 from physteer.errors import PhysteerError, did_you_mean
+from physteer.files import atomic_write
 
 Boundary = Literal["periodic", "wall", "open"]
 
@@ -102,26 +103,24 @@ class WellFile:
 class WellWriter:
     """Context manager that fills one file; it appears under its name only when the block ends without an error.
 
-    The data go to a hidden temporary file in the same folder whose name does not end in ``.hdf5``, so that no reader
-    takes it for a data file even after the process was killed. The folder is made if need be.
+    The data go to a temporary file first (`physteer.files.atomic_write`), so no reader takes it for a data file even
+    after the process was killed. The folder is made if need be.
+
+    Raises:
+        PhysteerError: the folder cannot be written to, the disk is full, or a description that makes no sense.
     """
 
     def __init__(self, path: Path | str, content: WellFile) -> None:
         self.path, self.content = Path(path), content
-        self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
         self._fields = {item.name: item for item in content.fields}
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = h5py.File(self._temporary, "w")
-        except OSError as error:
-            raise PhysteerError(f"cannot write {self.path}: {error.strerror or error}") from error
-        try:
+        with ExitStack() as stack:
+            temporary = stack.enter_context(atomic_write(self.path))
+            self._file, self._disk = stack.enter_context(new_hdf5(temporary))
             _write_layout(self._file, self.content)
-        except BaseException:
-            self._discard()
-            raise
+            self._stack = stack.pop_all()
         return self
 
     def write(
@@ -139,7 +138,8 @@ class WellWriter:
             frames: index or slice.
 
         Raises:
-            PhysteerError: an undeclared field, a shape that does not fit, or a full disk.
+            PhysteerError: an undeclared field, or a shape that does not fit.
+            OSError: the disk is full; the writer's block ends with a PhysteerError.
         """
         for name, array in values.items():
             if name not in self._fields:
@@ -151,29 +151,13 @@ class WellWriter:
             array = np.asarray(array, dtype=np.float32)
             if array.shape != (wanted := _indexed_shape(dataset.shape, place)):
                 raise PhysteerError(f"field {name!r} has shape {array.shape}; wanted {wanted}")
-            try:
-                dataset[place] = array
-            except OSError as error:
-                raise PhysteerError(f"cannot write {self.path}: {error}") from error
+            dataset[place] = array
+            self._disk.check()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._discard()
-            return
-        try:
-            self._file.close()
-            os.replace(self._temporary, self.path)
-        except OSError as failure:
-            self._discard()
-            raise PhysteerError(f"cannot write {self.path}: {failure.strerror or failure}") from failure
-
-    def _discard(self) -> None:
-        try:
-            self._file.close()
-        finally:
-            self._temporary.unlink(missing_ok=True)
+    ) -> bool | None:
+        return self._stack.__exit__(kind, error, trace)
 
 
 def _indexed_shape(shape: tuple[int, ...], place: tuple[slice | int, ...]) -> tuple[int, ...]:

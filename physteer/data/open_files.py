@@ -1,0 +1,173 @@
+"""Well files open for reading: how fields lie in one, and which of them a process holds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from the_well.data.utils import IO_PARAMS
+
+from physteer.errors import PhysteerError
+from physteer.files import reason
+
+MOST_OPEN = 128
+"""Files that one data set holds open in a process; a folder of rollouts may have more than the system allows."""
+
+# h5py tells a file that is cut short, lacks a group, or fails a checksum in all these ways.
+_BROKEN = (OSError, KeyError, ValueError, RuntimeError, TypeError)
+
+
+@dataclass(frozen=True)
+class StoredField:
+    """One field of one file: dataset [trajectory, time, *space, *components], without axes it does not vary along."""
+
+    dataset: h5py.Dataset
+    order: int
+    """0 scalar, 1 vector, 2 tensor: the number of component axes."""
+    sample_varying: bool
+    time_varying: bool
+    dim_varying: tuple[bool, ...]
+    """Per spatial axis."""
+
+    def read(self, trajectory: int, frames: slice) -> NDArray[np.float32]:
+        """Return [T, *space, *components]; an axis along which the field does not vary has one cell."""
+        place = (trajectory,) * self.sample_varying + (frames,) * self.time_varying
+        values: NDArray[np.float32] = np.asarray(self.dataset[place], dtype=np.float32)
+        stored = iter(values.shape)
+        lead = (next(stored) if self.time_varying else 1, *(next(stored) if dim else 1 for dim in self.dim_varying))
+        return values.reshape(*lead, *stored)
+
+
+class OpenFile:
+    """One Well file, its layout read once.
+
+    Args:
+        file: the file, open for reading.
+
+    Raises:
+        OSError, KeyError: the file is broken.
+    """
+
+    def __init__(self, file: h5py.File) -> None:
+        self.file = file
+        self.axes = tuple(str(axis) for axis in file["dimensions"].attrs["spatial_dims"])
+        self.fields = {name: field for order in range(3) for name, field in _stored_fields(file, order)}
+        self.parameters = _parameters(file)
+        """Numbers by name: one, shape [], or one per trajectory, [N]."""
+        self._times = np.asarray(file["dimensions"]["time"][()])  # [T], or [N, T] where trajectories differ
+        self._constant: dict[str, NDArray[np.float32]] = {}
+
+    def read(self, field: str, trajectory: int, frames: slice) -> NDArray[np.float32]:
+        """Read a field as `StoredField.read` does; what never changes is read once and kept."""
+        if field not in self.fields:
+            raise KeyError(f"it has no field {field!r}")
+        stored = self.fields[field]
+        if stored.sample_varying or stored.time_varying:
+            return stored.read(trajectory, frames)
+        if field not in self._constant:
+            self._constant[field] = stored.read(trajectory, frames)
+        return self._constant[field]
+
+    def times(self, trajectory: int) -> NDArray[np.floating]:
+        """Return the times of a trajectory's frames, in the data set's unit."""
+        return np.array(self._times if self._times.ndim == 1 else self._times[trajectory])
+
+    def coordinates(self, axis: str) -> NDArray[np.floating]:
+        """Return the cells' positions along an axis, those of the first trajectory where they differ."""
+        positions = self.file["dimensions"][axis]
+        return np.asarray(positions[0] if positions.attrs["sample_varying"] else positions[()])
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+def _stored_fields(file: h5py.File, order: int) -> Iterator[tuple[str, StoredField]]:
+    group = file[f"t{order}_fields"]
+    for name in map(str, group.attrs["field_names"]):
+        flags = group[name].attrs
+        varying = tuple(map(bool, flags["dim_varying"]))
+        yield name, StoredField(group[name], order, bool(flags["sample_varying"]), bool(flags["time_varying"]), varying)
+
+
+def _parameters(file: h5py.File) -> dict[str, NDArray[Any]]:
+    """Gather numbers that ``simulation_parameters`` lists among the root attributes, and the scalars without a time."""
+    found: dict[str, NDArray[Any]] = {}
+    for name in map(str, np.atleast_1d(file.attrs.get("simulation_parameters", ()))):
+        value = np.asarray(file.attrs.get(name))
+        if value.ndim == 0 and np.issubdtype(value.dtype, np.number):
+            found[name] = value
+    for name, scalar in file["scalars"].items():
+        per_trajectory = bool(scalar.attrs["sample_varying"])
+        number = np.issubdtype(scalar.dtype, np.number) and scalar.size == (len(scalar) if per_trajectory else 1)
+        if number and not scalar.attrs["time_varying"]:
+            found[name] = np.reshape(scalar[()], (-1,) if per_trajectory else ())
+    return found
+
+
+class OpenFiles:
+    """The files of a data set that this process has open: each once, the most recently used `MOST_OPEN` of them.
+
+    A process that was forked or spawned opens its own: HDF5 handles, and the connections of many remote file systems,
+    do not work in two processes.
+
+    Args:
+        paths: of all files, in the file system's own form.
+        url: the folder as the user gave it; says which file system.
+        storage_options: passed to fsspec.
+    """
+
+    def __init__(self, paths: Sequence[str], url: str, storage_options: Mapping[str, Any]) -> None:
+        self.paths = paths
+        self._url, self._options = url, dict(storage_options)
+        self._files: OrderedDict[int, OpenFile] = OrderedDict()
+        self._pid = os.getpid()
+
+    @contextmanager
+    def reading(self, number: int) -> Iterator[OpenFile]:
+        """Yield a file for the block, opening it if need be.
+
+        Raises:
+            PhysteerError: the file cannot be opened, or reading from it in the block fails.
+        """
+        try:
+            yield self._open(number)
+        except _BROKEN as error:
+            raise PhysteerError(f"cannot read {self.paths[number]}: {reason(error)}") from error
+
+    def _open(self, number: int) -> OpenFile:
+        if self._pid != os.getpid():  # inherited through fork: not ours to use
+            self._files, self._pid = OrderedDict(), os.getpid()
+        if number in self._files:
+            self._files.move_to_end(number)
+            return self._files[number]
+        while len(self._files) >= MOST_OPEN:
+            self._files.popitem(last=False)[1].close()
+        fs, _ = fsspec.url_to_fs(self._url, **self._options)  # fsspec keeps one per process
+        path = self.paths[number]
+        local = "file" in np.atleast_1d(fs.protocol)
+        source = path if local else fs.open(path, "rb", **IO_PARAMS["fsspec_params"])
+        with contextlib.ExitStack() as stack:
+            file = OpenFile(stack.enter_context(h5py.File(source, "r")))
+            stack.pop_all()
+        self._files[number] = file
+        return file
+
+    def close(self) -> None:
+        """Close what this process has open; reading opens it again."""
+        files, self._files = self._files, OrderedDict()
+        if self._pid == os.getpid():
+            for file in files.values():
+                file.close()
+
+    def __getstate__(self) -> dict[str, Any]:  # handles stay behind when a worker is spawned
+        return {**self.__dict__, "_files": OrderedDict()}
