@@ -203,3 +203,14 @@ def test_a_small_model_learns_to_move_a_field():
         losses.append(float(loss.detach()))
     assert losses[0] < 1.1 * float(change.abs().mean())  # starts near "nothing changes"
     assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize(("variant", "boundaries"), VARIANTS)
+@torch.no_grad()
+def test_float64_is_float32_without_its_rounding(variant, boundaries):
+    walrus = randomize(make(variant))
+    x, labels = fields(1, 3, 2, 16, 16, 1), walrus.config.labels(["pressure", "tracer"])
+    y = walrus(x, labels, boundaries)
+    exact = walrus.double()(x.double(), labels, boundaries)
+    assert exact.dtype == torch.float64
+    assert float((y - exact).abs().max() / exact.abs().max()) < 1e-4

@@ -8,6 +8,7 @@ from physteer.walrus.checkpoints import load, model_id, read_metadata, save
 from physteer.walrus.config import WalrusConfig
 from physteer.walrus.grid import OPEN, PERIODIC, WALL, Boundaries, Grid, Shifts
 from physteer.walrus.network import Context, Walrus, roll_tokens
+from physteer.walrus.sites import output_shapes
 from physteer.walrus.vocabulary import PREVIEW_FIELDS, RELEASED_FIELDS
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "WalrusConfig",
     "load",
     "model_id",
+    "output_shapes",
     "read_metadata",
     "roll_tokens",
     "save",

@@ -127,6 +127,18 @@ class Walrus(nn.Module):
         """Draw the jitter of one pass over fields of `spatial_shape` (H, W, D), one generator per sample."""
         return draw_shifts(self.config, plan(self.config, spatial_shape, boundaries, jitter=True), generators)
 
+    def site_names(self) -> tuple[str, ...]:
+        """List the modules whose outputs are activations worth capturing and editing, in the order they are computed.
+
+        `blocks.i.space` is left out: its output is that of `blocks.i`.
+        """
+        attention = ("time.heads", "time.update", "time", "space.heads", "space.attention_update")
+        feed_forward = ("space.ff_hidden", "space.ff_update")
+        names = ["encoder"]
+        for i in range(len(self.blocks)):
+            names += [*(f"blocks.{i}.{name}" for name in (*attention, *feed_forward)), f"blocks.{i}"]
+        return tuple(names)
+
     @property
     def dtype(self) -> torch.dtype:
         """The dtype the network computes in."""

@@ -42,7 +42,7 @@ def axis_positions(tokens: Sequence[int], rolls: Tensor, device: torch.device) -
 
 
 def rotary_table(axes: Sequence[Tensor], frequencies: Tensor, head_dim: int) -> Tensor:
-    """Return the rotations exp(iφ) of neighbouring channel pairs, complex [B or 1, 1, h·w·δ, 1, hd / 2].
+    """Return cos φ and sin φ of neighbouring channel pairs, [B or 1, 1, h·w·δ, 1, hd / 2, 2].
 
     The angles φ = position × frequency of the axes H, W, D follow each other; the remaining channels do not turn.
 
@@ -55,22 +55,21 @@ def rotary_table(axes: Sequence[Tensor], frequencies: Tensor, head_dim: int) -> 
     batch = axes[0].shape[0]
     views = ((batch, h, 1, 1, -1), (batch, 1, w, 1, -1), (batch, 1, 1, d, -1))
     angles = [
-        (axis[..., None] * row.float()).view(view).expand(batch, h, w, d, -1)
+        (axis[..., None] * row.to(torch.promote_types(row.dtype, torch.float32))).view(view).expand(batch, h, w, d, -1)
         for axis, row, view in zip(axes, frequencies, views, strict=True)
     ]
     still = angles[0].new_zeros(batch, h, w, d, head_dim // 2 - 3 * (head_dim // 8))
     phi = torch.cat([*angles, still], -1).reshape(batch, 1, h * w * d, 1, head_dim // 2)
-    return torch.polar(torch.ones_like(phi), phi)
+    return torch.stack((phi.cos(), phi.sin()), -1)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turn the channel pairs of `x` [B, T, S, n, hd]: (a, b) → (a cos φ − b sin φ, b cos φ + a sin φ)."""
     if x.dtype == torch.float32 and not torch.compiler.is_compiling():
         pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
-        return torch.view_as_real(pairs * table).flatten(-2)
-    turn = torch.view_as_real(table)
-    cos, sin = turn[..., 0], turn[..., 1]
-    a, b = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
+        return torch.view_as_real(pairs * torch.view_as_complex(table)).flatten(-2)  # one pass over memory
+    cos, sin = table.unbind(-1)
+    a, b = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(*x.shape[:-1], -1, 2).unbind(-1)
     return torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2).to(x.dtype)
 
 
