@@ -1,0 +1,55 @@
+"""Shapes of activations, without computing any."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from physteer.walrus.config import WalrusConfig
+from physteer.walrus.grid import Boundaries, Shifts
+from physteer.walrus.network import Walrus
+
+
+def output_shapes(
+    config: WalrusConfig,
+    modules: Iterable[str],
+    n_frames: int,
+    names: Sequence[str],
+    shape: Sequence[int],
+    boundaries: Boundaries,
+    jitter: bool = False,
+) -> dict[str, torch.Size]:
+    """Return the shape of modules' outputs for one window.
+
+    The network is built and run on the meta device: neither weights nor activations take memory, whatever the size.
+
+    Args:
+        config: of the network.
+        modules: paths such as `blocks.3`; all of them must exist.
+        n_frames: T of the window.
+        names: of the C fields, from the vocabulary.
+        shape: (H, W, D) of the fields.
+        boundaries: codes per axis and end.
+        jitter: whether passes are shifted at random: then open axes and walls have a token more.
+
+    Returns:
+        Shapes by path; modules that the forward does not call, or that return no tensor, are missing.
+    """
+    shifts = None
+    if jitter:
+        shifts = Shifts(torch.zeros(1, 3, dtype=torch.long), torch.zeros(1, config.n_blocks, 3, dtype=torch.long))
+    with torch.device("meta"):
+        walrus = Walrus(config).eval()
+        x = torch.empty(1, n_frames, len(names), *shape)
+    shapes: dict[str, torch.Size] = {}
+    for name in modules:
+
+        def note(module: nn.Module, args: object, output: object, name: str = name) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            if isinstance(first, Tensor):
+                shapes[name] = first.shape
+
+        walrus.get_submodule(name).register_forward_hook(note)
+    with torch.no_grad():
+        walrus(x, config.labels(names), boundaries, shifts)
+    return shapes
