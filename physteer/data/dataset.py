@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from types import TracebackType
@@ -115,12 +116,18 @@ class WindowDataset(Dataset[Sample]):
             self.close()  # each process opens what it reads from; this one may leave that to its workers
         channels = Channels(tuple(channel_sources(self.well.metadata, grid.axes, fields or {})))
         self.origin = Origin(self.well.dataset_name, path, channels, grid)
-        self.windows = list(self._all_windows())
-        if not self.windows:
-            raise PhysteerError(
-                f"no window fits {path}: one needs {spec.n_input} + {spec.n_output} frames, {min(spec.strides)} apart, "
-                f"from frame {spec.first}; trajectories have up to {max(self.well.n_steps_per_trajectory)} frames"
-            )
+        self.windows = self._fitting_windows()
+
+    def with_spec(self, spec: WindowSpec) -> WindowDataset:
+        """Return other windows of the same files, which stay open once for both.
+
+        Raises:
+            PhysteerError: no such trajectory, or trajectories that are too short.
+        """
+        other = copy.copy(self)
+        other.spec = spec
+        other.windows = other._fitting_windows()
+        return other
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -194,14 +201,22 @@ class WindowDataset(Dataset[Sample]):
             )
         return number
 
-    def _all_windows(self) -> Iterator[Window]:
-        per_file = self.well.n_trajectories_per_file
-        chosen = self.spec.chosen(max(per_file))
-        for name, n_trajectories, n_stored in zip(self.files, per_file, self.well.n_steps_per_trajectory, strict=True):
-            for trajectory, stride in itertools.product(chosen, self.spec.strides):
-                if trajectory < n_trajectories:
-                    for start in self.spec.starts(n_stored, stride):
-                        yield Window(name, trajectory, start, stride)
+    def _fitting_windows(self) -> list[Window]:
+        per_file, stored, spec = self.well.n_trajectories_per_file, self.well.n_steps_per_trajectory, self.spec
+        chosen = spec.chosen(max(per_file))
+        windows = [
+            Window(name, trajectory, start, stride)
+            for name, n_trajectories, n_stored in zip(self.files, per_file, stored, strict=True)
+            for trajectory, stride in itertools.product(chosen, spec.strides)
+            if trajectory < n_trajectories
+            for start in spec.starts(n_stored, stride)
+        ]
+        if not windows:
+            raise PhysteerError(
+                f"no window fits {self.path}: one needs {spec.n_input} + {spec.n_output} frames, {min(spec.strides)} "
+                f"apart, from frame {spec.first}; trajectories have up to {max(stored)} frames"
+            )
+        return windows
 
     def _read_grid_and_parameters(self) -> tuple[Grid, list[dict[str, NDArray[Any]]]]:
         """Read what every file holds beside fields: one grid for all, and the parameters of each."""
