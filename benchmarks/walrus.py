@@ -24,19 +24,22 @@ NAMES = ("pressure", "tracer", "velocity_x", "velocity_y", "velocity_z")
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bfloat16 operations per second on the data sheets."""
 Work = Callable[[], object]
+Clock = Callable[[], float]
 
 
-def medians(works: dict[str, Work], rounds: int, synchronize: Work = lambda: None) -> dict[str, float]:
+def medians(
+    works: dict[str, Work], rounds: int, synchronize: Work = lambda: None, clock: Clock = time.perf_counter
+) -> dict[str, float]:
     """Median seconds of each piece of work; the pieces take turns, so that a busy machine slows all of them."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):
         for name, work in works.items():
             synchronize()
-            start = time.perf_counter()
+            start = clock()
             work()
             synchronize()
             if turn:  # the first one warms up
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
@@ -79,7 +82,7 @@ def floor(walrus: Walrus, context: Context, frames: int, fields: int) -> Work:
     return run
 
 
-def on_cpu(name: str, config: WalrusConfig, shape: tuple[int, int, int], rounds: int) -> None:
+def on_cpu(name: str, config: WalrusConfig, shape: tuple[int, int, int], rounds: int, clock: Clock) -> None:
     """Print one size's row."""
     torch.manual_seed(0)
     frames = config.n_steps_input
@@ -94,7 +97,7 @@ def on_cpu(name: str, config: WalrusConfig, shape: tuple[int, int, int], rounds:
         "last": lambda: walrus(x, labels, PERIODIC, last_frame_only=True),
         "bf16": lambda: low(x, labels, PERIODIC),
     }
-    t = medians(works, rounds)
+    t = medians(works, rounds, clock=clock)
     exact = walrus(x, labels, PERIODIC)
     error = float((low(x, labels, PERIODIC).float() - exact).norm() / exact.norm())
     print(
@@ -152,18 +155,22 @@ def main() -> None:
         "--quick", action="store_true", help="fewer rounds and, at width 1408, one block and two frames"
     )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
-    quick = parser.parse_args()
-    threads, quick = quick.threads, quick.quick
+    parser.add_argument(
+        "--busy", action="store_true", help="for a machine with other work: one thread, processor time instead of wall"
+    )
+    options = parser.parse_args()
+    quick, threads = options.quick, 1 if options.busy else options.threads
+    clock = time.process_time if options.busy else time.perf_counter
     torch.set_num_threads(threads)
-    print(f"torch {torch.__version__}, CPU, {threads} threads, batch 1")
+    print(f"torch {torch.__version__}, CPU, {threads} threads, {clock.__name__}, batch 1")
     print(f"{'':34} {'step ms':>9} {'floor ms':>9} {'ratio':>7} {'last/all':>11} {'bf16/fp32':>11} {'bf16 error':>11}")
     small = WalrusConfig(
         hidden_dim=128, n_blocks=4, n_heads=4, intermediate_dim=32, tokens_2d=16, dimensions=(2,), n_steps_input=6
     )
-    on_cpu("demo size: 128 x 4 blocks, 64x128", small, (64, 128, 1), 5 if quick else 25)
+    on_cpu("demo size: 128 x 4 blocks, 64x128", small, (64, 128, 1), 5 if quick else 25, clock)
     blocks, frames = (1, 2) if quick else (2, 6)
     wide = WalrusConfig(n_blocks=blocks, n_steps_input=frames, dimensions=(2,))
-    on_cpu(f"1408 x {blocks} blocks, 256x512", wide, (256, 512, 1), 2 if quick else 7)
+    on_cpu(f"1408 x {blocks} blocks, 256x512", wide, (256, 512, 1), 2 if quick else 7, clock)
     if torch.cuda.is_available():
         on_cuda(3 if quick else 10)
     else:
