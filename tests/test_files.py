@@ -66,33 +66,44 @@ class TestAtomicWrite:
 
     def test_what_cannot_be_written_is_told(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
-        with pytest.raises(PhysteerError, match=r"cannot write .*/file/a\.txt: (File exists|Not a directory)"):
-            with atomic_write(tmp_path / "file" / "a.txt"):
-                pass
+        with (
+            pytest.raises(PhysteerError, match=r"cannot write .*/file/a\.txt: (File exists|Not a directory)"),
+            atomic_write(tmp_path / "file" / "a.txt"),
+        ):
+            pass
         (tmp_path / "folder").mkdir()
-        with pytest.raises(PhysteerError, match=r"cannot write .*/folder: Is a directory"):
-            with atomic_write(tmp_path / "folder") as temporary:
-                temporary.touch()
+        with (
+            pytest.raises(PhysteerError, match=r"cannot write .*/folder: Is a directory"),
+            atomic_write(tmp_path / "folder") as temporary,
+        ):
+            temporary.touch()
         assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
     def test_a_full_disk_is_told(self, tmp_path: Path) -> None:
-        with small_disk(1000), pytest.raises(PhysteerError, match=r"cannot write .*/a\.txt: File too large"):
-            with atomic_write(tmp_path / "a.txt") as temporary:
-                temporary.write_bytes(bytes(2000))
+        with (
+            small_disk(1000),
+            pytest.raises(PhysteerError, match=r"cannot write .*/a\.txt: File too large"),
+            atomic_write(tmp_path / "a.txt") as temporary,
+        ):
+            temporary.write_bytes(bytes(2000))
         assert not os.listdir(tmp_path)
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
     def test_a_read_only_folder_is_told(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o500)
-        with pytest.raises(PhysteerError, match=r"cannot write .*/a\.txt: Permission denied"):
-            with atomic_write(tmp_path / "a.txt") as temporary:
-                temporary.touch()
+        with (
+            pytest.raises(PhysteerError, match=r"cannot write .*/a\.txt: Permission denied"),
+            atomic_write(tmp_path / "a.txt") as temporary,
+        ):
+            temporary.touch()
         tmp_path.chmod(0o700)
 
     def test_a_read_only_file_system_is_told(self) -> None:
-        with pytest.raises(PhysteerError, match=r"cannot write /proc/physteer/a\.txt: "):
-            with atomic_write("/proc/physteer/a.txt"):
-                pass
+        with (
+            pytest.raises(PhysteerError, match=r"cannot write /proc/physteer/a\.txt: "),
+            atomic_write("/proc/physteer/a.txt"),
+        ):
+            pass
 
 
 @pytest.mark.parametrize(
@@ -116,18 +127,24 @@ class TestWellWriter:
     def test_a_full_disk_is_told(self, tmp_path: Path, size: int) -> None:
         """Wherever in the file it strikes: layout, fields, or what HDF5 writes when it closes the file."""
         values = {"pressure": np.ones((2, 5, 16, 16)), "velocity": np.ones((2, 5, 16, 16, 2))}
-        with small_disk(size), pytest.raises(PhysteerError, match=r"cannot write .*/a\.hdf5: File too large"):
-            with WellWriter(tmp_path / "a.hdf5", content()) as writer:
-                writer.write(values)
+        with (
+            small_disk(size),
+            pytest.raises(PhysteerError, match=r"cannot write .*/a\.hdf5: File too large"),
+            WellWriter(tmp_path / "a.hdf5", content()) as writer,
+        ):
+            writer.write(values)
         assert not os.listdir(tmp_path)
 
     def test_a_full_disk_ends_a_long_simulation_at_once(self, tmp_path: Path) -> None:
         written = 0
-        with small_disk(3_000_000), pytest.raises(PhysteerError, match="File too large"):
-            with WellWriter(tmp_path / "a.hdf5", content(64, 1000)) as writer:
-                for frame in range(1000):
-                    writer.write({"pressure": np.ones((2, 64, 64))}, frames=frame)
-                    written += 1
+        with (
+            small_disk(3_000_000),
+            pytest.raises(PhysteerError, match="File too large"),
+            WellWriter(tmp_path / "a.hdf5", content(64, 1000)) as writer,
+        ):
+            for frame in range(1000):
+                writer.write({"pressure": np.ones((2, 64, 64))}, frames=frame)
+                written += 1
         assert 0 < written < 120  # 32 kB each
         assert not os.listdir(tmp_path)
 
