@@ -10,6 +10,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -120,31 +121,32 @@ def on_cuda(rounds: int) -> None:
     peak = next((value for key, value in PEAKS.items() if key in name), reached)
     print(f"\n{name}: bfloat16, {config.n_blocks} blocks, 256x512, 6 frames; an 8192^3 product reaches {reached:.2e}/s")
     print(f"{'':34} {'step ms':>9} {'TFLOP':>9} {'of peak':>9} {'of product':>11} {'memory GiB':>11}")
+    works: dict[bool, Work] = {
+        last: partial(walrus, x, labels, PERIODIC, last_frame_only=last) for last in (False, True)
+    }
+    operations = {last: count(work) for last, work in works.items()}
     for compiled in (False, True):
         if compiled:
             for block in walrus.blocks:
                 block.compile()
-        for last in (False, True):
-            run = lambda last=last: walrus(x, labels, PERIODIC, last_frame_only=last)  # noqa: E731
-            with FlopCounterMode(display=False) as counter:
-                if not compiled:
-                    run()
-            flops = counter.get_total_flops() if not compiled else flops_of[last]
-            if not compiled:
-                flops_of[last] = flops
+        for last, work in works.items():
             torch.cuda.reset_peak_memory_stats()
-            seconds = medians({"step": run}, rounds, torch.cuda.synchronize)["step"]
+            seconds = medians({"step": work}, rounds, torch.cuda.synchronize)["step"]
             memory = torch.cuda.max_memory_allocated() / 2**30
+            rate = operations[last] / seconds
             label = f"{'last frame' if last else 'all frames'}{', compiled' if compiled else ''}"
-            rate = flops / seconds
             print(
-                f"{label:34} {seconds * 1e3:9.1f} {flops / 1e12:9.1f} {rate / peak:9.1%} {rate / reached:11.1%} "
-                f"{memory:11.2f}",
+                f"{label:34} {seconds * 1e3:9.1f} {operations[last] / 1e12:9.1f} {rate / peak:9.1%} "
+                f"{rate / reached:11.1%} {memory:11.2f}",
                 flush=True,
             )
 
 
-flops_of: dict[bool, int] = {}
+def count(work: Work) -> int:
+    """Floating-point operations of products, attentions and convolutions."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
 
 
 @torch.inference_mode()
