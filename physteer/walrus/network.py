@@ -66,6 +66,8 @@ class Walrus(nn.Module):
     ) -> Tensor:
         """Predict the change after every frame: [B, T, C, H, W, D] → the same shape, or the last frame's alone.
 
+        Whatever the input's dtype, the network computes and answers in its own.
+
         Args:
             x: Normalised fields.
             labels: Vocabulary index of each of the C fields (`config.labels(names)`).
