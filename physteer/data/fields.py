@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from the_well.data.datasets import WellMetadata
-from torch import Tensor
 
 from physteer.errors import PhysteerError, did_you_mean
 
@@ -32,15 +33,16 @@ class ChannelSource:
     transform: Transform = "identity"
     """What is done to the stored values."""
 
-    def fill(self, channel: Tensor, values: Mapping[str, Tensor]) -> None:
+    def fill(self, channel: NDArray[np.float32], values: Mapping[str, NDArray[np.float32]]) -> None:
         """Write this channel in place, [T, *space], from stored fields, which may lack frames and axes (size 1)."""
         if self.field is None or self.transform == "zeros":
-            channel.zero_()
+            channel[...] = 0
             return
         place: tuple[Any, ...] = (..., *self.component)
-        channel.copy_(values[self.field][place])
+        channel[...] = values[self.field][place]
         if self.transform == "log10":
-            channel.log10_()
+            with np.errstate(divide="ignore", invalid="ignore"):  # who reads checks that all values are finite
+                np.log10(channel, out=channel)
 
 
 def channel_sources(metadata: WellMetadata, axes: Sequence[str], renamed: Mapping[str, str]) -> list[ChannelSource]:
