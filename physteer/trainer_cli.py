@@ -276,6 +276,7 @@ def _check_checkpoint(path: str | None) -> None:
     if not os.path.isfile(path):
         raise PhysteerError(f"ckpt_path {path} does not exist; it is a file, or 'last' for the run folder's last one")
     try:
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")  # it opens the file or refuses it
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
@@ -283,7 +284,7 @@ def _check_checkpoint(path: str | None) -> None:
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         reason = (str(error) or "it is empty").splitlines()[0]
         raise PhysteerError(f"{path} is not a whole checkpoint: {reason}") from None
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+    if not isinstance(checkpoint, dict) or not {"state_dict", "pytorch-lightning_version"} <= checkpoint.keys():
         raise PhysteerError(
             f"{path} is not a checkpoint of `physteer fit`; weights to start from go to model.checkpoint"
         )
