@@ -19,6 +19,7 @@ import lightning as L
 import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
@@ -36,7 +37,7 @@ _IRRELEVANT = (
     r"predict returned None",  # callbacks write what predict makes
     r".*isinstance\(treespec, LeafSpec\)",  # between Lightning and torch
     r".*does not have many workers",  # 0 workers is right for small data, and the user's choice for large
-    r".*logging interval \(log_every_n_steps",
+    r".*smaller than the logging interval",
     r"Checkpoint directory .* exists and is not empty",  # a run folder is used again on purpose
     r"Experiment logs directory .* exists and is not empty",
     r"You're resuming from a checkpoint that ended before the epoch ended",  # `TrainingOrder` goes on where it was
@@ -65,7 +66,10 @@ def run(words: list[str], *, only_build: bool = False) -> PhysteerCLI:
             return PhysteerCLI(args=None if words == sys.argv[1:] else words, only_build=only_build)
         except Exception as error:
             mistake = _mistake_behind(error)
-            raise error if mistake is None else mistake from None
+            if mistake is None:
+                raise
+            rank = getattr(rank_zero_only, "rank", None) or 0  # every process may have its own
+            raise (PhysteerError(f"{mistake} (process {rank})") if rank else mistake) from None
 
 
 def _mistake_behind(error: BaseException) -> PhysteerError | None:
@@ -77,6 +81,8 @@ def _mistake_behind(error: BaseException) -> PhysteerError | None:
         behind = behind.__cause__ or behind.__context__
     if isinstance(error, ValueError | TypeError | MisconfigurationException) and _raised_in(error, "lightning"):
         return PhysteerError(" ".join(str(error).split()))
+    if isinstance(error, RuntimeError) and "Connection closed by peer" in str(error):
+        return PhysteerError("another process of this run has ended; its own message says why")
     if isinstance(error, OSError) and error.filename is not None:
         return PhysteerError(f"{error.filename}: {error.strerror}")
     return None
