@@ -191,7 +191,7 @@ class PhysteerCLI(LightningCLI):
         for logger in loggers if isinstance(loggers, list) else [loggers]:
             arguments = logger.get("init_args") if isinstance(logger, Namespace) else None
             if arguments is not None and arguments.get("save_dir", "") in (None, "."):
-                arguments.save_dir = settings.trainer.default_root_dir
+                arguments.save_dir = os.path.abspath(settings.trainer.default_root_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Add the callbacks that every run has, and keep checkpoints and logs in the run folder."""
@@ -300,4 +300,4 @@ def _finish_wandb(status: int) -> None:
     """End a run of Weights & Biases, so that its file is whole and the next run begins its own."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
-        wandb.finish(exit_code=status, quiet=True)
+        wandb.finish(exit_code=status)
