@@ -4,6 +4,7 @@ from physteer.callbacks.base import RolloutCallback
 from physteer.callbacks.capture import Capture
 from physteer.callbacks.export_weights import ExportWeights
 from physteer.callbacks.figures import Figures
+from physteer.callbacks.interrupts import Interrupts
 from physteer.callbacks.progress import RolloutProgress
 from physteer.callbacks.rollout_writer import RolloutWriter
 from physteer.callbacks.run_record import RunRecord
@@ -14,6 +15,7 @@ __all__ = [
     "Capture",
     "ExportWeights",
     "Figures",
+    "Interrupts",
     "RolloutCallback",
     "RolloutProgress",
     "RolloutWriter",

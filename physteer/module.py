@@ -10,8 +10,6 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from physteer.data.batch import Batch, Origin
 from physteer.errors import PhysteerError
@@ -29,7 +27,9 @@ from physteer.interventions import (
     stack_conditions,
 )
 from physteer.metrics import ForecastScores
+from physteer.mistakes import check_state
 from physteer.objectives import NextStepMAE
+from physteer.optimizer import adamw, warmup_then_cosine
 from physteer.rollout import SampleScale, jitter_generator, rollout, sample_scale
 from physteer.scores import LOADERS, logged, score_rows
 from physteer.walrus import Walrus, WalrusConfig, load, output_shapes
@@ -77,6 +77,14 @@ class WalrusModule(L.LightningModule):
         super().__init__()
         if (checkpoint is None) == (network is None):
             raise PhysteerError("give either model.checkpoint (weights to start from) or model.network (a new model)")
+        for name, value, least in (
+            ("conditions_per_forward", conditions_per_forward, 1),
+            ("learning_rate", learning_rate, 0),
+            ("weight_decay", weight_decay, 0),
+            ("warmup_steps", warmup_steps, 0),
+        ):
+            if value is not None and not value >= least:
+                raise PhysteerError(f"model.{name} must be at least {least}, found {value}")
         self.checkpoint = checkpoint
         if checkpoint is not None:
             with torch.device("cpu"):  # on whatever device modules are being made, stored weights come from a file
@@ -226,25 +234,13 @@ class WalrusModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up and cosine decay, over what is trainable."""
-        trainable = [p for p in self.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trainable if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer: Optimizer = AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.95))
-        total, warmup = self.trainer.estimated_stepping_batches, self.warmup_steps
+        total = self.trainer.estimated_stepping_batches
         if math.isinf(total):
-            raise PhysteerError(
-                "fit needs trainer.max_steps or trainer.max_epochs: the learning rate decays to the end"
-            )
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            progress = min((step - warmup) / max(total - warmup, 1), 1.0)
-            return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
-
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+            raise PhysteerError("fit needs trainer.max_steps or max_epochs: the learning rate decays to the end")
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = adamw(trainable, self.learning_rate, self.weight_decay)
+        scheduler = warmup_then_cosine(optimizer, self.warmup_steps, int(total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model in one line.
@@ -252,14 +248,7 @@ class WalrusModule(L.LightningModule):
         Raises:
             PhysteerError: tensors are missing, unknown or of another shape.
         """
-        found, wanted = checkpoint["state_dict"], self.state_dict()
-        shapes = {name: (list(found[name].shape), list(wanted[name].shape)) for name in wanted.keys() & found.keys()}
-        wrong = [f"{name} is {a}, not {b}" for name, (a, b) in sorted(shapes.items()) if a != b]
-        missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-        for what, names in (("lacks", missing), ("has unknown tensors:", unknown), ("does not fit:", wrong)):
-            if names:
-                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-                raise PhysteerError(f"the checkpoint is not one of this model: it {what} {names[0]}{more}")
+        check_state(checkpoint["state_dict"], self.state_dict())
 
     # ------------------------------------------------------------------ parts of the steps
 

@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-import logging
+import inspect
 import os
-import pickle
-import signal
 import sys
-import threading
-import warnings
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
 import physteer.callbacks
-from physteer.callbacks import RolloutProgress, RunRecord, ScoreTable
-from physteer.config_errors import check_yaml, in_one_line
+from physteer.callbacks import Interrupts, RolloutProgress, RunRecord, ScoreTable
 from physteer.data.module import WellDataModule
 from physteer.errors import PhysteerError
+from physteer.mistakes import check_checkpoint, check_yaml, in_one_line, mistake_behind
 from physteer.module import WalrusModule
 from physteer.precision import DTYPES, NetworkPrecision
+from physteer.quiet import quiet
 
-_IRRELEVANT = (
-    r".*LightningCLI's args parameter",  # `main(args)` is how tests and `physteer demo` call us
-    r"predict returned None",  # callbacks write what predict makes
-    r".*isinstance\(treespec, LeafSpec\)",  # between Lightning and torch
-    r".*does not have many workers",  # 0 workers is right for small data, and the user's choice for large
-    r".*smaller than the logging interval",
-    r"Checkpoint directory .* exists and is not empty",  # a run folder is used again on purpose
-    r"Experiment logs directory .* exists and is not empty",
-    r"You're resuming from a checkpoint that ended before the epoch ended",  # `TrainingOrder` goes on where it was
-    r"The dirpath has changed",  # a run goes on in another folder
-    r"Be aware that when using `ckpt_path`, callbacks used to create",
+# Lightning 2.5 has no such argument; what `check_checkpoint` has passed is safe there too
+_TENSORS_ONLY: dict[str, Any] = (
+    {"weights_only": True} if "weights_only" in inspect.signature(L.Trainer.fit).parameters else {}
 )
 
 
@@ -60,64 +44,16 @@ def run(words: list[str], *, only_build: bool = False) -> PhysteerCLI:
         PhysteerError: the configuration, or something it names, is wrong.
     """
     check_yaml(words)
-    with _quiet():
+    with quiet():
         try:
             # given None, LightningCLI reads sys.argv itself, which DDP replays in its other processes
             return PhysteerCLI(args=None if words == sys.argv[1:] else words, only_build=only_build)
         except Exception as error:
-            mistake = _mistake_behind(error)
+            mistake = mistake_behind(error)
             if mistake is None:
                 raise
             rank = getattr(rank_zero_only, "rank", None) or 0  # every process may have its own
             raise (PhysteerError(f"{mistake} (process {rank})") if rank else mistake) from None
-
-
-def _mistake_behind(error: BaseException) -> PhysteerError | None:
-    """Find the user's mistake inside what the libraries make of it."""
-    behind: BaseException | None = error
-    while behind is not None:
-        if isinstance(behind, PhysteerError):
-            return behind
-        behind = behind.__cause__ or behind.__context__
-    if isinstance(error, ValueError | TypeError | MisconfigurationException) and _raised_in(error, "lightning"):
-        return PhysteerError(" ".join(str(error).split()))
-    if isinstance(error, RuntimeError) and "Connection closed by peer" in str(error):
-        return PhysteerError("another process of this run has ended; its own message says why")
-    if isinstance(error, OSError) and error.filename is not None:
-        return PhysteerError(f"{error.filename}: {error.strerror}")
-    return None
-
-
-def _raised_in(error: BaseException, package: str) -> bool:
-    """Whether a library refused something itself, rather than passing on an error from below."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(f"{package}.")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's chatter off the screen, and put warnings on one line."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-
-    def show(message: Warning | str, *args: Any, **kwargs: Any) -> None:
-        print(f"physteer: warning: {' '.join(str(message).split())}", file=sys.stderr)
-
-    with warnings.catch_warnings():
-        for message in _IRRELEVANT:
-            warnings.filterwarnings("ignore", message=message)
-        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
-            warnings.filterwarnings("ignore", category=category)
-        warnings.showwarning = show
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 class _Parser(LightningArgumentParser):
@@ -145,6 +81,7 @@ class PhysteerCLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None, *, only_build: bool = False) -> None:
         self._only_build = only_build
+        self._interrupts = Interrupts()
         super().__init__(
             WalrusModule,
             WellDataModule,
@@ -179,7 +116,7 @@ class PhysteerCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Read the configuration, and look at the checkpoint before Lightning does."""
         super().parse_arguments(parser, args)
-        _check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
+        check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
 
     # ------------------------------------------------------------------ building
 
@@ -199,7 +136,7 @@ class PhysteerCLI(LightningCLI):
         settings = self.config_init[self.subcommand].trainer
         given = settings.callbacks
         callbacks = list(given) if isinstance(given, list) else [given] if given else []
-        kwargs["callbacks"] = callbacks + _missing(callbacks, settings)
+        kwargs["callbacks"] = [*callbacks, *_missing(callbacks, settings), self._interrupts]
         if settings.logger is None:
             logs = CSVLogger(settings.default_root_dir, name="logs") if self.subcommand == "fit" else False
             kwargs["logger"] = logs
@@ -218,36 +155,33 @@ class PhysteerCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         if self._only_build:
             return
-        main_thread = threading.current_thread() is threading.main_thread()
-        on_interrupt = signal.getsignal(signal.SIGINT)
         succeeded = False
         try:
-            super()._run_subcommand(subcommand)
+            with self._interrupts.installed():
+                super()._run_subcommand(subcommand)
             succeeded = True
         except SystemExit:  # Lightning's answer to Ctrl+C
             if self.trainer.interrupted:
                 raise KeyboardInterrupt from None
             raise
         finally:
-            if main_thread:
-                signal.signal(signal.SIGINT, on_interrupt)  # which Lightning ignores from then on
             _finish_wandb(0 if succeeded else 1)
 
     def fit(self, **kwargs: Any) -> None:
         """Run ``Trainer.fit``."""
-        self.trainer.fit(weights_only=True, **kwargs)
+        self.trainer.fit(**_TENSORS_ONLY, **kwargs)
 
     def validate(self, **kwargs: Any) -> None:
         """Run ``Trainer.validate``; `ScoreTable` prints the scores."""
-        self.trainer.validate(verbose=False, weights_only=True, **self._existing(kwargs))
+        self.trainer.validate(verbose=False, **_TENSORS_ONLY, **self._existing(kwargs))
 
     def test(self, **kwargs: Any) -> None:
         """Run ``Trainer.test``; `ScoreTable` prints the scores."""
-        self.trainer.test(verbose=False, weights_only=True, **self._existing(kwargs))
+        self.trainer.test(verbose=False, **_TENSORS_ONLY, **self._existing(kwargs))
 
     def predict(self, **kwargs: Any) -> None:
         """Run ``Trainer.predict`` without collecting its outputs."""
-        self.trainer.predict(return_predictions=False, weights_only=True, **self._existing(kwargs))
+        self.trainer.predict(return_predictions=False, **_TENSORS_ONLY, **self._existing(kwargs))
 
     def _existing(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Refuse ``--ckpt_path last`` where there is none: Lightning would go on with the initial weights."""
@@ -265,35 +199,17 @@ def _missing(callbacks: list[L.Callback], settings: Namespace) -> list[L.Callbac
     def absent(kind: type) -> bool:
         return not any(isinstance(callback, kind) for callback in callbacks)
 
+    if settings.barebones:
+        return []
     more: list[L.Callback] = []
     if absent(ScoreTable):
         more.append(ScoreTable())
     if absent(ProgressBar) and settings.enable_progress_bar is not False:
         more.append(RolloutProgress())
-    if absent(ModelCheckpoint) and settings.enable_checkpointing is not False:
+    checkpoints = settings.enable_checkpointing is not False and not settings.fast_dev_run
+    if absent(ModelCheckpoint) and checkpoints:
         more.append(ModelCheckpoint(save_last=True))  # what `--ckpt_path last` looks for
     return more
-
-
-def _check_checkpoint(path: str | None) -> None:
-    """Refuse a ``--ckpt_path`` that is not a checkpoint of Lightning's, in one line; nothing in it is executed."""
-    if path is None or path in ("last", "hpc") or "://" in path:
-        return
-    if not os.path.isfile(path):
-        raise PhysteerError(f"ckpt_path {path} does not exist; it is a file, or 'last' for the run folder's last one")
-    try:
-        warnings.filterwarnings("ignore", message="Detected pickle protocol")  # it opens the file or refuses it
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
-        raise PhysteerError(f"{path} holds more than tensors and was not opened: {reason}") from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        reason = (str(error) or "it is empty").splitlines()[0]
-        raise PhysteerError(f"{path} is not a whole checkpoint: {reason}") from None
-    if not isinstance(checkpoint, dict) or not {"state_dict", "pytorch-lightning_version"} <= checkpoint.keys():
-        raise PhysteerError(
-            f"{path} is not a checkpoint of `physteer fit`; weights to start from go to model.checkpoint"
-        )
 
 
 def _finish_wandb(status: int) -> None:

@@ -141,6 +141,15 @@ def test_both_or_neither_of_checkpoint_and_network(attempt, shared):
     assert attempt(model={"checkpoint": str(shared / "walrus.safetensors"), "network": NETWORK}) == wanted
 
 
+def test_settings_of_the_model_out_of_range(attempt, shared):
+    model = {"checkpoint": str(shared / "walrus.safetensors")}
+    assert (
+        attempt(model=model | {"conditions_per_forward": 0})
+        == "model.conditions_per_forward must be at least 1, found 0"
+    )
+    assert attempt(model=model | {"learning_rate": -1.0}) == "model.learning_rate must be at least 0, found -1.0"
+
+
 def test_networks_that_cannot_be(attempt):
     assert "hidden_dim 33 must be n_heads × a multiple of 8" in attempt(model={"network": NETWORK | {"hidden_dim": 33}})
     assert "must start with closed_boundary" in attempt(model={"network": NETWORK | {"fields": ["pressure"]}})

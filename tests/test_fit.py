@@ -10,6 +10,7 @@ from experiments import CONFIG, NETWORK, callback, experiment, weights
 from physteer.cli import main
 from physteer.data.batch import collate
 from physteer.data.dataset import WindowDataset, WindowSpec
+from physteer.data.order import TrainingOrder
 from physteer.module import WalrusModule
 from physteer.trainer_cli import run
 from physteer.walrus import load
@@ -120,6 +121,34 @@ def test_resuming_in_a_later_epoch(tiny_well, tmp_path):
         assert main(["fit", "--config", str(config), "--ckpt_path", str(checkpoint)]) == 0
         a, b = (network(tmp_path / f"{name}/run/checkpoints/last.ckpt") for name in ("whole", f"from{step}"))
         assert all(torch.equal(tensor, b[name]) for name, tensor in a.items()), step
+
+
+def test_the_order_of_training_windows(monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "3")
+    windows = range(10)
+
+    def order(rank, epoch, world=2, skip=0):
+        sampler = TrainingOrder(windows, world, rank, skip)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    for epoch in range(3):
+        assert sorted(order(0, epoch) + order(1, epoch)) == [*windows]
+    assert len({tuple(order(0, epoch)) for epoch in range(3)}) == 3
+    assert order(0, 1, skip=2) == order(0, 1)[2:]
+    going_on = TrainingOrder(windows, 1, 0, skip=4)
+    assert len(list(going_on)) == 6 and len(list(going_on)) == 10  # only the epoch that was interrupted
+    monkeypatch.setenv("PL_GLOBAL_SEED", "4")
+    assert order(0, 1) != sorted(order(0, 1))
+
+
+def test_short_trials_run(tiny_well, tmp_path):
+    config = training(tmp_path, tiny_well, max_steps=-1, val_check_interval=None)
+    assert main(["fit", "--config", str(config), "--trainer.fast_dev_run", "2"]) == 0
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
+    bare = ["--trainer.barebones", "true", "--trainer.max_steps", "1"]
+    lean = training(tmp_path, tiny_well, val_check_interval=None, num_sanity_val_steps=None, log_every_n_steps=None)
+    assert main(["fit", "--config", str(lean), *bare]) == 0
 
 
 def test_the_last_checkpoint_of_the_run_folder(trained, tiny_well, tmp_path, capsys):

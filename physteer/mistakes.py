@@ -1,12 +1,19 @@
-"""Mistakes in a configuration, told in one line."""
+"""What users and their files get wrong, told in one line each."""
 
 from __future__ import annotations
 
+import os
+import pickle
 import re
-from collections.abc import Collection, Sequence
+import warnings
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
 from physteer.errors import PhysteerError, did_you_mean
 
@@ -83,3 +90,68 @@ def in_one_line(message: str, settings: Collection[str], classes: Collection[str
 
 def _parent(name: str) -> str:
     return name.rpartition(".")[0]
+
+
+def check_checkpoint(path: str | None) -> None:
+    """Refuse a ``--ckpt_path`` that is not a checkpoint of Lightning's, in one line; nothing in it is executed.
+
+    Raises:
+        PhysteerError: there is no such file, it is damaged, holds code, or is something else.
+    """
+    if path is None or path in ("last", "hpc") or "://" in path:
+        return
+    if not os.path.isfile(path):
+        raise PhysteerError(f"ckpt_path {path} does not exist; it is a file, or 'last' for the run folder's last one")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the unpickler's doubts: it opens the file or refuses it
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
+        raise PhysteerError(f"{path} holds more than tensors and was not opened: {reason}") from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        reason = (str(error) or "it is empty").splitlines()[0]
+        raise PhysteerError(f"{path} is not a whole checkpoint: {reason}") from None
+    if not isinstance(checkpoint, dict) or not {"state_dict", "pytorch-lightning_version"} <= checkpoint.keys():
+        raise PhysteerError(
+            f"{path} is not a checkpoint of `physteer fit`; weights to start from go to model.checkpoint"
+        )
+
+
+def check_state(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse a checkpoint's tensors that are not those of this model.
+
+    Raises:
+        PhysteerError: tensors are missing, unknown or of another shape.
+    """
+    shapes = {name: (list(found[name].shape), list(wanted[name].shape)) for name in wanted.keys() & found.keys()}
+    wrong = [f"{name} is {a}, not {b}" for name, (a, b) in sorted(shapes.items()) if a != b]
+    missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    for what, names in (("lacks", missing), ("has unknown tensors:", unknown), ("does not fit:", wrong)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise PhysteerError(f"the checkpoint is not one of this model: it {what} {names[0]}{more}")
+
+
+def mistake_behind(error: BaseException) -> PhysteerError | None:
+    """Find the user's mistake inside what the libraries make of it."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, PhysteerError):
+            return behind
+        behind = behind.__cause__ or behind.__context__
+    if isinstance(error, ValueError | MisconfigurationException) and _raised_in(error, "lightning"):
+        return PhysteerError(" ".join(str(error).split()))
+    if isinstance(error, RuntimeError) and "Connection closed by peer" in str(error):
+        return PhysteerError("another process of this run has ended; its own message says why")
+    if isinstance(error, OSError) and error.filename is not None:
+        return PhysteerError(f"{error.filename}: {error.strerror}")
+    return None
+
+
+def _raised_in(error: BaseException, package: str) -> bool:
+    """Whether a library refused something itself, rather than passing on an error from below."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(f"{package}.")
