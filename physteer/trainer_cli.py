@@ -138,8 +138,8 @@ class PhysteerCLI(LightningCLI):
         callbacks = list(given) if isinstance(given, list) else [given] if given else []
         kwargs["callbacks"] = [*callbacks, *_missing(callbacks, settings), self._interrupts]
         if settings.logger is None:
-            logs = CSVLogger(settings.default_root_dir, name="logs") if self.subcommand == "fit" else False
-            kwargs["logger"] = logs
+            logs = self.subcommand == "fit" and not settings.barebones
+            kwargs["logger"] = CSVLogger(settings.default_root_dir, name="logs") if logs else False
         if settings.precision in DTYPES and not settings.plugins:
             kwargs |= {"precision": None, "plugins": NetworkPrecision(settings.precision)}
         if self._only_build:
