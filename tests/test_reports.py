@@ -27,7 +27,8 @@ from physteer.reports.build import spread
 from physteer.reports.concept_maps import token_alignment, token_norms
 from physteer.reports.diagnostics import Metric, diagnose, read_table, read_velocity, write_table
 from physteer.reports.effects import Span, SpanValue, changes, effects, estimate, spans
-from physteer.reports.panels import draw_panels, shown_fields
+from physteer.reports.panels import draw_panels
+from physteer.reports.planes import shown_fields
 from physteer.reports.rollouts import Series, WindowRollouts, open_rollout
 from physteer.reports.style import diverging, strength_colour
 

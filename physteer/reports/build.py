@@ -16,7 +16,8 @@ from physteer.reports.curves import draw_dose_response, draw_over_time
 from physteer.reports.diagnostics import Diagnostic, diagnose, write_csv, write_table
 from physteer.reports.effects import Effect, effects
 from physteer.reports.html import concept_files, write_report
-from physteer.reports.panels import draw_panels, shown_fields
+from physteer.reports.panels import draw_panels
+from physteer.reports.planes import shown_fields
 from physteer.reports.rollouts import Series, WindowRollouts, read_rollouts, rollout_files
 
 OWN_FIGURES = ("dose_response_*.png", "over_time_*.png", "panels_*.png", "concept_*.png")
