@@ -7,6 +7,7 @@ from physteer.callbacks.figures import Figures
 from physteer.callbacks.progress import RolloutProgress
 from physteer.callbacks.rollout_writer import RolloutWriter
 from physteer.callbacks.run_record import RunRecord
+from physteer.callbacks.score_table import ScoreTable
 from physteer.callbacks.steer import Steer
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "RolloutProgress",
     "RolloutWriter",
     "RunRecord",
+    "ScoreTable",
     "Steer",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from physteer.callbacks.base import RolloutCallback
 from physteer.callbacks.processes import gather
+from physteer.callbacks.rollout_writer import slug
+from physteer.callbacks.windows import window_shapes
 from physteer.concepts import DifferenceOfMeans, Selection
 from physteer.data.batch import Batch
 from physteer.data.readouts import READOUTS, readouts
@@ -37,62 +40,75 @@ class Capture(RolloutCallback):
     """
 
     def __init__(self, name: str, sites: list[str], feature: str, control: str) -> None:
-        if not sites:
-            raise PhysteerError("Capture.sites names no site; `physteer sites` lists them")
+        if not re.fullmatch(r"[\w.+-]+", name):
+            raise PhysteerError(f"Capture.name becomes a file's name: letters, digits and _ . + -; found {name!r}")
+        if not sites or len(set(sites)) < len(sites):
+            raise PhysteerError(f"Capture.sites must name one or more different sites; found {sites}")
         self.name, self.sites = name, [Site.parse(site) for site in sites]
-        self.feature, self.control = Selection(feature), Selection(control)
+        self.classes = {"feature": Selection(feature), "control": Selection(control)}
         self._sums: dict[Site, DifferenceOfMeans] = {}
         self._rows: dict[str, list[int]] = {}
         self._hooks = ExitStack()
         self._data = ""
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse what cannot be captured."""
+        if not isinstance(pl_module, WalrusModule) or stage != "predict":
+            raise PhysteerError("Capture listens to the rollouts of `physteer predict` alone")
+
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put hooks on the sites."""
-        if not isinstance(pl_module, WalrusModule):
-            raise PhysteerError(f"Capture needs a WalrusModule; this is a {type(pl_module).__name__}")
-        if pl_module.conditions[0].edits:
-            raise PhysteerError("Capture needs the unsteered model first among the conditions")
-        self._sums = {site: DifferenceOfMeans() for site in self.sites}
-        self._module = pl_module
-        last = f"blocks.{len(pl_module.network.blocks) - 1}"
-        pl_module.every_frame = any(site.module.startswith(last) for site in self.sites)
+        assert isinstance(pl_module, WalrusModule)
+        for site, shape in window_shapes(trainer, pl_module, self.sites).items():
+            if len(shape) != 6:
+                raise PhysteerError(f"site {site} has the shape {list(shape)}; a concept needs [B, T, h, w, δ, d]")
+        self._sums, self._rows = {site: DifferenceOfMeans() for site in self.sites}, {}
         self._hooks.enter_context(observed(pl_module.network, self.sites, self._observe))
 
     def on_predict_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Sort the batch's windows into the classes."""
-        self._rows, self._data = {"feature": [], "control": []}, batch.origin.path
-        measured = readouts(batch, (self.feature.names | self.control.names) & READOUTS.keys())
+        """Sort the batch's windows into the classes, and listen to the next forward."""
+        assert isinstance(pl_module, WalrusModule)
+        if pl_module.conditions[0].edits:
+            raise PhysteerError("Capture needs the unsteered model first among the conditions")
+        rows: dict[str, list[int]] = {label: [] for label in self.classes}
+        wanted = {name for select in self.classes.values() for name in select.names}
+        measured = readouts(batch, wanted & READOUTS.keys())
         for row, window in enumerate(batch.windows):
             values = {name: float(value[row]) for name, value in measured.items()}
             sample = {**batch.parameters_of(row), **vars(window), **values}
-            member = [label for label, select in self._classes() if select(sample)]
+            member = [label for label, select in self.classes.items() if select(sample)]
             if len(member) == 2:
-                raise PhysteerError(
-                    f"{window} is in both classes: feature {self.feature.expression!r}, "
-                    f"control {self.control.expression!r}"
-                )
+                raise PhysteerError(f"{window} is in both classes: {self._described()}")
             for label in member:
-                self._rows[label].append(row)
+                rows[label].append(row)
+        self._rows, self._data = rows, batch.origin.path
+        pl_module.every_frame |= any(_computed_last(pl_module, site) for site in self.sites)
+
+    def on_rollout_step(self, trainer: L.Trainer, pl_module: WalrusModule, step: int, n_steps: int) -> None:
+        """Stop listening: the forwards after the first are of predicted frames, or steered."""
+        self._rows, pl_module.every_frame = {}, False
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add up the processes' sums and write the concepts."""
+        assert isinstance(pl_module, WalrusModule)
+        model, data = model_id(pl_module.network), next(filter(None, gather(trainer, self._data)), "")
+        selections = {label: select.expression for label, select in self.classes.items()}
+        concepts = {}
         for site, sums in self._sums.items():
-            everyone = gather(trainer, {name: value.cpu() for name, value in sums.state_dict().items()})
-            if trainer.is_global_zero:
-                total = DifferenceOfMeans()
-                for state in everyone:
-                    part = DifferenceOfMeans()
-                    part.load_state_dict(state)
-                    total.merge(part)
-                concept = total.fit(
-                    site=str(site),
-                    model=model_id(self._module.network),
-                    data=self._data,
-                    selections={"feature": self.feature.expression, "control": self.control.expression},
-                )
-                concept.save(Path(trainer.default_root_dir) / "concepts" / f"{self.name}_{site}.safetensors")
+            total = DifferenceOfMeans()
+            for state in gather(trainer, {name: value.cpu() for name, value in sums.state_dict().items()}):
+                part = DifferenceOfMeans()
+                part.load_state_dict(state)
+                total.merge(part)
+            try:  # on every process, so that none waits for one that failed
+                concepts[site] = total.fit(site=str(site), model=model, data=data, selections=selections)
+            except PhysteerError as error:
+                raise PhysteerError(f"concept {self.name!r} at {site}: {error} ({self._described()})") from error
+        if trainer.is_global_zero:
+            for site, concept in concepts.items():
+                concept.save(Path(trainer.default_root_dir) / "concepts" / f"{self.name}_{slug(str(site))}.safetensors")
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the hooks off."""
@@ -101,12 +117,20 @@ class Capture(RolloutCallback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Take the hooks off."""
         self._hooks.close()
+        if isinstance(pl_module, WalrusModule):
+            pl_module.every_frame = False
 
-    def _classes(self) -> list[tuple[str, Selection]]:
-        return [("feature", self.feature), ("control", self.control)]
+    def _described(self) -> str:
+        return ", ".join(f"{label}: {select.expression!r}" for label, select in self.classes.items())
 
     def _observe(self, site: Site, h: Tensor) -> None:
-        if self._module.clock.step == 0:  # of a rollout, the first forward: its context is data
-            for label, rows in self._rows.items():
-                if rows:
-                    self._sums[site].update(label, h[rows])
+        for label, rows in self._rows.items():  # of the first condition: the unsteered one is always first
+            if rows:
+                self._sums[site].update(label, h[rows])
+
+
+def _computed_last(pl_module: WalrusModule, site: Site) -> bool:
+    """Whether a site lies where, unless asked, only the last frame is computed: the last block and what follows it."""
+    stage, _, rest = site.module.partition(".")
+    last = str(len(pl_module.network.blocks) - 1)
+    return rest.split(".")[0] == last if stage == "blocks" else stage == "decoder"

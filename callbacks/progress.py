@@ -3,24 +3,57 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from torch import Tensor
 
 from physteer.callbacks.base import RolloutCallback
-from physteer.module import WalrusModule
+from physteer.module import Rollout, WalrusModule
 
 
 class RolloutProgress(TQDMProgressBar, RolloutCallback):
     """Lightning's progress bar, which in ``predict`` counts forwards instead of batches.
 
-    A batch of ``predict`` is a whole rollout under many conditions, so a bar over batches would stand still.
+    A batch of ``predict`` is a whole rollout under many conditions, so a bar over batches would stand still. Where
+    nobody watches (a log file, a pipe), plain lines come instead of a bar: one when a stage ends, and one now and then
+    in between. The command line adds this callback where no other progress bar is configured.
 
     Args:
-        refresh_rate: forwards between updates of the bar; 0 for no bar.
+        refresh_rate: forwards or batches between updates of the bar; 0 for no progress at all.
+        seconds_per_line: time between the plain lines.
     """
+
+    def __init__(self, refresh_rate: int = 1, seconds_per_line: float = 60.0) -> None:
+        watched = sys.stdout.isatty()
+        super().__init__(refresh_rate=refresh_rate if watched else 0)
+        self.seconds_per_line = seconds_per_line
+        self._in_lines = refresh_rate > 0 and not watched
+        self._began = self._told = 0.0
+        self._done = self._total = 0
+
+    # ------------------------------------------------------------------ fit
+
+    def on_train_start(self, *args: Any) -> None:
+        """Begin."""
+        super().on_train_start(*args)
+        self._begin(int(self.trainer.estimated_stepping_batches), self.trainer.global_step)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Count optimiser steps."""
+        super().on_train_batch_end(trainer, pl_module, *args)
+        self._done = trainer.global_step
+        self._tell(_loss(trainer))
+
+    def on_train_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Say how it ended."""
+        super().on_train_end(trainer, *args)
+        self._tell(_loss(trainer), final=True)
+
+    # ------------------------------------------------------------------ predict
 
     def init_predict_tqdm(self) -> Tqdm:
         """Return the bar that counts forwards."""
@@ -30,16 +63,55 @@ class RolloutProgress(TQDMProgressBar, RolloutCallback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Set the total once the first batch tells the number of steps and of condition groups."""
-        if batch_idx == 0 and isinstance(pl_module, WalrusModule) and not self.is_disabled:
+        if batch_idx == 0 and isinstance(pl_module, WalrusModule):
             batches = sum(int(n) for n in trainer.num_predict_batches)
             size = pl_module.conditions_per_forward or len(pl_module.conditions)
             groups = -(-len(pl_module.conditions) // size)
-            self.predict_progress_bar.reset(total=batches * groups * batch.targets.shape[1])
+            self._begin(batches * groups * batch.targets.shape[1])
+            if not self.is_disabled:
+                self.predict_progress_bar.reset(total=self._total)
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the steps were counted as they were made."""
 
     def on_rollout_step(self, trainer: L.Trainer, pl_module: WalrusModule, step: int, n_steps: int) -> None:
         """Count a forward."""
+        self._done += 1
+        self._tell()
         if not self.is_disabled:
             self.predict_progress_bar.update(1)
+
+    def on_rollout_end(self, trainer: L.Trainer, pl_module: WalrusModule, rollout: Rollout) -> None:
+        """Nothing."""
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say how it ended."""
+        super().on_predict_end(trainer, pl_module)
+        self._tell(final=True)
+
+    # ------------------------------------------------------------------ plain lines
+
+    def disable(self) -> None:
+        """Say nothing; Lightning calls this on every process but the first."""
+        super().disable()
+        self._in_lines = False
+
+    def _begin(self, total: int, done: int = 0) -> None:
+        self._began = self._told = time.monotonic()
+        self._total, self._done = total, done
+
+    def _tell(self, note: str = "", *, final: bool = False) -> None:
+        now = time.monotonic()
+        if self._in_lines and self._total and (final or now - self._told >= self.seconds_per_line):
+            self._told = now
+            what = f"{_command(self.trainer)}: {self._done} of {self._total} steps in {now - self._began:.0f} s"
+            print(what + (f", {note}" if note else ""), file=sys.stderr, flush=True)
+
+
+def _loss(trainer: L.Trainer) -> str:
+    loss = trainer.callback_metrics.get("train/loss")
+    return f"loss {loss.item():.4g}" if isinstance(loss, Tensor) else ""
+
+
+def _command(trainer: L.Trainer) -> str:
+    return "" if trainer.state.fn is None else trainer.state.fn.value

@@ -11,6 +11,7 @@ from torch import Tensor
 from physteer.callbacks.base import RolloutCallback
 from physteer.data.batch import Batch
 from physteer.data.rollout_files import write_rollout
+from physteer.errors import PhysteerError
 from physteer.interventions import Condition
 from physteer.module import Rollout, WalrusModule
 
@@ -29,6 +30,17 @@ class RolloutWriter(RolloutCallback):
 
     def __init__(self, truth: bool = True) -> None:
         self.truth = truth
+
+    def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check that no two conditions would be written to the same folder."""
+        conditions = [*pl_module.conditions, TRUTH] if isinstance(pl_module, WalrusModule) else []
+        folders = [slug(condition.name) for condition in conditions]
+        for condition, folder in zip(conditions, folders, strict=True):
+            if folders.count(folder) > 1:
+                raise PhysteerError(
+                    f"condition {condition.name!r} is not the only one that would be written to rollouts/{folder}; "
+                    "conditions are called after the concept's file, mode, strength and site: make one differ"
+                )
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: WalrusModule, rollout: Rollout) -> None:
         """Write what was rolled out for one batch."""
@@ -55,4 +67,4 @@ class RolloutWriter(RolloutCallback):
 
 def slug(name: str) -> str:
     """Return a condition's name as a folder's name."""
-    return re.sub(r"[^\w.+-]+", "_", name)
+    return re.sub(r"[^\w.+-]+", "_", name).strip("_")

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import lightning as L
+import yaml
 from lightning.pytorch.cli import SaveConfigCallback
 
 from physteer.files import atomic_write
@@ -19,12 +20,33 @@ _PACKAGES = ("physteer", "torch", "lightning", "torchmetrics", "the_well", "json
 class RunRecord(SaveConfigCallback):
     """Save ``config.yaml`` (merged, as run) and ``environment.json`` in ``trainer.default_root_dir``.
 
-    Runs when the trainer sets up, on the first process.
+    ``physteer predict --config RUN/config.yaml`` repeats a run. Written by the first process when the run starts: by
+    then the other callbacks have found what is wrong with their settings, so that a mistake leaves no run folder.
     """
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         kwargs["save_to_log_dir"] = False
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Nothing yet."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Record."""
+        self._record(trainer, pl_module, "fit")
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Record, unless this is part of ``fit``."""
+        if trainer.state.fn == "validate":
+            self._record(trainer, pl_module, "validate")
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Record."""
+        self._record(trainer, pl_module, "test")
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Record."""
+        self._record(trainer, pl_module, "predict")
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write both files."""
@@ -46,7 +68,11 @@ class RunRecord(SaveConfigCallback):
         with atomic_write(folder / "environment.json") as path:
             path.write_text(json.dumps(environment, indent=2) + "\n")
         for logger in trainer.loggers:
-            logger.log_hyperparams({"config": text})
+            logger.log_hyperparams(yaml.safe_load(text))
+
+    def _record(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, stage)
 
 
 def _version(package: str) -> str:

@@ -6,11 +6,13 @@ import math
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
 
 from physteer.callbacks.base import RolloutCallback
+from physteer.callbacks.windows import window_shapes
 from physteer.concepts import Concept
 from physteer.errors import PhysteerError
-from physteer.interventions import UNSTEERED, Condition, Edit, Locus, Site, SteerMode, find_module
+from physteer.interventions import Condition, Edit, Locus, Site, SteerMode, fit_to_grid
 from physteer.interventions import Steer as AlongDirection
 from physteer.module import WalrusModule
 from physteer.walrus import model_id
@@ -43,32 +45,63 @@ class Steer(RolloutCallback):
             raise PhysteerError(f"Steer.strengths must be one or more finite numbers; found {strengths}")
         if len(set(strengths)) < len(strengths):
             raise PhysteerError(f"Steer.strengths names a strength twice: {strengths}")
+        if rollout_steps is not None and (not rollout_steps or min(rollout_steps) < 0):
+            raise PhysteerError(f"Steer.rollout_steps must be steps from 0, or null for all; found {rollout_steps}")
         self.concept, self.strengths, self.mode, self.site = concept, strengths, mode, site
         self.rollout_steps = rollout_steps
+        self._conditions: list[Condition] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Read the concept and give the module one condition per strength."""
+        """Refuse what cannot be steered."""
         if not isinstance(pl_module, WalrusModule) or stage != "predict":
-            raise PhysteerError(f"Steer acts on the rollouts of a WalrusModule in `predict`; this is {stage!r}")
+            raise PhysteerError("Steer acts on the rollouts of `physteer predict` alone")
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Read the concept, check that it fits, and give the module one condition per strength.
+
+        Not before: with ``--ckpt_path`` the weights, and so the model's id, are known only now.
+        """
+        assert isinstance(pl_module, WalrusModule)
         concept = Concept.load(self.concept)
-        site = self.site or concept.site
-        find_module(pl_module.network, Site.parse(site))  # an unknown site is an error before anything runs
-        concept.check_width(pl_module.network.config.hidden_dim, site)
         if concept.model and concept.model != model_id(pl_module.network):
             raise PhysteerError(
                 f"concept {self.concept} was measured on model {concept.model}; this model is "
                 f"{model_id(pl_module.network)}: capture it again, or steer the model it is from"
             )
-        name = Path(self.concept).stem
-        locus = Locus(steps=self.rollout_steps)
-        steered = [
-            Condition(
-                name=f"{name} {self.mode} {strength:+g}",
-                edits=(Edit(site, AlongDirection(concept.direction, strength, self.mode), locus=locus),),
-                direction=name,
-                strength=strength,
-                mode=self.mode,
+        site = Site.parse(self.site or concept.site)
+        shape = window_shapes(trainer, pl_module, [site])[site]  # [1, T, h, w, δ, d]
+        if len(shape) != 6:
+            raise PhysteerError(f"site {site} has the shape {list(shape)}; steering needs [B, T, h, w, δ, d]")
+        concept.check_width(shape[-1], str(site))
+        fit_to_grid(concept.direction, shape[2:5], self.mode)
+        if pl_module.jitter_seed is not None and self.mode != "drop":
+            rank_zero_warn(
+                f"model.jitter_seed is {pl_module.jitter_seed}, so fields are shifted by fractions of a token, which "
+                f"blurs a concept in mode {self.mode!r}; mode 'drop' or jitter_seed null avoids it"
             )
-            for strength in self.strengths
-        ]
-        pl_module.conditions = [*(pl_module.conditions or (UNSTEERED,)), *steered]
+        self._conditions = [self._condition(concept, site, strength) for strength in self.strengths]
+        pl_module.conditions = [*pl_module.conditions, *self._conditions]
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the conditions off again."""
+        self._remove(pl_module)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Take the conditions off again."""
+        self._remove(pl_module)
+
+    def _condition(self, concept: Concept, site: Site, strength: float) -> Condition:
+        direction = Path(self.concept).stem
+        name = f"{direction} {self.mode} {strength:+.12g}"
+        if str(site) != concept.site:
+            name += f" at {site}"
+        if self.rollout_steps is not None:
+            name += f" steps {' '.join(map(str, self.rollout_steps))}"
+        edit = Edit(site, AlongDirection(concept.direction, strength, self.mode), locus=Locus(steps=self.rollout_steps))
+        return Condition(name, (edit,), direction, strength, self.mode)
+
+    def _remove(self, pl_module: L.LightningModule) -> None:
+        if isinstance(pl_module, WalrusModule):
+            mine = {id(condition) for condition in self._conditions}
+            pl_module.conditions = [c for c in pl_module.conditions if id(c) not in mine]
+        self._conditions = []

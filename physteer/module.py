@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,26 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from physteer.data.batch import Batch
+from physteer.data.batch import Batch, Origin
 from physteer.errors import PhysteerError
-from physteer.interventions import UNSTEERED, Clock, Condition, attached, repeated, separated, stack_conditions
+from physteer.interventions import (
+    UNSTEERED,
+    Clock,
+    Condition,
+    Edit,
+    Site,
+    attached,
+    find_module,
+    observed,
+    repeated,
+    separated,
+    stack_conditions,
+)
 from physteer.metrics import ForecastScores
 from physteer.objectives import NextStepMAE
 from physteer.rollout import SampleScale, jitter_generator, rollout, sample_scale
-from physteer.walrus import Walrus, WalrusConfig, load
+from physteer.scores import LOADERS, logged, score_rows
+from physteer.walrus import Walrus, WalrusConfig, load, output_shapes
 
 
 @dataclass(frozen=True)
@@ -64,25 +78,29 @@ class WalrusModule(L.LightningModule):
         if (checkpoint is None) == (network is None):
             raise PhysteerError("give either model.checkpoint (weights to start from) or model.network (a new model)")
         self.checkpoint = checkpoint
-        self.network = load(checkpoint) if checkpoint is not None else Walrus(network or WalrusConfig())
+        if checkpoint is not None:
+            with torch.device("cpu"):  # on whatever device modules are being made, stored weights come from a file
+                self.network = load(checkpoint)
+        else:
+            self.network = Walrus(network or WalrusConfig())
         self.jitter_seed = jitter_seed
-        self.objective = objective or NextStepMAE()
+        self.objective = NextStepMAE() if objective is None else objective
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
         self.conditions: Sequence[Condition] = (UNSTEERED,)
-        """What ``predict`` rolls out for every window; callbacks replace it before the run starts."""
+        """What ``predict`` rolls out for every window; callbacks add to it when the run starts."""
         self.conditions_per_forward = conditions_per_forward
         self.clock = Clock()
         """The step a rollout is at."""
         self.interventions = nn.ModuleDict()
         """Trainable parts that callbacks add in ``setup``, for the optimiser and the checkpoints to see."""
         self.every_frame = False
-        """Set by callbacks that need the last block's activation of frames before the last."""
+        """Set by callbacks, while they run, that need the last block's activation of frames before the last."""
         self.scores = nn.ModuleDict()
         """What the last validation or test measured: `one_step` and `rollout`, each `ForecastScores`."""
         if compile:
             for block in self.network.blocks:
                 # not block.compile(), which compiles hooks away: the blocks' outputs stay sites
-                block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
+                block.forward = torch.compile(block.forward)
 
     # ------------------------------------------------------------------ one step
 
@@ -137,16 +155,31 @@ class WalrusModule(L.LightningModule):
             Each next frame, [K × B, 1, C, H, W, D]: all windows of the first condition, then of the second, …
         """
         conditions = conditions or (UNSTEERED,)
+        edits = stack_conditions(conditions, len(batch))
 
         def predict(window: Tensor, step: int) -> Tensor:
-            self.clock.step = step
-            return self.predict_next(window, batch, step)
+            return self._edited_step(edits, window, batch, step)
 
-        try:
-            with attached(self.network, stack_conditions(conditions, len(batch)), self.clock):
-                yield from rollout(predict, repeated(batch.context, len(conditions)), n_steps)
-        finally:
-            self.clock.step = None
+        yield from rollout(predict, repeated(batch.context, len(conditions)), n_steps)
+
+    def site_shapes(self, sites: Sequence[Site], origin: Origin, n_frames: int) -> dict[Site, torch.Size]:
+        """Return the shape of activations for one window; nothing is computed.
+
+        Args:
+            sites: where.
+            origin: of the window: its channels and grid.
+            n_frames: T of the window.
+
+        Raises:
+            PhysteerError: a site is unknown, or no activation is there.
+        """
+        for site in sites:
+            find_module(self.network, site)
+        modules = dict.fromkeys(site.module for site in sites)
+        names, grid, jitter = origin.channels.names, origin.grid, self.jitter_seed is not None
+        shapes = output_shapes(self.network.config, modules, n_frames, names, grid.shape, grid.boundaries, jitter)
+        _check_reached(sites, shapes)
+        return {site: site.select(torch.empty(shapes[site.module], device="meta")).shape for site in sites}
 
     # ------------------------------------------------------------------ Lightning's steps
 
@@ -199,20 +232,57 @@ class WalrusModule(L.LightningModule):
             {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
         ]
         optimizer: Optimizer = AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.95))
-        total, warmup = int(self.trainer.estimated_stepping_batches), self.warmup_steps
+        total, warmup = self.trainer.estimated_stepping_batches, self.warmup_steps
+        if math.isinf(total):
+            raise PhysteerError(
+                "fit needs trainer.max_steps or trainer.max_epochs: the learning rate decays to the end"
+            )
 
         def factor(step: int) -> float:
             if step < warmup:
                 return (step + 1) / warmup
             progress = min((step - warmup) / max(total - warmup, 1), 1.0)
-            return 0.01 + 0.99 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress)).item())
+            return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
 
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another model in one line.
+
+        Raises:
+            PhysteerError: tensors are missing, unknown or of another shape.
+        """
+        found, wanted = checkpoint["state_dict"], self.state_dict()
+        shapes = {name: (list(found[name].shape), list(wanted[name].shape)) for name in wanted.keys() & found.keys()}
+        wrong = [f"{name} is {a}, not {b}" for name, (a, b) in sorted(shapes.items()) if a != b]
+        missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+        for what, names in (("lacks", missing), ("has unknown tensors:", unknown), ("does not fit:", wrong)):
+            if names:
+                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+                raise PhysteerError(f"the checkpoint is not one of this model: it {what} {names[0]}{more}")
+
     # ------------------------------------------------------------------ parts of the steps
 
+    def _edited_step(self, edits: Sequence[Edit], window: Tensor, batch: Batch, step: int) -> Tensor:
+        """Predict the next frame of a rollout.
+
+        The edits are on the network during this forward alone: a rollout that is suspended, or dropped halfway, leaves
+        nothing on it, and two rollouts of one network can take turns.
+        """
+        sites, reached = [edit.site for edit in edits], set[str]()
+        seen = observed(self.network, sites if step == 0 else [], lambda site, h: reached.add(site.module))
+        self.clock.step = step
+        try:
+            with attached(self.network, edits, self.clock), seen:
+                frame = self.predict_next(window, batch, step)
+        finally:
+            self.clock.step = None
+        if step == 0:
+            _check_reached(sites, reached)
+        return frame
+
     def _begin_scores(self, loaders: Any) -> None:
-        for name, loader in zip(("one_step", "rollout"), loaders, strict=True):
+        for name, loader in zip(LOADERS, loaders, strict=True):
             channels = loader.dataset.origin.channels
             fields = [channels.names[i] for i in channels.predicted]
             self.scores[name] = ForecastScores(loader.dataset.spec.n_output, fields).to(self.device)
@@ -220,25 +290,23 @@ class WalrusModule(L.LightningModule):
     def _score(self, batch: Batch, dataloader_idx: int) -> None:
         n_steps, scored = batch.targets.shape[1], batch.channels.predicted
         prediction = torch.cat([frame[:, :, scored] for frame in self.rollout(batch, n_steps)], dim=1)
-        name = ("one_step", "rollout")[dataloader_idx]
-        self.scores[name].update(batch.context[:, :, scored], prediction, batch.targets[:, :, scored])  # type: ignore[operator]
+        scores = self.scores[LOADERS[dataloader_idx]]
+        scores.update(batch.context[:, :, scored], prediction, batch.targets[:, :, scored])  # type: ignore[operator]
 
     def _log_scores(self, stage: str) -> None:
-        for name, scores in self.scores.items():
-            assert isinstance(scores, ForecastScores)
-            for forecast, vrmse in scores.compute().items():
-                steps = (
-                    [1] if name == "one_step" else sorted({s for s in (1, 5, 10, 20) if s <= len(vrmse)} | {len(vrmse)})
-                )
-                for step in steps:
-                    where = f"{stage}/{name}/{forecast}/vrmse" + (f"_step_{step}" if name == "rollout" else "")
-                    self.log(f"{where}/mean_over_fields", vrmse[step - 1].mean())
-                    if forecast == "model":
-                        for field, value in zip(scores.fields, vrmse[step - 1], strict=True):
-                            self.log(f"{where}/{field}", value)
+        self.log_dict(logged(score_rows(self.scores), stage), sync_dist=True)  # the same everywhere already
 
     def _tell(self, event: str, *args: Any) -> None:
         """Call a hook of the callbacks that have it (`physteer.callbacks.base.RolloutCallback`)."""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if hasattr(callback, event):
                 getattr(callback, event)(self.trainer, self, *args)
+
+
+def _check_reached(sites: Sequence[Site], reached: Container[str]) -> None:
+    for site in sites:
+        if site.module not in reached:
+            raise PhysteerError(
+                f"site {site.module!r} has no activation: the forward does not call that module; 'physteer sites' "
+                "lists those it does"
+            )

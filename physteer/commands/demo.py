@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from physteer.commands.parser import Parser
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def main(args: Sequence[str]) -> int:
     """Simulate shear flow, measure a vortex concept, steer held-out flows along it, and report."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="physteer demo",
         description="Simulate shear flow in The Well's format, capture activations of a small Walrus, build a concept "
         "(flows that roll up minus flows that do not), steer held-out flows along it, and report. Minutes on 2 cores.",
