@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from physteer.data.batch import Batch
+from physteer.data.batch import Batch, Window
+from physteer.data.dataset import WindowDataset
 from physteer.data.shear_flow import LENGTHS, ShearFlowState, simulate
 from physteer.errors import PhysteerError
 
@@ -61,3 +63,21 @@ def solver_truth(batch: Batch, n_steps: int, changed: Mapping[str, float], subst
         }.items():
             truth[:, step, channels.index(name), ..., 0] = field.to(truth)
     return truth
+
+
+def initial_condition(dataset: WindowDataset, window: Window) -> str:
+    """Name a trajectory's initial condition by its content, never by its index: equal flows at frame 0, equal names.
+
+    The name is a digest of frame 0's velocity (or buoyancy, or else of every evolving field) in thousandths of its RMS.
+
+    Args:
+        dataset: the split the window is from.
+        window: any window of the trajectory.
+    """
+    frame = dataset.read(Window(window.file, window.trajectory, 0), n_frames=1).fields[0]  # [C, H, W, D]
+    names = dataset.origin.channels.names
+    telling = [i for i, name in enumerate(names) if name.startswith(("velocity", "momentum"))]
+    telling = telling or [i for i, name in enumerate(names) if name == "buoyancy"] or dataset.origin.channels.predicted
+    content = frame[telling].double()
+    grains = (content / content.square().mean().sqrt().clamp_min(1e-12) * 1000).round().to(torch.int32)
+    return hashlib.sha256(grains.numpy().tobytes()).hexdigest()[:12]
