@@ -176,11 +176,9 @@ class ShuffledDifferences:
         """
         if len(units) != len(h):
             raise PhysteerError(f"{len(units)} units were named for {len(h)} windows")
-        unknown = [unit for unit in units if self.labels and unit not in self.labels[0]]
+        unknown = [unit for labels in self.labels[:1] for unit in units if unit not in labels]
         if unknown:
-            raise PhysteerError(
-                f"unit {unknown[0]!r} is not among the {len(self.labels[0])} whose labels were shuffled"
-            )
+            raise PhysteerError(f"unit {unknown[0]!r} is not among those whose labels were shuffled")
         z = standardized(h)
         if z.numel() == 0:
             return

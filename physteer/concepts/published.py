@@ -10,8 +10,8 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import warnings
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +27,7 @@ from physteer.errors import PhysteerError, did_you_mean
 PUBLISHED_SITE = "blocks.39"
 """Where the published concepts were measured; a pickle of a bare tensor does not say."""
 FORMULA = "as published (Fear et al., arXiv 2511.20798)"
+_ZIP = b"PK\x03\x04"
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 """The first pickle in a `torch.save` file from before its zip format."""
 
@@ -95,9 +96,11 @@ def _read(path: Path) -> Tensor | dict[str, Tensor]:
     try:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's doubts about pickle protocols: it opens a file or refuses it
-            tree: Any = None if zipfile.is_zipfile(path) else _Unpickler(file).load()
-            if tree is None or (isinstance(tree, int) and tree == _TORCH_MAGIC):
-                tree = torch.load(path, map_location="cpu", weights_only=True)
+            zipped = file.read(len(_ZIP)) == _ZIP
+            file.seek(0)
+            tree: Any = _TORCH_MAGIC if zipped else _Unpickler(file).load()
+            if isinstance(tree, int) and tree == _TORCH_MAGIC:
+                tree = _torch_load(path)
         if isinstance(tree, dict):
             unnamed = [name for name in tree if not isinstance(name, str)]
             if unnamed:
@@ -106,9 +109,6 @@ def _read(path: Path) -> Tensor | dict[str, Tensor]:
         return _made(tree, "it")
     except _Refused as error:
         raise PhysteerError(f"{path} holds {error} and was not opened: only tensors are") from None
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
-        raise PhysteerError(f"{path} is not a pickle of tensors: {reason}") from None
     except Exception as error:  # a damaged pickle may raise anything, says pickle's documentation
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise PhysteerError(f"{path} is not a whole pickle of tensors: {reason}") from None
@@ -116,6 +116,16 @@ def _read(path: Path) -> Tensor | dict[str, Tensor]:
 
 class _Refused(Exception):
     """Something in a pickle that is neither a tensor nor a dictionary."""
+
+
+def _torch_load(file: Path | io.BytesIO) -> Any:
+    """Read a file of `torch.save`: tensors and plain data only."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # Of torch's paragraphs, only what it met: the rest advises to switch the check off.
+        met = re.search(r"GLOBAL (\S+)|WeightsUnpickler error:\s*(.+)", str(error))
+        raise _Refused((met[1] or met[2]) if met else "more than tensors") from None
 
 
 # What a pickle can get hold of has no attributes to set and no method that pickle would call (`__setstate__`).
@@ -134,11 +144,7 @@ def _storage(content: Any) -> _Storage:
     """Read a storage, itself a file of `torch.save` inside the pickle."""
     if not isinstance(content, bytes):
         raise _Refused("a storage that is not made of bytes")
-    try:
-        storage = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
-        raise _Refused(f"a storage with more than numbers ({reason})") from None
+    storage = _torch_load(io.BytesIO(content))
     if not isinstance(storage, TypedStorage):
         raise _Refused(f"a storage that is a {type(storage).__name__}")
     return _Storage(torch.empty(0, dtype=storage.dtype).set_(storage))

@@ -18,6 +18,8 @@ from physteer.metrics.flow import SPACE, energy_spectrum
 
 SPECTRUM_FLOOR = 1e-8
 """Of the reference's energy: what a shell holds below it is round-off of float32 fields, not flow."""
+ROUND_OFF = 1e-6
+"""Of the truth's RMS: a true change below it is round-off of float32 fields and of restarted solvers, not physics."""
 BLOW_UP = 100.0
 """A field whose RMS exceeds this many times its initial one has blown up."""
 
@@ -50,6 +52,10 @@ class Alignment:
 def alignment(steered: Tensor, unsteered: Tensor, truth_target: Tensor, truth_base: Tensor) -> Alignment:
     """Compare Δŷ = ŷ_steered − ŷ_unsteered with Δy = y(θ') − y(θ_b), all from the same state.
 
+    Where the RMS of Δy is below 1e-6 of that of y(θ_b), nothing truly changes (an exact null, such as the velocity when
+    only a passive tracer's diffusivity does): cosine and gain are NaN, and ⟨Δŷ Δy⟩ = ⟨Δy²⟩ = 0 add nothing to pooled
+    ones.
+
     Args:
         steered: ŷ_steered [..., H, W, D], such as [conditions, B, T, C, H, W, D].
         unsteered: ŷ_unsteered; this and what follows may lack or repeat leading axes.
@@ -63,7 +69,10 @@ def alignment(steered: Tensor, unsteered: Tensor, truth_target: Tensor, truth_ba
         PhysteerError: The fields lie on different grids.
     """
     _same_grid(steered, unsteered, truth_target, truth_base)
-    made, true = steered.double() - unsteered.double(), truth_target.double() - truth_base.double()
+    made, base = steered.double() - unsteered.double(), truth_base.double()
+    true = truth_target.double() - base
+    null = _rms(true) <= ROUND_OFF * _rms(base)
+    true = true.where(~null[..., None, None, None], 0.0)
     product = (made * true).mean(SPACE)
     return Alignment(
         product, made.square().mean(SPACE).expand_as(product), true.square().mean(SPACE).expand_as(product)
@@ -119,7 +128,7 @@ def spectrum_distance(velocity: Tensor, reference: Tensor, floor: float = SPECTR
         floor: of the reference's energy.
 
     Returns:
-        [...], float64; NaN where either is not finite, or the reference does not vary.
+        [...], float64; not finite where either is not, or where the reference does not vary.
 
     Raises:
         PhysteerError: The fields lie on different grids, of fewer than two cells along every axis.
@@ -167,11 +176,15 @@ def blow_up_step(frames: Tensor, initial: Tensor, factor: float = BLOW_UP) -> Te
     Returns:
         [..., C], float64: steps from 1, ∞ for never. The minimum over fields is the rollout's.
     """
-    limit = factor * initial.double().square().mean(SPACE).sqrt().unsqueeze(-2)  # [..., 1, C]
-    rms = frames.double().square().mean(SPACE).sqrt()  # [..., T, C]; NaN and ∞ pass through
+    limit = factor * _rms(initial.double()).unsqueeze(-2)  # [..., 1, C]
+    rms = _rms(frames.double())  # [..., T, C]; NaN and ∞ pass through
     bad = ~rms.isfinite() | ((limit > 0) & (rms > limit))
     steps = torch.arange(1, rms.shape[-2] + 1, dtype=torch.float64, device=rms.device)[:, None]
     return torch.where(bad, steps, math.inf).amin(-2)
+
+
+def _rms(field: Tensor) -> Tensor:
+    return field.square().mean(SPACE).sqrt()
 
 
 def _same_grid(*fields: Tensor) -> None:
