@@ -50,10 +50,10 @@ def test_steering_along_a_control_moves_as_far_as_along_the_concept(mode):
 
 
 def test_random_directions_are_white_in_the_channels():
-    means = torch.stack([v.mean((0, 1, 2)) for v in random_directions(smooth_concept(), 2000)])
+    means = torch.stack([v.mean((0, 1, 2)) for v in random_directions(smooth_concept(), 1000)])
     units = means / vector_norm(means, dim=1, keepdim=True)
-    torch.testing.assert_close(units.mean(0), torch.zeros(D), atol=0.03, rtol=0)
-    torch.testing.assert_close(D * units.mT @ units / 2000, torch.eye(D), atol=0.12, rtol=0)
+    torch.testing.assert_close(units.mean(0), torch.zeros(D), atol=0.05, rtol=0)
+    torch.testing.assert_close(D * units.mT @ units / 1000, torch.eye(D), atol=0.2, rtol=0)
 
 
 def test_a_direction_depends_on_seed_and_number_alone():

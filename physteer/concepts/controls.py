@@ -20,7 +20,7 @@ from physteer.concepts.concept import Concept
 from physteer.concepts.difference import FORMULA, standardized
 from physteer.errors import PhysteerError
 
-_SPACE = (1, 2, 3)
+_SPACE = (0, 1, 2)
 
 
 def random_directions(like: Tensor, n: int, seed: int = 0) -> list[Tensor]:
@@ -45,16 +45,15 @@ def random_directions(like: Tensor, n: int, seed: int = 0) -> list[Tensor]:
     """
     if like.ndim != 4 or n < 0:
         raise PhysteerError(f"cannot draw {n} directions like one of shape {list(like.shape)}: it is [h, w, δ, d]")
-    # Channels first: Fourier transforms of leading axes are a thousand times slower where they are small.
-    concept = like.detach().cpu().double().permute(3, 0, 1, 2).contiguous()  # [d, h, w, δ]
-    energy = vector_norm(torch.fft.fftn(concept, dim=_SPACE), dim=0)  # [h, w, δ]
+    concept = like.detach().cpu().double()
+    energy = vector_norm(torch.fft.fftn(concept, dim=_SPACE), dim=-1, keepdim=True)  # [h, w, δ, 1]
     directions = []
     for i in range(n):
         noise = torch.randn(concept.shape, generator=_generator("random", seed, i), dtype=torch.float64)
         white = torch.fft.fftn(noise, dim=_SPACE)
         # Of real noise, opposite wavevectors have conjugate spectra and equal norms: the result is real.
-        shaped = torch.fft.ifftn(white * (energy / vector_norm(white, dim=0)), dim=_SPACE).real
-        directions.append(shaped.permute(1, 2, 3, 0).float().contiguous())
+        shaped = torch.fft.ifftn(white * (energy / vector_norm(white, dim=-1, keepdim=True)), dim=_SPACE).real
+        directions.append(shaped.float())
     return directions
 
 
