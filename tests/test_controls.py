@@ -127,7 +127,7 @@ def test_shuffles_are_the_same_in_every_process_and_order():
     backwards = Roster(dict(reversed(roster.labels.items())), dict(reversed(roster.groups.items())))
     assert backwards.shuffled(5, 2) == roster.shuffled(5, 2)
     code = (
-        "from physteer.concepts.controls import Roster\n"
+        "from physteer.concepts.roster import Roster\n"
         f"print(Roster({dict(roster.labels)!r}, {dict(roster.groups)!r}).shuffled(5, 2))"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
