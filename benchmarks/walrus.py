@@ -10,6 +10,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -24,19 +25,22 @@ NAMES = ("pressure", "tracer", "velocity_x", "velocity_y", "velocity_z")
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bfloat16 operations per second on the data sheets."""
 Work = Callable[[], object]
+Clock = Callable[[], float]
 
 
-def medians(works: dict[str, Work], rounds: int, synchronize: Work = lambda: None) -> dict[str, float]:
+def medians(
+    works: dict[str, Work], rounds: int, synchronize: Work = lambda: None, clock: Clock = time.perf_counter
+) -> dict[str, float]:
     """Median seconds of each piece of work; the pieces take turns, so that a busy machine slows all of them."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):
         for name, work in works.items():
             synchronize()
-            start = time.perf_counter()
+            start = clock()
             work()
             synchronize()
             if turn:  # the first one warms up
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
@@ -79,7 +83,7 @@ def floor(walrus: Walrus, context: Context, frames: int, fields: int) -> Work:
     return run
 
 
-def on_cpu(name: str, config: WalrusConfig, shape: tuple[int, int, int], rounds: int) -> None:
+def on_cpu(name: str, config: WalrusConfig, shape: tuple[int, int, int], rounds: int, clock: Clock) -> None:
     """Print one size's row."""
     torch.manual_seed(0)
     frames = config.n_steps_input
@@ -94,7 +98,7 @@ def on_cpu(name: str, config: WalrusConfig, shape: tuple[int, int, int], rounds:
         "last": lambda: walrus(x, labels, PERIODIC, last_frame_only=True),
         "bf16": lambda: low(x, labels, PERIODIC),
     }
-    t = medians(works, rounds)
+    t = medians(works, rounds, clock=clock)
     exact = walrus(x, labels, PERIODIC)
     error = float((low(x, labels, PERIODIC).float() - exact).norm() / exact.norm())
     print(
@@ -117,31 +121,32 @@ def on_cuda(rounds: int) -> None:
     peak = next((value for key, value in PEAKS.items() if key in name), reached)
     print(f"\n{name}: bfloat16, {config.n_blocks} blocks, 256x512, 6 frames; an 8192^3 product reaches {reached:.2e}/s")
     print(f"{'':34} {'step ms':>9} {'TFLOP':>9} {'of peak':>9} {'of product':>11} {'memory GiB':>11}")
+    works: dict[bool, Work] = {
+        last: partial(walrus, x, labels, PERIODIC, last_frame_only=last) for last in (False, True)
+    }
+    operations = {last: count(work) for last, work in works.items()}
     for compiled in (False, True):
         if compiled:
             for block in walrus.blocks:
                 block.compile()
-        for last in (False, True):
-            run = lambda last=last: walrus(x, labels, PERIODIC, last_frame_only=last)  # noqa: E731
-            with FlopCounterMode(display=False) as counter:
-                if not compiled:
-                    run()
-            flops = counter.get_total_flops() if not compiled else flops_of[last]
-            if not compiled:
-                flops_of[last] = flops
+        for last, work in works.items():
             torch.cuda.reset_peak_memory_stats()
-            seconds = medians({"step": run}, rounds, torch.cuda.synchronize)["step"]
+            seconds = medians({"step": work}, rounds, torch.cuda.synchronize)["step"]
             memory = torch.cuda.max_memory_allocated() / 2**30
+            rate = operations[last] / seconds
             label = f"{'last frame' if last else 'all frames'}{', compiled' if compiled else ''}"
-            rate = flops / seconds
             print(
-                f"{label:34} {seconds * 1e3:9.1f} {flops / 1e12:9.1f} {rate / peak:9.1%} {rate / reached:11.1%} "
-                f"{memory:11.2f}",
+                f"{label:34} {seconds * 1e3:9.1f} {operations[last] / 1e12:9.1f} {rate / peak:9.1%} "
+                f"{rate / reached:11.1%} {memory:11.2f}",
                 flush=True,
             )
 
 
-flops_of: dict[bool, int] = {}
+def count(work: Work) -> int:
+    """Floating-point operations of products, attentions and convolutions."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
 
 
 @torch.inference_mode()
@@ -152,18 +157,22 @@ def main() -> None:
         "--quick", action="store_true", help="fewer rounds and, at width 1408, one block and two frames"
     )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
-    quick = parser.parse_args()
-    threads, quick = quick.threads, quick.quick
+    parser.add_argument(
+        "--busy", action="store_true", help="for a machine with other work: one thread, processor time instead of wall"
+    )
+    options = parser.parse_args()
+    quick, threads = options.quick, 1 if options.busy else options.threads
+    clock = time.process_time if options.busy else time.perf_counter
     torch.set_num_threads(threads)
-    print(f"torch {torch.__version__}, CPU, {threads} threads, batch 1")
+    print(f"torch {torch.__version__}, CPU, {threads} threads, {clock.__name__}, batch 1")
     print(f"{'':34} {'step ms':>9} {'floor ms':>9} {'ratio':>7} {'last/all':>11} {'bf16/fp32':>11} {'bf16 error':>11}")
     small = WalrusConfig(
         hidden_dim=128, n_blocks=4, n_heads=4, intermediate_dim=32, tokens_2d=16, dimensions=(2,), n_steps_input=6
     )
-    on_cpu("demo size: 128 x 4 blocks, 64x128", small, (64, 128, 1), 5 if quick else 25)
+    on_cpu("demo size: 128 x 4 blocks, 64x128", small, (64, 128, 1), 5 if quick else 25, clock)
     blocks, frames = (1, 2) if quick else (2, 6)
     wide = WalrusConfig(n_blocks=blocks, n_steps_input=frames, dimensions=(2,))
-    on_cpu(f"1408 x {blocks} blocks, 256x512", wide, (256, 512, 1), 2 if quick else 7)
+    on_cpu(f"1408 x {blocks} blocks, 256x512", wide, (256, 512, 1), 2 if quick else 7, clock)
     if torch.cuda.is_available():
         on_cuda(3 if quick else 10)
     else:

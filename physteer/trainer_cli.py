@@ -39,7 +39,9 @@ _IRRELEVANT = (
     r".*logging interval \(log_every_n_steps",
     r"Checkpoint directory .* exists and is not empty",  # a run folder is used again on purpose
     r"Experiment logs directory .* exists and is not empty",
-    r"You're resuming from a checkpoint that ended before the epoch ended",  # our sampler goes on where it was
+    r"You're resuming from a checkpoint that ended before the epoch ended",  # `TrainingOrder` goes on where it was
+    r"The dirpath has changed",  # a run goes on in another folder
+    r"Be aware that when using `ckpt_path`, callbacks used to create",
 )
 
 
@@ -73,11 +75,19 @@ def _mistake_behind(error: BaseException) -> PhysteerError | None:
         if isinstance(behind, PhysteerError):
             return behind
         behind = behind.__cause__ or behind.__context__
-    if isinstance(error, MisconfigurationException):
+    if isinstance(error, ValueError | TypeError | MisconfigurationException) and _raised_in(error, "lightning"):
         return PhysteerError(" ".join(str(error).split()))
     if isinstance(error, OSError) and error.filename is not None:
         return PhysteerError(f"{error.filename}: {error.strerror}")
     return None
+
+
+def _raised_in(error: BaseException, package: str) -> bool:
+    """Whether a library refused something itself, rather than passing on an error from below."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(f"{package}.")
 
 
 @contextmanager
@@ -191,10 +201,7 @@ class PhysteerCLI(LightningCLI):
             kwargs |= {"precision": None, "plugins": NetworkPrecision(settings.precision)}
         if self._only_build:
             kwargs |= {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "logger": False}
-        try:
-            trainer = super().instantiate_trainer(**kwargs)
-        except (ValueError, TypeError) as error:
-            raise PhysteerError(f"trainer: {' '.join(str(error).split())}") from error
+        trainer = super().instantiate_trainer(**kwargs)
         for checkpoint in trainer.checkpoint_callbacks:
             if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is None:
                 checkpoint.dirpath = str(Path(trainer.default_root_dir, "checkpoints").absolute())

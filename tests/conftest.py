@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+from wells import EVERY, write
 
 from physteer.commands import data as data_command
 
@@ -104,3 +105,13 @@ def tiny_well(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words += ["--frames", "12", "--initial-conditions", "3", "--valid", "1", "--test", "2", "--seed", "7"]
     assert data_command.main(words) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def well_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By name, folders of two files, `name_0.hdf5` and `name_1.h5`, of every kind of data in `wells.py`; read only."""
+    root = tmp_path_factory.mktemp("wells")
+    for name, well in EVERY.items():
+        write(root / name / f"{name}_0.hdf5", well, 0)
+        write(root / name / f"{name}_1.h5", well, 1)
+    return {name: root / name for name in EVERY}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -115,12 +117,18 @@ class WindowDataset(Dataset[Sample]):
             self.close()  # each process opens what it reads from; this one may leave that to its workers
         channels = Channels(tuple(channel_sources(self.well.metadata, grid.axes, fields or {})))
         self.origin = Origin(self.well.dataset_name, path, channels, grid)
-        self.windows = list(self._all_windows())
-        if not self.windows:
-            raise PhysteerError(
-                f"no window fits {path}: one needs {spec.n_input} + {spec.n_output} frames, {min(spec.strides)} apart, "
-                f"from frame {spec.first}; trajectories have up to {max(self.well.n_steps_per_trajectory)} frames"
-            )
+        self.windows = self._fitting_windows()
+
+    def with_spec(self, spec: WindowSpec) -> WindowDataset:
+        """Return other windows of the same files, which stay open once for both.
+
+        Raises:
+            PhysteerError: no such trajectory, or trajectories that are too short.
+        """
+        other = copy.copy(self)
+        other.spec = spec
+        other.windows = other._fitting_windows()
+        return other
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -142,26 +150,34 @@ class WindowDataset(Dataset[Sample]):
         number = self._number(window, n_frames)
         frames = slice(window.start, window.start + window.stride * (n_frames - 1) + 1, window.stride)
         sources = self.origin.channels.sources
-        fields = torch.empty(n_frames, len(sources), *self.well.size_tuple)  # [T, C, *space]
+        # numpy: torch would wake its threads for every small copy
+        fields = np.empty((n_frames, len(sources), *self.well.size_tuple), np.float32)  # [T, C, *space]
         with self._open_files.reading(number) as file:
             wanted = {source.field for source in sources if source.field and source.transform != "zeros"}
-            values = {name: torch.from_numpy(file.read(name, window.trajectory, frames)) for name in wanted}
+            values = {name: file.read(name, window.trajectory, frames) for name in wanted}
             times = torch.from_numpy(file.times(window.trajectory)[frames])
-            for channel, source in zip(fields.unbind(1), sources, strict=True):
-                source.fill(channel, values)
-        if not torch.isfinite(fields.sum()) and not (finite := torch.isfinite(fields).flatten(2).all(2)).all():
-            broken = [name for name, good in zip(self.origin.channels.names, finite.all(0), strict=True) if not good]
-            frame = frames.start + frames.step * int(finite.all(1).int().argmin())
-            raise PhysteerError(
-                f"{', '.join(broken)} of trajectory {window.trajectory} in {self.well.files_paths[number]} has values "
-                f"that are not finite, first in frame {frame}"
-            )
+            for channel, source in enumerate(sources):
+                source.fill(fields[:, channel], values)
+        self._check_finite(fields, window, frames)
         return Sample(
-            fields=fields.reshape(*fields.shape[:2], *self.origin.grid.shape),  # [T, C, H, W, D]
+            fields=torch.from_numpy(fields).reshape(*fields.shape[:2], *self.origin.grid.shape),  # [T, C, H, W, D]
             window=window,
             parameters=self.parameters_of(window),
             times=times,
         )
+
+    def _check_finite(self, fields: NDArray[np.float32], window: Window, frames: slice) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(fields.sum()):  # in one pass; a sum can also overflow
+                return
+        at, channels, *_ = np.nonzero(~np.isfinite(fields))
+        if len(at):
+            names = ", ".join(self.origin.channels.names[channel] for channel in np.unique(channels))
+            path = self.well.files_paths[self._numbers[window.file]]
+            raise PhysteerError(
+                f"{names} of trajectory {window.trajectory} in {path} has values that are not finite, first in frame "
+                f"{frames.start + frames.step * int(at[0])}"
+            )
 
     def parameters_of(self, window: Window) -> dict[str, float]:
         """Return the simulation's parameters of a window, read when the data set was opened."""
@@ -194,14 +210,22 @@ class WindowDataset(Dataset[Sample]):
             )
         return number
 
-    def _all_windows(self) -> Iterator[Window]:
-        per_file = self.well.n_trajectories_per_file
-        chosen = self.spec.chosen(max(per_file))
-        for name, n_trajectories, n_stored in zip(self.files, per_file, self.well.n_steps_per_trajectory, strict=True):
-            for trajectory, stride in itertools.product(chosen, self.spec.strides):
-                if trajectory < n_trajectories:
-                    for start in self.spec.starts(n_stored, stride):
-                        yield Window(name, trajectory, start, stride)
+    def _fitting_windows(self) -> list[Window]:
+        per_file, stored, spec = self.well.n_trajectories_per_file, self.well.n_steps_per_trajectory, self.spec
+        chosen = spec.chosen(max(per_file))
+        windows = [
+            Window(name, trajectory, start, stride)
+            for name, n_trajectories, n_stored in zip(self.files, per_file, stored, strict=True)
+            for trajectory, stride in itertools.product(chosen, spec.strides)
+            if trajectory < n_trajectories
+            for start in spec.starts(n_stored, stride)
+        ]
+        if not windows:
+            raise PhysteerError(
+                f"no window fits {self.path}: one needs {spec.n_input} + {spec.n_output} frames, {min(spec.strides)} "
+                f"apart, from frame {spec.first}; trajectories have up to {max(stored)} frames"
+            )
+        return windows
 
     def _read_grid_and_parameters(self) -> tuple[Grid, list[dict[str, NDArray[Any]]]]:
         """Read what every file holds beside fields: one grid for all, and the parameters of each."""

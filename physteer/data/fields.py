@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from the_well.data.datasets import WellMetadata
-from torch import Tensor
 
 from physteer.errors import PhysteerError, did_you_mean
 
 Transform = Literal["identity", "log10", "zeros"]
+_TRANSFORMS = ("log10_", "zeros_like_")
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,16 @@ class ChannelSource:
     transform: Transform = "identity"
     """What is done to the stored values."""
 
-    def fill(self, channel: Tensor, values: Mapping[str, Tensor]) -> None:
+    def fill(self, channel: NDArray[np.float32], values: Mapping[str, NDArray[np.float32]]) -> None:
         """Write this channel in place, [T, *space], from stored fields, which may lack frames and axes (size 1)."""
         if self.field is None or self.transform == "zeros":
-            channel.zero_()
+            channel[...] = 0
             return
         place: tuple[Any, ...] = (..., *self.component)
-        channel.copy_(values[self.field][place])
+        channel[...] = values[self.field][place]
         if self.transform == "log10":
-            channel.log10_()
+            with np.errstate(divide="ignore", invalid="ignore"):  # who reads checks that all values are finite
+                np.log10(channel, out=channel)
 
 
 def channel_sources(metadata: WellMetadata, axes: Sequence[str], renamed: Mapping[str, str]) -> list[ChannelSource]:
@@ -51,8 +54,8 @@ def channel_sources(metadata: WellMetadata, axes: Sequence[str], renamed: Mappin
         renamed: stored name → vocabulary name, of a field with all its components or of one component. A new name that
             begins with ``log10_`` where the stored one does not takes the logarithm; ``zeros_like_…`` puts zeros in
             its place. Default of the acoustic data sets, as the published models have it: ``density`` →
-            ``zeros_like_density``. A new name that is itself stored is left alone: rollouts of a run are read with the
-            run's own settings.
+            ``zeros_like_density``. A field stored under such a name is left alone: a run's rollouts hold the values
+            that the network saw, and are read with the run's own settings.
 
     Raises:
         PhysteerError: ``renamed`` names a field that is not stored, or two channels come out with one name.
@@ -63,11 +66,10 @@ def channel_sources(metadata: WellMetadata, axes: Sequence[str], renamed: Mappin
     ]
     known = {name for field, _, source in stored for name in (field, source.name)}
     for old, new in renamed.items():
-        if old not in known and new not in known:
-            names = sorted(known)
-            raise PhysteerError(
-                f"cannot rename {old!r}: the data set stores {', '.join(names)}{did_you_mean(old, names)}"
-            )
+        done = new.startswith(_TRANSFORMS) and any(name == new or name.startswith(f"{new}_") for name in known)
+        if old not in known and not done:
+            there = ", ".join(sorted(known))
+            raise PhysteerError(f"cannot rename {old!r}: the data set stores {there}{did_you_mean(old, known)}")
     if metadata.dataset_name.startswith("acoustic_scattering"):
         renamed = {"density": "zeros_like_density", **renamed}
     sources = []

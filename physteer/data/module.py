@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from physteer.data.batch import Sample, collate
 from physteer.data.dataset import WindowDataset, WindowSpec
+from physteer.data.order import TrainingOrder
 from physteer.errors import PhysteerError
 
 Split = Literal["train", "valid", "test"]
@@ -91,11 +92,14 @@ class WellDataModule(L.LightningDataModule):
         self.trajectories = trajectories
         self.predict_split, self.split_fractions = predict_split, split_fractions
         self.num_workers, self.storage_options = num_workers, storage_options
-        self._open: list[WindowDataset] = []
+        self._open: dict[str, WindowDataset] = {}  # by folder
+        self._read = 0
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Every window of ``train``, shuffled, one frame to predict."""
-        return self._loader(self.dataset("train", self._one_step(1)), shuffle=True)
+        dataset = self.dataset("train", self._one_step(1))
+        world, rank = self._place()
+        return self._loader(dataset, TrainingOrder(dataset, world, rank, self._read * self.batch_size))
 
     def val_dataloader(self) -> list[DataLoader[Sample]]:
         """``valid``: windows with one frame to predict, and rollouts."""
@@ -107,14 +111,16 @@ class WellDataModule(L.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """Rollouts of ``predict_split``."""
-        return self._loader(self.dataset(self.predict_split, self._rollouts()))
+        return self._once(self.dataset(self.predict_split, self._rollouts()))
 
     def dataset(self, split: Split, spec: WindowSpec) -> WindowDataset:
         """Open the windows of a split; closed with the data module's ``teardown``."""
         folder = f"{self.path}/data/{split}"
         if self.split_fractions is not None:
             folder, spec = self.path, dataclasses.replace(spec, share=self._share(split))
-        dataset = WindowDataset(
+        if folder in self._open:  # several kinds of windows of a split share one index, and one handle per file
+            return self._open[folder].with_spec(spec)
+        self._open[folder] = WindowDataset(
             folder,
             spec,
             include=self.include,
@@ -122,12 +128,22 @@ class WellDataModule(L.LightningDataModule):
             fields=self.fields,
             storage_options=self.storage_options,
         )
-        self._open.append(dataset)
-        return dataset
+        return self._open[folder]
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many batches of the epoch were read, for a checkpoint."""
+        if self.trainer is None:
+            return {"batches_read": 0}
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        return {"batches_read": 0 if progress.is_last_batch else progress.current.ready}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Let the next training go on after the batches that were read."""
+        self._read = state_dict["batches_read"]
 
     def teardown(self, stage: str) -> None:
         """Close every HDF5 file."""
-        for dataset in self._open:
+        for dataset in self._open.values():
             dataset.close()
         self._open.clear()
 
@@ -160,29 +176,33 @@ class WellDataModule(L.LightningDataModule):
 
     def _evaluation(self, split: Split) -> list[DataLoader[Sample]]:
         specs = [self._one_step(self.one_step_every), self._rollouts()]
-        return [self._loader(self.dataset(split, spec)) for spec in specs]
+        return [self._once(self.dataset(split, spec)) for spec in specs]
 
-    def _loader(self, dataset: WindowDataset, *, shuffle: bool = False) -> DataLoader[Sample]:
+    def _loader(self, dataset: WindowDataset, sampler: Sampler[int] | None) -> DataLoader[Sample]:
         return _Loader(
             dataset,
             batch_size=self.batch_size,
-            shuffle=shuffle,
-            sampler=None if shuffle else self._each_once(dataset),
+            sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=functools.partial(collate, n_input=dataset.spec.n_input, origin=dataset.origin),
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _each_once(self, dataset: WindowDataset) -> Sampler[int] | None:
+    def _once(self, dataset: WindowDataset) -> DataLoader[Sample]:
         """Share the windows out so that none is read twice; Lightning's own sampler repeats some to even the ranks."""
-        if self.trainer is None or self.trainer.world_size == 1:
-            return None
-        world, rank = self.trainer.world_size, self.trainer.global_rank
+        world, rank = self._place()
+        if world == 1:
+            return self._loader(dataset, None)
         if len(dataset) < world:  # an idle process would leave the others waiting at the end of the loop
             raise PhysteerError(
                 f"{dataset.path} yields {len(dataset)} windows for {world} processes; use fewer processes"
             )
-        return UnrepeatedDistributedSampler(dataset, num_replicas=world, rank=rank, shuffle=False)
+        sampler = UnrepeatedDistributedSampler(dataset, num_replicas=world, rank=rank, shuffle=False)
+        return self._loader(dataset, sampler)
+
+    def _place(self) -> tuple[int, int]:
+        """Return how many processes there are, and which one this is."""
+        return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
 
 class _Loader(DataLoader[Sample]):
@@ -194,10 +214,14 @@ class _Loader(DataLoader[Sample]):
         Raises:
             PhysteerError: a window cannot be read.
         """
+        message = ""
         try:
             yield from super().__iter__()
         except PhysteerError as error:  # torch puts the worker's traceback in front of the message
-            raise PhysteerError(str(error).splitlines()[-1].removeprefix(f"{_qualified(PhysteerError)}: ")) from error
+            message = str(error).splitlines()[-1].removeprefix(f"{_qualified(PhysteerError)}: ")
+            error.__traceback__ = None  # its frames would keep the workers alive
+        if message:
+            raise PhysteerError(message)
 
 
 def _qualified(kind: type) -> str:

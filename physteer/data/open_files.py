@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import fsspec
+import fsspec.asyn
 import h5py
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,8 @@ class StoredField:
         """Return [T, *space, *components]; an axis along which the field does not vary has one cell."""
         place = (trajectory,) * self.sample_varying + (frames,) * self.time_varying
         values: NDArray[np.float32] = np.asarray(self.dataset[place], dtype=np.float32)
+        if values.ndim == self.time_varying + len(self.dim_varying) + self.order:  # one cell is stored, too
+            return values if self.time_varying else values[None]
         stored = iter(values.shape)
         lead = (next(stored) if self.time_varying else 1, *(next(stored) if dim else 1 for dim in self.dim_varying))
         return values.reshape(*lead, *stored)
@@ -152,6 +155,9 @@ class OpenFiles:
             return self._files[number]
         while len(self._files) >= MOST_OPEN:
             self._files.popitem(last=False)[1].close()
+        thread = fsspec.asyn.iothread[0]
+        if thread is not None and not thread.is_alive():  # it stayed in the process we were forked from
+            fsspec.asyn.reset_lock()
         fs, _ = fsspec.url_to_fs(self._url, **self._options)  # fsspec keeps one per process
         path = self.paths[number]
         local = "file" in np.atleast_1d(fs.protocol)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from torch import Tensor
 
 from physteer.data.batch import Batch
+from physteer.errors import PhysteerError, did_you_mean
 from physteer.metrics import enstrophy, kinetic_energy, tracer_variance, vortex_area
 
 VELOCITY = ("velocity_x", "velocity_y", "velocity_z")
@@ -30,6 +31,9 @@ def readouts(batch: Batch, names: Collection[str]) -> dict[str, Tensor]:
     """Measure some readouts.
 
     Raises:
-        PhysteerError: the data set lacks a field that a readout needs.
+        PhysteerError: there is no such readout, or the data set lacks a field that it needs.
     """
+    for name in names:
+        if name not in READOUTS:
+            raise PhysteerError(f"no readout {name!r}, only {', '.join(READOUTS)}{did_you_mean(name, READOUTS)}")
     return {name: READOUTS[name](batch) for name in names}

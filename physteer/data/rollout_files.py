@@ -14,6 +14,7 @@ from torch import Tensor
 from physteer.data.batch import Batch, Channels, Grid
 from physteer.data.fields import ChannelSource
 from physteer.data.well_format import Axis, Boundary, WellField, WellFile, WellWriter
+from physteer.errors import PhysteerError
 
 _BOUNDARY: dict[int, Boundary] = {0: "wall", 1: "open", 2: "periodic"}
 
@@ -33,6 +34,7 @@ def write_rollout(
     Raises:
         PhysteerError: the file cannot be written, or frames of another shape.
     """
+    _check(batch, frames)
     window = batch.windows[row]
     content = WellFile(
         dataset_name=batch.origin.dataset,
@@ -58,6 +60,14 @@ def write_rollout(
             {field.name: values[field.name][... if field.time_varying else 0] for field in content.fields},
             trajectories=0,
         )
+
+
+def _check(batch: Batch, frames: Tensor) -> None:
+    wanted, left = batch.fields.shape[2:], batch.fields.shape[1] - batch.n_input
+    if frames.shape[1:] != wanted:
+        raise PhysteerError(f"frames have shape {tuple(frames.shape)}; wanted [T, {', '.join(map(str, wanted))}]")
+    if len(frames) > left:
+        raise PhysteerError(f"there are {len(frames)} frames after the context; the window has times for {left}")
 
 
 def _axes(grid: Grid) -> tuple[Axis, ...]:

@@ -35,7 +35,7 @@ class TimeMixing(nn.Module):
         """Map [B, T, h, w, δ, d] to the same shape, or to its last frame [B, 1, h, w, δ, d]."""
         batch, frames, *tokens, d = h.shape
         asked = 1 if last_frame_only else frames  # every frame is a key, but only these are queries
-        normed = self.norm(h.flatten(0, 1)).reshape(batch, frames, -1, d)
+        normed = self.norm(h.reshape(batch * frames, -1, d)).view(batch, frames, -1, d)
         q, k, v = self.q(normed[:, -asked:]), self.k(normed), self.v(normed)
         q, k, v = (x.view(*x.shape[:3], self.n_heads, -1) for x in (q, k, v))  # [B, T, S, n, hd]
         heads = frame_attention(self.q_norm(q), self.k_norm(k), v, self.bias(frames)[:, -asked:])
@@ -98,7 +98,7 @@ class SpaceMixing(nn.Module):
     def forward(self, h: Tensor, positions: Positions) -> Tensor:
         """Map [B, T, h, w, δ, d] to the same shape."""
         batch, frames, *tokens, d = h.shape
-        normed = self.norm(h.flatten(0, 1)).reshape(batch, frames, -1, d)
+        normed = self.norm(h.reshape(batch * frames, -1, d)).view(batch, frames, -1, d)
         q, k, v = (linear(normed).view(*normed.shape[:3], self.n_heads, -1) for linear in (self.q, self.k, self.v))
         table = self.rotations(positions, q.shape[-1])
         q, k = rotate(self.q_norm(q), table), rotate(self.k_norm(k), table)

@@ -66,6 +66,8 @@ class Walrus(nn.Module):
     ) -> Tensor:
         """Predict the change after every frame: [B, T, C, H, W, D] → the same shape, or the last frame's alone.
 
+        Whatever the input's dtype, the network computes and answers in its own.
+
         Args:
             x: Normalised fields.
             labels: Vocabulary index of each of the C fields (`config.labels(names)`).
@@ -186,7 +188,7 @@ class Walrus(nn.Module):
             return Positions(axes, rotary_table(axes, frequencies, hd) if self.config.rotary == "fixed" else None)
 
         if shifts is None or not bool(shifts.tokens.any()):
-            return (at(torch.zeros(1, 3, dtype=torch.long)),) * len(self.blocks)
+            return (at(torch.zeros(1, 3, dtype=torch.long, device="cpu")),) * len(self.blocks)
         rolls = shifts.tokens.cumsum(1)  # [B, n_blocks, 3]
         if bool((rolls == rolls[:1]).all()):
             rolls = rolls[:1]

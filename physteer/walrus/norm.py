@@ -16,15 +16,11 @@ class RMSGroupNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor, channel_dim: int = -1) -> Tensor:
-        """Normalise frames `x` [N, …]: dimension 0 counts frames, `channel_dim` channels, the rest 2 or 3 axes."""
+        """Normalise frames `x` [N, …]: dimension 0 counts frames, `channel_dim` channels, all others are space."""
         channel_dim %= x.ndim
-        space = tuple(dim for dim in range(1, x.ndim) if dim != channel_dim)
-        cells = x[0].numel() // x.shape[channel_dim]
-        # vector_norm reads x once; squaring first would write a tensor of x's size. The first axis is summed last: in
-        # one go, float32 sums over all cells of a frame are off by several 1e-6.
+        space = [dim for dim in range(1, x.ndim) if dim != channel_dim]
         wide = torch.promote_types(x.dtype, torch.float32)
-        norm = torch.linalg.vector_norm(x, dim=space[1:], keepdim=True, dtype=wide)
-        norm = torch.linalg.vector_norm(norm, dim=space[0], keepdim=True)
+        mean_square = x.square().mean(space, keepdim=True, dtype=wide)
         weight = self.weight.to(wide).view([-1 if dim == channel_dim else 1 for dim in range(x.ndim)])
-        gain = weight * torch.rsqrt(norm.square() / cells + torch.finfo(x.dtype).eps)
+        gain = weight * torch.rsqrt(mean_square + torch.finfo(x.dtype).eps)
         return x * gain.to(x.dtype)

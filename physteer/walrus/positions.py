@@ -31,13 +31,13 @@ def axis_positions(tokens: Sequence[int], rolls: Tensor, device: torch.device) -
 
     Args:
         tokens: Token grid (h, w, δ).
-        rolls: [B or 1, 3] cumulative roll in tokens.
+        rolls: [B or 1, 3] cumulative roll in tokens, on the CPU.
         device: Where the coordinates are needed.
     """
     axes = []
     for i, n in enumerate(tokens):
-        line = torch.linspace(-1.0, 1.0, n)
-        axes.append(line[(torch.arange(n) + rolls[:, i, None]) % n].to(device))
+        line, index = torch.linspace(-1.0, 1.0, n, device="cpu"), torch.arange(n, device="cpu")
+        axes.append(line[(index + rolls[:, i, None]) % n].to(device))
     return axes[0], axes[1], axes[2]
 
 

@@ -1,0 +1,67 @@
+"""Small experiments through the real command line: a random two-block Walrus on the tiny shear-flow data set."""
+
+from pathlib import Path
+
+import torch
+import yaml
+
+from physteer.walrus import Walrus, WalrusConfig, save
+
+FIELDS = (
+    "closed_boundary",
+    "open_boundary",
+    "bias_correction",
+    "pressure",
+    "velocity_x",
+    "velocity_y",
+    "velocity_z",
+    "tracer",
+)
+CONFIG = WalrusConfig(
+    fields=FIELDS,
+    dimensions=(2,),
+    hidden_dim=32,
+    intermediate_dim=8,
+    n_blocks=2,
+    n_heads=2,
+    tokens_2d=8,
+    n_steps_input=3,
+)
+NETWORK = {
+    name: getattr(CONFIG, name) for name in ("hidden_dim", "intermediate_dim", "n_blocks", "n_heads", "tokens_2d")
+}
+NETWORK |= {"fields": list(FIELDS), "dimensions": [2], "n_steps_input": 3}
+
+
+def random_walrus(seed: int = 0) -> Walrus:
+    """A network that does something: the last convolution of a fresh one is nearly zero."""
+    torch.manual_seed(seed)
+    walrus = Walrus(CONFIG)
+    with torch.no_grad():
+        for debed in walrus.decoder.debed.values():
+            debed.proj2.mul_(10)
+    return walrus
+
+
+def weights(path: Path, seed: int = 0) -> Path:
+    """Write the weights of `random_walrus`."""
+    save(random_walrus(seed), path)
+    return path
+
+
+def experiment(path: Path, *, model: dict, data: dict, callbacks: list | None = None, **trainer) -> Path:
+    """Write a configuration."""
+    listed = [c if isinstance(c, dict) else {"class_path": c} for c in callbacks or []]
+    settings = {
+        "model": {"class_path": "physteer.WalrusModule", "init_args": model},
+        "data": {"class_path": "physteer.WellDataModule", "init_args": {"n_steps_input": 3, **data}},
+        "trainer": {"accelerator": "cpu", "devices": 1, "callbacks": listed, **trainer},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def callback(class_path: str, /, **arguments) -> dict:
+    """A callback of a configuration."""
+    return {"class_path": class_path, "init_args": arguments}
