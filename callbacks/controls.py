@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
+from torch import Tensor
 
 from physteer.callbacks.base import RolloutCallback
 from physteer.concepts import Concept, random_directions
 from physteer.errors import PhysteerError
-from physteer.interventions import Condition, Edit, Steer
+from physteer.interventions import Condition, Edit, Role, Steer
 from physteer.module import WalrusModule
 
 
@@ -72,7 +73,7 @@ class Controls(RolloutCallback):
             edit = condition.edits[0]
             assert isinstance(edit.replacement, Steer)
             drawn = random_directions(edit.replacement.direction, self.random, self.seed)
-            named = [(f"random {i + 1}", v, "random") for i, v in enumerate(drawn)]
+            named: list[tuple[str, Tensor, Role]] = [(f"random {i + 1}", v, "random") for i, v in enumerate(drawn)]
             named += [(name, c.direction, "shuffled") for name, c in concepts if c.site == str(edit.site)]
             for name, direction, role in named:
                 replacement = Steer(direction, size, edit.replacement.mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,7 @@ class Diagnostics(RolloutCallback):
         self._rows: list[MetricRow] = []
         self._unsteered = torch.empty(0)
         self._targets: dict[int, Tensor] = {}
+        self._base = torch.empty(0)
         self._names: dict[tuple[str, int], str] = {}
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -70,6 +72,8 @@ class Diagnostics(RolloutCallback):
         if rollout.conditions[0] is UNSTEERED:
             self._unsteered = rollout.frames[0]
             self._targets = {sign: t for sign in (1, -1) if (t := self._target(batch, sign)) is not None}
+            if self._targets:  # restarted too, so that nothing but the parameter is between the two
+                self._base = solver_truth(batch, batch.targets.shape[1], {}).cpu()
             self._add(trainer, batch, TRUTH, batch.targets.cpu())
             for sign, truth in self._targets.items():
                 self._add(
@@ -116,8 +120,10 @@ class Diagnostics(RolloutCallback):
             names.append(self._names[key])
         for field, metric, values in self._measure(batch, condition, frames):  # values [B, T]
             for row, window in enumerate(batch.windows):
+                if role == "truth" and bool(frames[row].isnan().any()):
+                    continue  # no such truth
                 for step, value in enumerate(values[row].tolist(), start=1):
-                    if value == value or role != "truth":  # a truth that was not asked for has no rows
+                    if metric != "blow_up_step" or not math.isnan(value):
                         time = float(batch.times[row, batch.n_input + step - 1])
                         self._rows.append(
                             MetricRow(
@@ -145,7 +151,7 @@ class Diagnostics(RolloutCallback):
         for name, i in fields.items():
             yield name, "vrmse", vrmse(frames[:, :, i], truth[:, :, i])
             if target is not None:
-                aligned = alignment(frames[:, :, i], self._unsteered[:, :, i], target[:, :, i], truth[:, :, i])
+                aligned = alignment(frames[:, :, i], self._unsteered[:, :, i], target[:, :, i], self._base[:, :, i])
                 terms = recovery_terms(frames[:, :, i], self._unsteered[:, :, i], target[:, :, i])
                 yield name, "alignment_cosine", aligned.cosine
                 yield name, "alignment_gain", aligned.gain
@@ -162,8 +168,9 @@ class Diagnostics(RolloutCallback):
         if "tracer" in fields:
             yield "", "tracer_variance", tracer_variance(frames[:, :, fields["tracer"]])
             yield "", "tracer_mass", tracer_mass(frames[:, :, fields["tracer"]])
-        blown = blow_up_step(frames[:, :, scored], batch.context[:, -1, scored].cpu()).amin(-1)  # [B]
-        yield "", "blow_up_step", blown[:, None].expand(-1, frames.shape[1])
+        blown = blow_up_step(frames[:, :, scored], batch.context[:, -1, scored].cpu()).amin(-1, keepdim=True)  # [B, 1]
+        steps = torch.arange(1, frames.shape[1] + 1, dtype=blown.dtype)
+        yield "", "blow_up_step", torch.where(steps == blown, blown, torch.nan)
 
 
 _NEXT = {1: "above", -1: "below"}
