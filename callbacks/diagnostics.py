@@ -97,7 +97,7 @@ class Diagnostics(RolloutCallback):
             raise PhysteerError(f"Diagnostics: the data have no parameter {self.parameter!r}; they have {known}")
         truth = torch.full_like(batch.targets, torch.nan)
         own = batch.parameters[self.parameter]
-        for value in own.unique().tolist():
+        for value in sorted(set(own.tolist())):
             near = [i for i, v in enumerate(self.values) if abs(v - value) <= 1e-6 * abs(v)]
             index = near[0] + sign if near else -1
             if 0 <= index < len(self.values):
@@ -111,7 +111,7 @@ class Diagnostics(RolloutCallback):
         site = ", ".join(str(edit.site) for edit in condition.edits)
         is_truth = not condition.edits and condition is not UNSTEERED
         role = "truth" if is_truth else condition.role
-        dataset = trainer.predict_dataloaders.dataset
+        dataset = trainer.predict_dataloaders.dataset  # type: ignore[union-attr]
         names = []
         for window in batch.windows:
             key = (window.file, window.trajectory)
