@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import astuple, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +23,15 @@ from physteer.reports.heat_map import draw_heat_map
 from physteer.reports.html import concept_files, write_report
 from physteer.reports.panels import draw_panels
 from physteer.reports.planes import shown_fields
-from physteer.reports.rollouts import TRUTH, UNSTEERED, Series, WindowRollouts, read_rollouts, rollout_files
+from physteer.reports.rollouts import (
+    TRUTH,
+    UNSTEERED,
+    Series,
+    WindowRollouts,
+    WrittenRollout,
+    read_rollouts,
+    rollout_files,
+)
 from physteer.reports.spectra import draw_spectra
 from physteer.reports.summary import summarise
 from physteer.reports.summary_tables import best_settings, settings_of, summary_text
@@ -56,16 +64,18 @@ def report(run_folder: Path | str, n_windows: int = 4) -> Path:
         raise PhysteerError(f"no run folder {run_folder}")
     figures = run_folder / "figures"
     stale = [path for pattern in OWN_FIGURES for path in figures.glob(pattern)]
-    for path in (*stale, *(run_folder / "videos").glob("*.mp4")):
+    for path in (*stale, *(run_folder / "videos").glob("steered_*.mp4")):
         path.unlink()
     for path in concept_files(run_folder):
         draw_concept(Concept.load(path), path.stem, figures / f"concept_{path.stem}.png")
+    table = read_metrics(run_folder)
     if rollout_files(run_folder):
         windows = read_rollouts(run_folder)
+        if table is not None:  # which has the controls already, many as they are
+            windows = [replace(window, rollouts=tuple(_no_controls(window))) for window in windows]
         rows = _write_tables(windows, run_folder / "tables")
         _draw(windows, rows, figures, n_windows)
         _film(windows, run_folder / "videos", min(n_windows, MOST_VIDEOS))
-    table = read_metrics(run_folder)
     if table is not None:
         _judge(table, run_folder)
     return write_report(run_folder)
@@ -102,6 +112,10 @@ def summary_of(run_folder: Path | str) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
+def _no_controls(window: WindowRollouts) -> Iterator[WrittenRollout]:
+    return (rollout for rollout in window.rollouts if rollout.role not in ("random", "shuffled"))
+
+
 def _film(windows: Sequence[WindowRollouts], folder: Path, n_windows: int) -> None:
     """Make videos of the strongest steering of either sign beside truth and unsteered."""
     jobs = []
@@ -114,7 +128,8 @@ def _film(windows: Sequence[WindowRollouts], folder: Path, n_windows: int) -> No
             ends = {one.strength > 0: one for one in sorted(steered, key=lambda one: abs(one.strength))}
             for rollout in ends.values():
                 for field in shown_fields(rollout):
-                    name = f"{_slug(str(series))}_{rollout.strength:+g}_{number:02d}_{field.name}_{window.window}.mp4"
+                    who = f"{_slug(str(series))}_{rollout.strength:+g}"
+                    name = f"steered_{who}_{number:02d}_{field.name}_{window.window}.mp4"
                     jobs.append(([*references, rollout], field, folder / name))
     for rollouts, field, path in tqdm(jobs, "videos", unit="video", disable=None):
         draw_video(rollouts, field, path)
