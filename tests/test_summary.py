@@ -233,7 +233,9 @@ class TestSummary:
         assert at(findings, "vrmse_ratio", field="").value == pytest.approx(1.4)
         assert at(findings, "divergence_ratio", strength=0.2, field="").value == pytest.approx(1.2)
         assert at(findings, "tracer_drift", field="", step=6).value == pytest.approx(0.001 * 6 * 1.4 / 0.5)
-        assert at(findings, "spectrum_distance", strength=0.0, field="", step=6, role="unsteered").value == pytest.approx(0.6)
+        assert at(
+            findings, "spectrum_distance", strength=0.0, field="", step=6, role="unsteered"
+        ).value == pytest.approx(0.6)
 
     def test_fields_that_should_not_move_are_judged_by_how_far_they_do(self):
         table = synthetic(moving=("tracer",))

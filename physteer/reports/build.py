@@ -34,7 +34,7 @@ from physteer.reports.rollouts import (
 )
 from physteer.reports.spectra import draw_spectra
 from physteer.reports.summary import summarise
-from physteer.reports.summary_tables import best_settings, settings_of, summary_text
+from physteer.reports.summary_tables import ranked_settings, settings_of, summary_text
 from physteer.reports.table import read_metrics
 from physteer.reports.video import draw_video
 
@@ -97,8 +97,8 @@ def _judge(table: pd.DataFrame, run_folder: Path) -> None:
     with atomic_write(run_folder / "tables" / "summary.txt") as temporary:
         temporary.write_text(summary_text(findings), encoding="utf-8")
     figures = run_folder / "figures"
-    best = best_settings(findings, MOST_SERIES)
-    for direction, site, mode in dict.fromkeys(setting[:3] for setting in best):
+    best = list(dict.fromkeys(setting[:3] for setting in ranked_settings(findings)))
+    for direction, site, mode in best[:MOST_SERIES]:
         series = Series(direction, mode, site)
         draw_controlled_dose_response(table, series, figures / f"controls_{_slug(str(series))}.png")
         draw_alignment(table, series, figures / f"alignment_{_slug(str(series))}.png")

@@ -37,9 +37,9 @@ from physteer.reports.summary_tables import (
 
 _STUDIES = ("controls_", "alignment_", "heat_map_")
 _KINDS = ("dose_response_", "over_time_", "spectra_", "panels_", "concept_")
-_LARGEST_VIDEO = 5 * 2**20  # bytes; larger ones are linked
+LARGEST_VIDEO = 5 * 2**20  # bytes; larger ones are linked
 _UNITS = {"relative change": ", %", "difference": ", % of cells", "value": ""}
-_SETTINGS = 12  # shown at once
+_SETTINGS = 6  # shown at once
 _LONGEST_TABLE = 60  # rows; longer tables are only named
 
 
@@ -166,7 +166,7 @@ def _summary(path: Path) -> Iterator[str]:
     grids = [alignment_grid(findings, best), effect_grid(findings, best), dose_grid(findings)]
     if len(best) < len(settings):
         folded = [alignment_grid(findings, settings), effect_grid(findings, settings), *folded]
-        yield f"<p>First the {len(best)} settings that did most, below folds all {len(settings)}.</p>"
+        yield f"<p>The {len(best)} settings that did most; all {len(settings)}, controls too, are folded below.</p>"
     for grid in grids:
         if grid and grid.rows:
             yield f"<h3>{escape(grid.title)}</h3>{_grid(grid)}"
@@ -201,7 +201,7 @@ def _video(path: Path) -> str:
     name = f"videos/{escape(path.name)}"
     size = path.stat().st_size
     source = name
-    if size <= _LARGEST_VIDEO:
+    if size <= LARGEST_VIDEO:
         source = f"data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
     return (
         f'<figure><video controls loop muted playsinline preload="metadata" src="{source}"></video>'

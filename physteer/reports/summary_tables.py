@@ -134,21 +134,24 @@ def settings_of(findings: Sequence[Finding], *roles: str) -> list[Setting]:
     return list(dict.fromkeys(f.setting for f in findings if f.role in roles and not math.isnan(f.strength)))
 
 
-def best_settings(findings: Sequence[Finding], most: int = _MOST) -> list[Setting]:
-    """Choose the concepts' settings that did most: by mean cosine, or else by the change of enstrophy, at step one."""
+def ranked_settings(findings: Sequence[Finding]) -> list[Setting]:
+    """Sort the concepts' settings by what they did at the first step: mean cosine, or else change of enstrophy."""
     settings = settings_of(findings, "concept")
-    if len(settings) <= most:
-        return settings
     score = dict.fromkeys(settings, -math.inf)
-    first = min(f.step for f in findings if f.step)
+    first = min((f.step for f in findings if f.step), default=0)
     aligned = [f for f in findings if f.quantity == "alignment_cosine"]
     field = SEVERAL if any(f.field == SEVERAL for f in aligned) else next((f.field for f in aligned), "")
+    wanted = ("alignment_cosine", field) if aligned else ("enstrophy", "")
     for f in findings:
-        wanted = (f.quantity, f.field) == (("alignment_cosine", field) if aligned else ("enstrophy", ""))
-        if wanted and f.step == first and f.setting in score and math.isfinite(f.value):
+        if (f.quantity, f.field) == wanted and f.step == first and f.setting in score and math.isfinite(f.value):
             score[f.setting] = f.value if aligned else abs(f.value)
-    chosen = set(sorted(settings, key=lambda setting: -score[setting])[:most])
-    return [setting for setting in settings if setting in chosen]
+    return sorted(settings, key=lambda setting: -score[setting])
+
+
+def best_settings(findings: Sequence[Finding], most: int = _MOST) -> list[Setting]:
+    """Choose the settings that did most (`ranked_settings`), in the order of the findings."""
+    chosen = set(ranked_settings(findings)[:most])
+    return [setting for setting in settings_of(findings, "concept") if setting in chosen]
 
 
 def short(field: str) -> str:
@@ -170,6 +173,8 @@ def number_text(value: float, kind: str = "number") -> str:
     else:
         sign = "+" if kind == "number" else ""
         text = f"{value:{sign}.2f}" if 0.005 <= abs(value) < 100 or not value else f"{value:{sign}.1g}"
+    if text in ("+0.0", "-0.0"):
+        text = "0.0"
     return text.replace("-", "−")
 
 
