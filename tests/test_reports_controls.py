@@ -23,8 +23,8 @@ from physteer.reports.summary import summarise
 from physteer.reports.table import write_metrics
 
 SERIES = Series("vortex", "drop", "blocks.0")
-CONDITIONS = (("truth", 0.0, "", "unsteered"), ("unsteered", 0.0, "", "unsteered"))
-STEERED = (("vortex drop +0.4", 0.4, "vortex", "concept"), ("random 1 +0.4", 0.4, "random 1", "random"))
+CONDITIONS = (("truth", 0.0, ""), ("unsteered", 0.0, ""))
+STEERED = (("vortex drop +0.4 blocks.0", 0.4, "vortex"), ("random 1 drop +0.4 blocks.0", 0.4, "random 1"))
 
 
 def described(path):
@@ -77,9 +77,9 @@ def run(tiny_well, tmp_path_factory):
     data = WellDataModule(str(tiny_well), n_steps_input=4, rollout_steps=5, include=["2e2_Schmidt_5e-1"])
     batch = next(iter(data.predict_dataloader()))
     noise = torch.randn(batch.targets.shape, generator=torch.Generator().manual_seed(0))
-    for name, strength, direction, role in CONDITIONS + STEERED:
+    for name, strength, direction in CONDITIONS + STEERED:
         frames = batch.targets + (0.02 * noise if name != "truth" else 0)
-        attributes = {"condition": name, "strength": strength, "direction": direction, "role": role}
+        attributes = {"condition": name, "strength": strength, "direction": direction}
         attributes |= {"mode": "drop", "site": "blocks.0"} if direction else {"mode": "", "site": ""}
         place = folder / "rollouts" / name.replace(" ", "_") / "data" / "test"
         for row, window in enumerate(batch.windows):

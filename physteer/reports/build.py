@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, fields, replace
 from pathlib import Path
 
@@ -72,7 +72,9 @@ def report(run_folder: Path | str, n_windows: int = 4) -> Path:
     if rollout_files(run_folder):
         windows = read_rollouts(run_folder)
         if table is not None:  # which has the controls already, many as they are
-            windows = [replace(window, rollouts=tuple(_no_controls(window))) for window in windows]
+            known = table.drop_duplicates("condition")
+            roles = dict(zip(known["condition"], known["role"], strict=True))
+            windows = [replace(window, rollouts=tuple(_no_controls(window, roles))) for window in windows]
         rows = _write_tables(windows, run_folder / "tables")
         _draw(windows, rows, figures, n_windows)
         _film(windows, run_folder / "videos", min(n_windows, MOST_VIDEOS))
@@ -112,8 +114,12 @@ def summary_of(run_folder: Path | str) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def _no_controls(window: WindowRollouts) -> Iterator[WrittenRollout]:
-    return (rollout for rollout in window.rollouts if rollout.role not in ("random", "shuffled"))
+def _no_controls(window: WindowRollouts, roles: Mapping[str, str]) -> Iterator[WrittenRollout]:
+    """Yield the rollouts that are neither along random directions nor along shuffled concepts; roles by condition."""
+    for rollout in window.rollouts:
+        role = roles.get(rollout.condition, rollout.role)
+        if role not in ("random", "shuffled"):
+            yield replace(rollout, role=role)
 
 
 def _film(windows: Sequence[WindowRollouts], folder: Path, n_windows: int) -> None:
