@@ -62,7 +62,7 @@ class TestVideo:
         assert abs(truth[-1] - truth[0]).mean() > 8
         grey = np.array([0x9A, 0xA0, 0xA8])
         assert abs(steered[5:] - grey).max() < 25  # not finite
-        caption = frames[:, place.bottom + 20 :, : place.width // 2]
+        caption = frames[:, place.caption : place.caption + 20, : place.width // 2]
         assert (caption.min((1, 2, 3)) < 90).all()
         assert (abs(np.diff(caption, axis=0)).max((1, 2, 3)) > 60).all()  # every step says its own number and time
 

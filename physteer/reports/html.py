@@ -200,11 +200,12 @@ def _video(path: Path) -> str:
     """Embed a video, or link one that would make the page heavy."""
     name = f"videos/{escape(path.name)}"
     size = path.stat().st_size
-    source = name
+    source, loaded = name, "metadata"
     if size <= LARGEST_VIDEO:
+        loaded = "auto"  # it is there already: show its first frame
         source = f"data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
     return (
-        f'<figure><video controls loop muted playsinline preload="metadata" src="{source}"></video>'
+        f'<figure><video controls loop muted playsinline preload="{loaded}" src="{source}"></video>'
         f"<figcaption><a href='{name}'>{name}</a></figcaption></figure>"
     )
 

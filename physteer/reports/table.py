@@ -16,19 +16,6 @@ from physteer.files import atomic_write, reason
 ROLES = ("truth", "unsteered", "concept", "random", "shuffled", "data")
 """What a condition is there for. ``truth`` is no rollout of the model: the stored or simulated answer."""
 
-FIELD_METRICS = ("vrmse", "alignment_cosine", "alignment_gain", "error_steered", "error_unsteered")
-FLOW_METRICS = (
-    "enstrophy",
-    "vortex_area",
-    "kinetic_energy",
-    "tracer_variance",
-    "divergence_rms",
-    "tracer_mass",
-    "spectrum_distance",
-    "blow_up_step",
-)
-"""Metrics of the whole flow, whose ``field`` is empty."""
-
 
 @dataclass(frozen=True, slots=True)  # slots: a large run has a million of them
 class MetricRow:
@@ -54,6 +41,10 @@ class MetricRow:
     field: str
     """Empty for metrics of the whole flow."""
     metric: str
+    """Per field ``vrmse``, ``alignment_cosine``, ``alignment_gain``, ``error_steered``, ``error_unsteered``, and perhaps
+    ``movement``, the RMS of ŷ_steered − ŷ_unsteered in units of the field's spread; of the whole flow ``enstrophy``,
+    ``vortex_area``, ``kinetic_energy``, ``tracer_variance``, ``divergence_rms``, ``tracer_mass``, ``spectrum_distance``
+    and ``blow_up_step``. Others are kept and not read."""
     value: float
     """May be NaN or infinite, where a rollout is not finite."""
 

@@ -34,7 +34,7 @@ from physteer.reports.rollouts import TRUTH, UNSTEERED, Series, WrittenRollout
 from physteer.reports.style import FAINT, INK, MUTED, heading, new_figure, style
 
 _DPI = 100
-_LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 20, 92, 112, 50, 14  # pixels; even
+_LEFT, _RIGHT, _TOP, _CAPTION, _BOTTOM, _GAP = 20, 92, 136, 66, 50, 14  # pixels; even
 _WIDEST, _TALLEST = 1440, 480  # of the video; of a picture in it
 _SECONDS, _SLOWEST, _FASTEST = 8.0, 6.0, 24.0  # length aimed at; frames per second
 
@@ -55,6 +55,11 @@ class Layout:
     def left(self, panel: int) -> int:
         """Return the left edge of a panel."""
         return _LEFT + panel * (self.panel_width + _GAP)
+
+    @property
+    def caption(self) -> int:
+        """The upper edge of the line that tells step and time."""
+        return _CAPTION
 
     @property
     def top(self) -> int:
@@ -127,7 +132,8 @@ def compose(
             panel = _painted(column[step].image, field.colours, scale, (place.panel_width, place.panel_height))
             frame.paste(Image.fromarray(panel), (place.left(number), place.top))
         pen = ImageDraw.Draw(frame)
-        pen.text((_LEFT, place.bottom + 22), _step_text(first, step, n_steps), fill=INK, font=font)
+        # Above the pictures: the controls of a browser's player hide what is below them.
+        pen.text((_LEFT, place.caption), _step_text(first, step, n_steps), fill=INK, font=font)
         done = _LEFT + (right - _LEFT) * step / max(n_steps, 1)
         pen.rectangle((_LEFT, place.bottom + 10, right, place.bottom + 13), fill=FAINT)
         pen.rectangle((_LEFT, place.bottom + 10, done, place.bottom + 13), fill=MUTED)
