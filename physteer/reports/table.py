@@ -41,10 +41,10 @@ class MetricRow:
     field: str
     """Empty for metrics of the whole flow."""
     metric: str
-    """Per field ``vrmse``, ``alignment_cosine``, ``alignment_gain``, ``error_steered``, ``error_unsteered``, and perhaps
-    ``movement``, the RMS of ŷ_steered − ŷ_unsteered in units of the field's spread; of the whole flow ``enstrophy``,
-    ``vortex_area``, ``kinetic_energy``, ``tracer_variance``, ``divergence_rms``, ``tracer_mass``, ``spectrum_distance``
-    and ``blow_up_step``. Others are kept and not read."""
+    """Per field ``vrmse``, ``alignment_cosine``, ``alignment_gain``, ``error_steered``, ``error_unsteered``, and
+    perhaps ``movement``, the RMS of ŷ_steered − ŷ_unsteered in units of the field's spread; of the whole flow
+    ``enstrophy``, ``vortex_area``, ``kinetic_energy``, ``tracer_variance``, ``divergence_rms``, ``tracer_mass``,
+    ``spectrum_distance`` and ``blow_up_step``. Others are kept and not read."""
     value: float
     """May be NaN or infinite, where a rollout is not finite."""
 
