@@ -66,7 +66,7 @@ def in_one_line(message: str, settings: Collection[str], classes: Collection[str
     reasons = [line for line in lines if line and not _NOISE.match(line) and "either not accessible" not in line]
     expected = [line.removeprefix("Expected a ") for line in reasons or lines if line.startswith("Expected a <class")]
     expected += [line.removeprefix("Expected a ") for line in reasons if line.startswith("Expected a typing.")]
-    reason = (reasons or lines)[0]
+    reason = (reasons or lines or ["the configuration cannot be read"])[0]
     if expected and reason.startswith("Expected a "):
         reason = f"expected {' or '.join(dict.fromkeys(expected))}"
     if (name := re.match(r"Expected a dot import path string: (\S+)", reason)) is not None:

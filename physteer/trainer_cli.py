@@ -19,6 +19,7 @@ import lightning as L
 import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
@@ -36,7 +37,7 @@ _IRRELEVANT = (
     r"predict returned None",  # callbacks write what predict makes
     r".*isinstance\(treespec, LeafSpec\)",  # between Lightning and torch
     r".*does not have many workers",  # 0 workers is right for small data, and the user's choice for large
-    r".*logging interval \(log_every_n_steps",
+    r".*smaller than the logging interval",
     r"Checkpoint directory .* exists and is not empty",  # a run folder is used again on purpose
     r"Experiment logs directory .* exists and is not empty",
     r"You're resuming from a checkpoint that ended before the epoch ended",  # `TrainingOrder` goes on where it was
@@ -65,7 +66,10 @@ def run(words: list[str], *, only_build: bool = False) -> PhysteerCLI:
             return PhysteerCLI(args=None if words == sys.argv[1:] else words, only_build=only_build)
         except Exception as error:
             mistake = _mistake_behind(error)
-            raise error if mistake is None else mistake from None
+            if mistake is None:
+                raise
+            rank = getattr(rank_zero_only, "rank", None) or 0  # every process may have its own
+            raise (PhysteerError(f"{mistake} (process {rank})") if rank else mistake) from None
 
 
 def _mistake_behind(error: BaseException) -> PhysteerError | None:
@@ -77,6 +81,8 @@ def _mistake_behind(error: BaseException) -> PhysteerError | None:
         behind = behind.__cause__ or behind.__context__
     if isinstance(error, ValueError | TypeError | MisconfigurationException) and _raised_in(error, "lightning"):
         return PhysteerError(" ".join(str(error).split()))
+    if isinstance(error, RuntimeError) and "Connection closed by peer" in str(error):
+        return PhysteerError("another process of this run has ended; its own message says why")
     if isinstance(error, OSError) and error.filename is not None:
         return PhysteerError(f"{error.filename}: {error.strerror}")
     return None
@@ -185,7 +191,7 @@ class PhysteerCLI(LightningCLI):
         for logger in loggers if isinstance(loggers, list) else [loggers]:
             arguments = logger.get("init_args") if isinstance(logger, Namespace) else None
             if arguments is not None and arguments.get("save_dir", "") in (None, "."):
-                arguments.save_dir = settings.trainer.default_root_dir
+                arguments.save_dir = os.path.abspath(settings.trainer.default_root_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Add the callbacks that every run has, and keep checkpoints and logs in the run folder."""
@@ -276,6 +282,7 @@ def _check_checkpoint(path: str | None) -> None:
     if not os.path.isfile(path):
         raise PhysteerError(f"ckpt_path {path} does not exist; it is a file, or 'last' for the run folder's last one")
     try:
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")  # it opens the file or refuses it
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
@@ -283,7 +290,7 @@ def _check_checkpoint(path: str | None) -> None:
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         reason = (str(error) or "it is empty").splitlines()[0]
         raise PhysteerError(f"{path} is not a whole checkpoint: {reason}") from None
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+    if not isinstance(checkpoint, dict) or not {"state_dict", "pytorch-lightning_version"} <= checkpoint.keys():
         raise PhysteerError(
             f"{path} is not a checkpoint of `physteer fit`; weights to start from go to model.checkpoint"
         )
@@ -293,4 +300,4 @@ def _finish_wandb(status: int) -> None:
     """End a run of Weights & Biases, so that its file is whole and the next run begins its own."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
-        wandb.finish(exit_code=status, quiet=True)
+        wandb.finish(exit_code=status)

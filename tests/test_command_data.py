@@ -190,6 +190,25 @@ def test_help_is_instant() -> None:
     assert not {"torch", "numpy", "h5py"} & {line.split("|")[-1].strip() for line in shown.stderr.splitlines()}
 
 
+def test_importing_the_package_costs_nothing_and_every_name_is_there() -> None:
+    code = """
+import sys
+import physteer.data as data
+assert not {"torch", "numpy", "h5py", "the_well", "lightning"} & set(sys.modules), "heavy import"
+from physteer.data import WellWriter
+assert "torch" not in sys.modules
+assert all(getattr(data, name).__module__.startswith("physteer.data.") for name in data.__all__)
+assert set(data._HOME) == set(data.__all__)
+try:
+    data.WelWriter
+except AttributeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "module 'physteer.data' has no attribute 'WelWriter'\n"
+
+
 @pytest.mark.parametrize(
     ("number", "name"), [(1e4, "1e4"), (0.5, "5e-1"), (1, "1e0"), (250, "2.5e2"), (0.125, "1.25e-1")]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from physteer.commands.parser import Parser
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONTEXT = 6
+"""Frames before the first that is predicted: the model's five, and one to spare."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -18,26 +21,58 @@ def main(args: Sequence[str]) -> int:
         description="Simulate shear flow in The Well's format, capture activations of a small Walrus, build a concept "
         "(flows that roll up minus flows that do not), steer held-out flows along it, and report. Minutes on 2 cores.",
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the run (default: runs/demo)")
-    out = parser.parse_args(args).out
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="frames to predict (default: %(default)s)")
+    parser.add_argument(
+        "--initial-conditions",
+        type=int,
+        default=4,
+        metavar="N",
+        help="that the concept is made from (default: %(default)s)",
+    )
+    given = parser.parse_args(args)
+    out: Path = given.out
+    data, capture, steer = out / "data", out / "capture", out / "steer"
     began = time.perf_counter()
 
-    _stage(1, f"simulating 60 shear flows → {out / 'data'}")
-    from physteer.commands import data
+    n_flows = 5 * 2 * (given.initial_conditions + 2)
+    _stage(1, f"simulating {n_flows} shear flows → {data}")
+    from physteer.commands.data import main as simulate
 
-    settings = "--reynolds 250 500 1000 2000 4000 --schmidt 0.5 2 --initial-conditions 4 --valid 0 --test 2 --frames 26"
-    data.main(["shear-flow", str(out / "data"), *settings.split(), "--seed", "1"])
+    sizes = ["--initial-conditions", str(given.initial_conditions), "--frames", str(given.steps + CONTEXT)]
+    crossed = ["--reynolds", "250", "500", "1000", "2000", "4000", "--schmidt", "0.5", "2"]
+    splits = ["--valid", "0", "--test", "2", "--seed", "1"]
+    simulate(["shear-flow", str(data), *crossed, *splits, *sizes])
 
-    from physteer.trainer_cli import run
+    from physteer.trainer_cli import run  # imports torch and Lightning
 
-    where = ["--data.init_args.path", str(out / "data"), "--trainer.default_root_dir"]
-    _stage(2, f"capturing activations, vortex − laminar → {out / 'capture'}")
-    run(["predict", "--config", str(CONFIGS / "demo/capture.yaml"), *where, str(out / "capture")])
+    _stage(2, f"capturing activations, vortex − laminar → {capture}")
+    run([*_predict("capture"), "--data.path", str(data), "--trainer.default_root_dir", str(capture)])
 
-    _stage(3, f"steering held-out flows and reporting → {out / 'steer'}")
-    run(["predict", "--config", str(CONFIGS / "demo/steer.yaml"), *where, str(out / "steer")])
-    print(f"done in {time.perf_counter() - began:.0f} s; open {(out / 'steer' / 'report.html').resolve()}")
+    _stage(3, f"steering held-out flows and reporting → {steer}")
+    callbacks = json.dumps(_steer_callbacks(capture))
+    where = ["--data.path", str(data), "--data.rollout_steps", str(given.steps), "--trainer.callbacks", callbacks]
+    run([*_predict("steer"), *where, "--trainer.default_root_dir", str(steer)])
+    print(f"done in {time.perf_counter() - began:.0f} s; open {(steer / 'report.html').resolve()}")
     return 0
+
+
+def _predict(name: str) -> list[str]:
+    return ["predict", "--config", str(CONFIGS / f"demo/{name}.yaml")]
+
+
+def _steer_callbacks(capture: Path) -> list[dict[str, object]]:
+    """Return the callbacks of ``configs/demo/steer.yaml``, with the concept of this run."""
+    import yaml
+
+    callbacks: list[dict[str, object]] = yaml.safe_load((CONFIGS / "demo/steer.yaml").read_text())["trainer"][
+        "callbacks"
+    ]
+    for callback in callbacks:
+        arguments = callback.get("init_args")
+        if isinstance(arguments, dict) and "concept" in arguments:
+            arguments["concept"] = str(capture / "concepts" / Path(arguments["concept"]).name)
+    return callbacks
 
 
 def _stage(number: int, what: str) -> None:

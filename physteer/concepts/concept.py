@@ -98,7 +98,7 @@ class Concept:
         except (SafetensorError, OSError) as error:
             raise PhysteerError(f"{path} is not a whole safetensors file: {error}") from error
         if header is None or direction is None:
-            raise PhysteerError(f"{path} is not a concept: it holds the tensors {', '.join(names) or 'none'}")
+            raise PhysteerError(f"{path} is not a concept: it holds {_some(names)}")
         described = json.loads(header)
         version = described.pop("version", None)
         if version != FORMAT_VERSION:
@@ -108,3 +108,9 @@ class Concept:
             return cls(direction=direction, **{name: value for name, value in described.items() if name in known})
         except (PhysteerError, TypeError) as error:
             raise PhysteerError(f"{path}: {error}") from error
+
+
+def _some(names: list[str]) -> str:
+    """Name a few tensors of many."""
+    shown = ", ".join(names[:4]) + (" …" if len(names) > 4 else "")
+    return f"the tensors {shown}" if names else "no tensors"

@@ -111,8 +111,8 @@ def _parameters(file: h5py.File) -> dict[str, NDArray[Any]]:
             found[name] = value
     for name, scalar in file["scalars"].items():
         per_trajectory = bool(scalar.attrs["sample_varying"])
-        number = np.issubdtype(scalar.dtype, np.number) and scalar.size == (len(scalar) if per_trajectory else 1)
-        if number and not scalar.attrs["time_varying"]:
+        plain = scalar.size == (scalar.shape[0] if per_trajectory and scalar.shape else 1)  # no vectors
+        if plain and np.issubdtype(scalar.dtype, np.number) and not scalar.attrs["time_varying"]:
             found[name] = np.reshape(scalar[()], (-1,) if per_trajectory else ())
     return found
 

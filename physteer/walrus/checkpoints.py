@@ -74,7 +74,10 @@ def save(walrus: Walrus, path: str | Path, metadata: Mapping[str, str] | None = 
     parameters = {name: parameter.detach().contiguous() for name, parameter in walrus.named_parameters()}
     with atomic_write(path) as temporary:
         # One key: safetensors writes several in random order, and equal models should be equal files.
-        save_file(parameters, temporary, {HEADER: json.dumps(header)})
+        try:
+            save_file(parameters, temporary, {HEADER: json.dumps(header)})
+        except SafetensorError as error:  # what safetensors makes of a full disk
+            raise OSError(str(error)) from error
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

@@ -1,0 +1,103 @@
+"""Weights & Biases: an offline run through the real command line, read back from its file."""
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from experiments import NETWORK, experiment
+from wandb.proto import wandb_internal_pb2
+
+from physteer.cli import main
+
+LOGGER = Path(__file__).parents[1] / "configs/logger/wandb.yaml"
+BLOCK = 32768
+
+
+def records(path: Path) -> Iterator[wandb_internal_pb2.Record]:
+    """Read a W&B file: LevelDB's log format (blocks of 32 KiB, records in parts) after seven bytes of its own."""
+    content = path.read_bytes()
+    assert content[:4] == b":W&B"
+    place, parts = 7, b""
+    while place + 7 <= len(content):
+        if BLOCK - place % BLOCK < 7:  # no room for a header: padding
+            place += BLOCK - place % BLOCK
+            continue
+        _, length, kind = struct.unpack("<IHB", content[place : place + 7])
+        if kind == 0:
+            place += BLOCK - place % BLOCK
+            continue
+        parts += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(parts)
+            yield record
+            parts = b""
+
+
+def items(updates) -> dict[str, object]:
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in updates}
+
+
+@pytest.mark.parametrize("how", ["setting", "environment"])
+def test_an_offline_run_holds_losses_scores_and_configuration(tiny_well, tmp_path, monkeypatch, how):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    words = ["--trainer.logger.offline", "true"]
+    if how == "environment":
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        words = []
+    config = experiment(
+        tmp_path / "fit.yaml",
+        model={"network": NETWORK, "learning_rate": 2e-3},
+        data={"path": str(tiny_well), "rollout_steps": 4, "batch_size": 4, "one_step_every": 4},
+        max_steps=4,
+        log_every_n_steps=1,
+        val_check_interval=2,
+        num_sanity_val_steps=0,
+        logger=str(LOGGER),
+        default_root_dir=str(tmp_path / "run"),
+    )
+    assert main(["fit", "--config", str(config), *words]) == 0
+    (path,) = (tmp_path / "run/wandb").glob("offline-run-*/*.wandb")
+    history, settings, ended = [], {}, None
+    for record in records(path):
+        if record.HasField("history"):
+            history.append(items(record.history.item))
+        elif record.HasField("run"):
+            assert record.run.project == "physteer"
+            settings |= items(record.run.config.update)
+        elif record.HasField("config"):
+            settings |= items(record.config.update)
+        elif record.HasField("exit"):
+            ended = record.exit.exit_code
+    losses = [row["train/loss"] for row in history if "train/loss" in row]
+    assert len(losses) == 4 and all(0 < loss < 10 for loss in losses)
+    for name in ("val/one_step/model/vrmse/velocity_x", "val/rollout/model/vrmse_step_4/mean_over_fields"):
+        assert len([row for row in history if name in row]) == 2
+    assert any("val/rollout/linear/vrmse_step_1/mean_over_fields" in row for row in history)
+    saved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    found = {name.split("/")[0] for name in settings}
+    assert {"model", "data", "trainer", "seed_everything"} <= found
+    assert settings["model"]["init_args"]["learning_rate"] == 2e-3
+    assert settings["data"] == saved["data"] and settings["model"] == saved["model"]
+    assert saved["trainer"]["logger"]["init_args"]["save_dir"] == "."  # with another run folder, the logger follows
+    assert ended == 0
+
+
+def test_a_failed_run_is_marked_so(tiny_well, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = experiment(
+        tmp_path / "fit.yaml",
+        model={"network": NETWORK | {"tokens_2d": 5}},
+        data={"path": str(tiny_well), "rollout_steps": 4},
+        max_steps=1,
+        logger=str(LOGGER),
+        default_root_dir=str(tmp_path / "run"),
+    )
+    assert main(["fit", "--config", str(config)]) == 2
+    (path,) = (tmp_path / "run/wandb").glob("offline-run-*/*.wandb")
+    assert [record.exit.exit_code for record in records(path) if record.HasField("exit")] == [1]
