@@ -2,6 +2,8 @@
 
 from physteer.callbacks.base import RolloutCallback
 from physteer.callbacks.capture import Capture
+from physteer.callbacks.controls import Controls
+from physteer.callbacks.diagnostics import Diagnostics
 from physteer.callbacks.export_weights import ExportWeights
 from physteer.callbacks.figures import Figures
 from physteer.callbacks.interrupts import Interrupts
@@ -13,6 +15,8 @@ from physteer.callbacks.steer import Steer
 
 __all__ = [
     "Capture",
+    "Controls",
+    "Diagnostics",
     "ExportWeights",
     "Figures",
     "Interrupts",

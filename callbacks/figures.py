@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import lightning as L
 
-from physteer.reports import report
+from physteer.reports import report, summary_of
 
 
 class Figures(L.Callback):
@@ -17,4 +17,7 @@ class Figures(L.Callback):
         """Report, on the first process, once every process has written its rollouts."""
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            print(f"report: {report(trainer.default_root_dir)}")
+            path = report(trainer.default_root_dir)
+            if summary := summary_of(trainer.default_root_dir):
+                print(summary)
+            print(f"report: {path}")

@@ -26,10 +26,11 @@ class RolloutWriter(RolloutCallback):
 
     Args:
         truth: write the stored frames too, as a condition of that name.
+        controls: write the rollouts along control directions too; ``Diagnostics`` measures them either way.
     """
 
-    def __init__(self, truth: bool = True) -> None:
-        self.truth = truth
+    def __init__(self, truth: bool = True, controls: bool = False) -> None:
+        self.truth, self.controls = truth, controls
 
     def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that no two conditions would be written to the same folder."""
@@ -47,13 +48,15 @@ class RolloutWriter(RolloutCallback):
         batch = rollout.batch
         folder = Path(trainer.default_root_dir) / "rollouts"
         for condition, frames in zip(rollout.conditions, rollout.frames, strict=True):
-            self._write(folder, condition, batch, frames)
+            if self.controls or condition.role in ("unsteered", "concept"):
+                self._write(folder, condition, batch, frames)
         if self.truth and rollout.conditions[0] is pl_module.conditions[0]:
             self._write(folder, TRUTH, batch, batch.targets)
 
     def _write(self, folder: Path, condition: Condition, batch: Batch, frames: Tensor) -> None:
         attributes: dict[str, str | int | float] = {
             "condition": condition.name,
+            "role": condition.role,
             "direction": condition.direction,
             "strength": condition.strength,
             "mode": condition.mode,

@@ -98,7 +98,7 @@ class Steer(RolloutCallback):
         if self.rollout_steps is not None:
             name += f" steps {' '.join(map(str, self.rollout_steps))}"
         edit = Edit(site, AlongDirection(concept.direction, strength, self.mode), locus=Locus(steps=self.rollout_steps))
-        return Condition(name, (edit,), direction, strength, self.mode)
+        return Condition(name, (edit,), direction, strength, self.mode, role="concept")
 
     def _remove(self, pl_module: L.LightningModule) -> None:
         if isinstance(pl_module, WalrusModule):

@@ -27,7 +27,8 @@ from physteer.reports.build import spread
 from physteer.reports.concept_maps import token_alignment, token_norms
 from physteer.reports.diagnostics import Metric, diagnose, read_table, read_velocity, write_table
 from physteer.reports.effects import Span, SpanValue, changes, effects, estimate, spans
-from physteer.reports.panels import draw_panels, shown_fields
+from physteer.reports.panels import draw_panels
+from physteer.reports.planes import shown_fields
 from physteer.reports.rollouts import Series, WindowRollouts, open_rollout
 from physteer.reports.style import diverging, strength_colour
 
@@ -367,13 +368,16 @@ class TestReport:
             "panels_vortex_drop_blocks.3_01_vorticity_test",
             "panels_vortex_drop_blocks.3_02_tracer_test",
             "panels_vortex_drop_blocks.3_02_vorticity_test",
+            "spectra_vortex_drop_blocks.3.png",
         ]
+        assert len(list((run / "videos").iterdir())) == 8  # 2 windows, 2 signs, 2 fields
         with (run / "tables" / "effects.csv").open() as file:
             assert {row["condition"] for row in csv.DictReader(file)} >= {"truth", "unsteered", "vortex drop +0.4"}
         text = (run / "report.html").read_text()
         page = Page(text)
-        assert page.images == 6
-        assert all(link.startswith(("data:image/png;base64,", "#", "tables/")) for link in page.links)
+        assert page.images == 7
+        starts = ("data:image/png;base64,", "data:video/mp4;base64,", "#", "tables/", "videos/")
+        assert all(link.startswith(starts) for link in page.links)
         assert "4 windows · 5 conditions · stage predict · seed 3 · physteer 0.1.0" in text
         assert "checkpoint: &lt;somewhere&gt;" in text and "steer &lt;demo&gt;" in text
         assert not [path for path in run.rglob(".*")]
@@ -398,7 +402,7 @@ class TestReport:
         for path in sorted((run / "rollouts/unsteered/data/test").iterdir())[1:]:
             path.unlink()
         text = report(run).read_text()
-        assert Page(text).images == 3  # over time and two fields
+        assert Page(text).images == 4  # over time, spectra and two fields
         assert "Effect of steering" in text
 
     def test_capture_run_shows_its_concepts(self, tmp_path):

@@ -1,32 +1,68 @@
-"""`physteer convert IN OUT`: any Walrus checkpoint to safetensors."""
+"""`physteer convert IN OUT`: any Walrus checkpoint, or a published concept, to safetensors."""
 
 import argparse
+from pathlib import PurePath
+
+from physteer.errors import PhysteerError
+
+CONCEPTS = (".pkl", ".pickle", ".p")
 
 
 def main(args: list[str]) -> int:
-    """Convert a checkpoint and say what was written."""
+    """Convert a checkpoint or a concept and say what was written."""
     parser = argparse.ArgumentParser(
         prog="physteer convert",
-        description="Convert a Walrus checkpoint to safetensors: residual gains folded in, configuration and "
-        "provenance in the header. Nothing in the input is executed.",
+        description="Convert to safetensors: a Walrus checkpoint, with residual gains folded in, configuration and "
+        "provenance in the header; or a published concept, a pickle of one tensor [1, 1, d, h, w, δ], to a concept "
+        "file. Nothing in the input is executed.",
     )
     parser.add_argument(
-        "source", metavar="IN", help=".pt, .pth or .safetensors, a folder, or hf://owner/repo[@rev][/file]"
+        "source",
+        metavar="IN",
+        help="checkpoint: .pt, .pth or .safetensors, a folder, or hf://owner/repo[@rev][/file]; "
+        f"concept: {', '.join(CONCEPTS)}",
     )
     parser.add_argument("target", metavar="OUT", help="the .safetensors file to write")
     parser.add_argument(
         "--extended-config", metavar="YAML", help="the checkpoint's extended_config.yaml (default: beside IN)"
     )
+    parser.add_argument(
+        "--site",
+        metavar="SITE",
+        help="where the concept was measured, or which entry of a pickled dictionary (default: its only one; "
+        "blocks.39, the published choice, for a pickle of one tensor)",
+    )
     options = parser.parse_args(args)
+    if PurePath(options.source).suffix.lower() in CONCEPTS:
+        if options.extended_config is not None:
+            raise PhysteerError(f"--extended-config goes with a checkpoint; {options.source} is a concept")
+        return _concept(options.source, options.target, options.site)
+    if options.site is not None:
+        raise PhysteerError(f"--site goes with a concept ({', '.join(CONCEPTS)}); {options.source} is a checkpoint")
+    return _checkpoint(options.source, options.target, options.extended_config)
 
+
+def _checkpoint(source: str, target: str, extended_config: str | None) -> int:
     from physteer.walrus.checkpoints import load, model_id, save  # imports torch: not needed for --help
 
-    walrus = load(options.source, options.extended_config)
-    save(walrus, options.target, {"source": options.source})
+    walrus = load(source, extended_config)
+    save(walrus, target, {"source": source})
     size = sum(parameter.numel() for parameter in walrus.parameters())
     config = walrus.config
     print(
-        f"{options.target}: {config.variant} Walrus, {size:,} parameters, {config.n_blocks} blocks of width "
+        f"{target}: {config.variant} Walrus, {size:,} parameters, {config.n_blocks} blocks of width "
         f"{config.hidden_dim}, {config.n_states} states, id {model_id(walrus)}"
     )
+    return 0
+
+
+def _concept(source: str, target: str, site: str | None) -> int:
+    from physteer.concepts import read_published_concept
+
+    if PurePath(target).suffix != ".safetensors":
+        raise PhysteerError(f"concepts are written as .safetensors; found {target}")
+    concept = read_published_concept(source, site)
+    concept.save(target)
+    grid = " × ".join(map(str, concept.direction.shape[:3]))
+    print(f"{target}: concept of width {concept.width} on {grid} tokens, measured at {concept.site}")
     return 0

@@ -24,9 +24,12 @@ def main(args: list[str]) -> int:
     parser.add_argument("--windows", type=_positive, default=4, metavar="N", help="windows whose fields are drawn")
     given = parser.parse_args(args)
 
-    from physteer.reports import report  # imports torch and matplotlib: not needed for --help
+    from physteer.reports import report, summary_of  # imports torch and matplotlib: not needed for --help
 
-    print(report(given.run, given.windows))
+    path = report(given.run, given.windows)
+    if summary := summary_of(given.run):
+        print(summary)
+    print(path)
     return 0
 
 

@@ -17,6 +17,30 @@ FORMULA = (
 )
 
 
+def standardized(h: Tensor) -> Tensor:
+    """Return z = (a − mean)/std of every row and frame, over space and channels, unbiased std.
+
+    Args:
+        h: [B, T, h, w, δ, d].
+
+    Returns:
+        The same shape, float32 or wider; not finite where an activation is constant or not finite.
+
+    Raises:
+        PhysteerError: It is no activation.
+    """
+    if h.ndim != 6:
+        raise PhysteerError(f"a concept is made of activations [B, T, h, w, δ, d]; this has shape {list(h.shape)}")
+    a = widened(h)
+    if a.numel() == 0:
+        return a
+    centred = a - a.mean(dim=(2, 3, 4, 5), keepdim=True)
+    # Over channels, then over tokens: in one go, float32 sums of a million squares are off by 1e-4.
+    norm = vector_norm(vector_norm(centred, dim=-1).flatten(2), dim=-1)  # [B, T]
+    std = norm / math.sqrt(max(centred[0, 0].numel() - 1, 1))
+    return centred.div_(std[..., None, None, None, None])
+
+
 class DifferenceOfMeans:
     """Fits Δ = mean of z over the feature class − mean of z over the control class, [h, w, δ, d].
 
@@ -49,17 +73,10 @@ class DifferenceOfMeans:
             PhysteerError: There is no such class, or the grid is not that of the activations before.
         """
         self._known(label)
-        if h.ndim != 6:
-            raise PhysteerError(f"a concept is made of activations [B, T, h, w, δ, d]; this has shape {list(h.shape)}")
-        if h.numel() == 0:
+        z = standardized(h)
+        if z.numel() == 0:
             return
-        a = widened(h)
-        centred = (a - a.mean(dim=(2, 3, 4, 5), keepdim=True)).flatten(0, 1)  # [B·T, h, w, δ, d]
-        # Over channels, then over tokens: in one go, float32 sums of a million squares are off by 1e-4.
-        norm = vector_norm(vector_norm(centred, dim=-1).flatten(1), dim=-1)
-        std = norm / math.sqrt(max(centred[0].numel() - 1, 1))
-        z = centred.div_(std[:, None, None, None, None])
-        self._add(label, z.sum(0).double(), frames=len(z), windows=len(h))
+        self._add(label, z.flatten(0, 1).sum(0).double(), frames=z.shape[0] * z.shape[1], windows=len(z))
 
     def merge(self, other: DifferenceOfMeans) -> None:
         """Add what another process has seen; its classes have the same names."""

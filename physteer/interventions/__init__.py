@@ -9,7 +9,7 @@ A `Site` says which activation, a `Locus` which part of it and when, a `Subspace
 """
 
 from physteer.interventions.attach import attached, captured, observed
-from physteer.interventions.conditions import UNSTEERED, Condition, repeated, separated, stack_conditions
+from physteer.interventions.conditions import UNSTEERED, Condition, Role, repeated, separated, stack_conditions
 from physteer.interventions.edit import Edit, apply_edits
 from physteer.interventions.locus import EVERYWHERE, Clock, Locus
 from physteer.interventions.replacements import Interchange, Mean, Replacement, Resample, Scale, Zero
@@ -30,6 +30,7 @@ __all__ = [
     "Mean",
     "Replacement",
     "Resample",
+    "Role",
     "Scale",
     "Site",
     "Span",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from einops import rearrange, repeat
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 from physteer.errors import PhysteerError
 from physteer.interventions.edit import Edit
 from physteer.interventions.locus import Index, Locus
+
+Role = Literal["unsteered", "concept", "random", "shuffled", "data"]
+"""What a condition is for: the comparison, the concept itself, or one of its controls."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Condition:
     """α, signed."""
     mode: str = ""
     """How the direction is fitted to the grid."""
+    role: Role = "unsteered"
+    """Concept, or which control: `random` and `shuffled` directions, `data` for changes of the input itself."""
 
 
 UNSTEERED = Condition("unsteered")

@@ -3,32 +3,55 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import astuple, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 
+import pandas as pd
 from tqdm import tqdm
 
 from physteer.concepts import Concept
 from physteer.errors import PhysteerError
+from physteer.files import atomic_write
 from physteer.reports.concept_maps import draw_concept
+from physteer.reports.control_figures import draw_alignment, draw_controlled_dose_response
 from physteer.reports.curves import draw_dose_response, draw_over_time
 from physteer.reports.diagnostics import Diagnostic, diagnose, write_csv, write_table
 from physteer.reports.effects import Effect, effects
+from physteer.reports.findings import write_summary
+from physteer.reports.heat_map import draw_heat_map
 from physteer.reports.html import concept_files, write_report
-from physteer.reports.panels import draw_panels, shown_fields
-from physteer.reports.rollouts import Series, WindowRollouts, read_rollouts, rollout_files
+from physteer.reports.panels import draw_panels
+from physteer.reports.planes import shown_fields
+from physteer.reports.rollouts import (
+    TRUTH,
+    UNSTEERED,
+    Series,
+    WindowRollouts,
+    WrittenRollout,
+    read_rollouts,
+    rollout_files,
+)
+from physteer.reports.spectra import draw_spectra
+from physteer.reports.summary import summarise
+from physteer.reports.summary_tables import ranked_settings, settings_of, summary_text
+from physteer.reports.table import read_metrics
+from physteer.reports.video import draw_video
 
-OWN_FIGURES = ("dose_response_*.png", "over_time_*.png", "panels_*.png", "concept_*.png")
+OWN_FIGURES = (
+    *("dose_response_*.png", "over_time_*.png", "spectra_*.png", "panels_*.png", "concept_*.png"),
+    *("controls_*.png", "alignment_*.png", "heat_map_*.png"),
+)
 MOST_SERIES = 4  # with figures of their own; all are in the tables
+MOST_VIDEOS = 2  # windows with videos, per series and sign of α
 
 
 def report(run_folder: Path | str, n_windows: int = 4) -> Path:
-    """Make ``tables/``, ``figures/`` and ``report.html`` from what a run folder holds.
+    """Make ``tables/``, ``figures/``, ``videos/`` and ``report.html`` from what a run folder holds.
 
     Args:
-        run_folder: with rollouts, concepts, or only a configuration; what is missing is left out.
-        n_windows: windows whose fields are drawn, spread over the files they are from.
+        run_folder: with rollouts, a table of metrics, concepts, or only a configuration; what is missing is left out.
+        n_windows: windows whose fields are drawn, spread over the files they are from; at most two have videos.
 
     Returns:
         The path of ``report.html``.
@@ -40,15 +63,23 @@ def report(run_folder: Path | str, n_windows: int = 4) -> Path:
     if not run_folder.is_dir():
         raise PhysteerError(f"no run folder {run_folder}")
     figures = run_folder / "figures"
-    for pattern in OWN_FIGURES:
-        for stale in figures.glob(pattern):
-            stale.unlink()
+    stale = [path for pattern in OWN_FIGURES for path in figures.glob(pattern)]
+    for path in (*stale, *(run_folder / "videos").glob("steered_*.mp4")):
+        path.unlink()
     for path in concept_files(run_folder):
         draw_concept(Concept.load(path), path.stem, figures / f"concept_{path.stem}.png")
+    table = read_metrics(run_folder)
     if rollout_files(run_folder):
         windows = read_rollouts(run_folder)
+        if table is not None:  # which has the controls already, many as they are
+            known = table.drop_duplicates("condition")
+            roles = dict(zip(known["condition"], known["role"], strict=True))
+            windows = [replace(window, rollouts=tuple(_no_controls(window, roles))) for window in windows]
         rows = _write_tables(windows, run_folder / "tables")
         _draw(windows, rows, figures, n_windows)
+        _film(windows, run_folder / "videos", min(n_windows, MOST_VIDEOS))
+    if table is not None:
+        _judge(table, run_folder)
     return write_report(run_folder)
 
 
@@ -61,14 +92,64 @@ def _write_tables(windows: Sequence[WindowRollouts], folder: Path) -> list[Diagn
     return rows
 
 
+def _judge(table: pd.DataFrame, run_folder: Path) -> None:
+    """Summarise the table of metrics, as ``summary.csv``, ``summary.txt`` and figures."""
+    findings = summarise(table)
+    write_summary(run_folder / "tables" / "summary.csv", findings)
+    with atomic_write(run_folder / "tables" / "summary.txt") as temporary:
+        temporary.write_text(summary_text(findings), encoding="utf-8")
+    figures = run_folder / "figures"
+    best = list(dict.fromkeys(setting[:3] for setting in ranked_settings(findings)))
+    for direction, site, mode in best[:MOST_SERIES]:
+        series = Series(direction, mode, site)
+        draw_controlled_dose_response(table, series, figures / f"controls_{_slug(str(series))}.png")
+        draw_alignment(table, series, figures / f"alignment_{_slug(str(series))}.png")
+    for direction in dict.fromkeys(setting[0] for setting in settings_of(findings, "concept")):
+        draw_heat_map(findings, direction, figures / f"heat_map_{_slug(direction)}.png")
+
+
+def summary_of(run_folder: Path | str) -> str:
+    """Return the plain-text summary that `report` made, at most 100 columns wide; empty where the run has none."""
+    path = Path(run_folder) / "tables" / "summary.txt"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _no_controls(window: WindowRollouts, roles: Mapping[str, str]) -> Iterator[WrittenRollout]:
+    """Yield the rollouts that are neither along random directions nor along shuffled concepts; roles by condition."""
+    for rollout in window.rollouts:
+        role = roles.get(rollout.condition, rollout.role)
+        if role not in ("random", "shuffled"):
+            yield replace(rollout, role=role)
+
+
+def _film(windows: Sequence[WindowRollouts], folder: Path, n_windows: int) -> None:
+    """Make videos of the strongest steering of either sign beside truth and unsteered."""
+    jobs = []
+    for number, window in enumerate(spread(windows, n_windows), 1):
+        references = [one for name in (TRUTH, UNSTEERED) if (one := window.find(name)) is not None]
+        for series in window.series[:MOST_SERIES]:
+            steered = window.steered(series)
+            if steered[0].role != "concept":
+                continue
+            ends = {one.strength > 0: one for one in sorted(steered, key=lambda one: abs(one.strength))}
+            for rollout in ends.values():
+                for field in shown_fields(rollout):
+                    who = f"{_slug(str(series))}_{rollout.strength:+g}"
+                    name = f"steered_{who}_{number:02d}_{field.name}_{window.window}.mp4"
+                    jobs.append(([*references, rollout], field, folder / name))
+    for rollouts, field, path in tqdm(jobs, "videos", unit="video", disable=None):
+        draw_video(rollouts, field, path)
+
+
 def _draw(windows: Sequence[WindowRollouts], rows: Sequence[Diagnostic], folder: Path, n_windows: int) -> None:
     series = list(dict.fromkeys(one for window in windows for one in window.series))[:MOST_SERIES] or [Series()]
     chosen = spread(windows, n_windows)
-    with tqdm(total=len(series) * (2 + len(chosen)), desc="figures", disable=None) as bar:
+    with tqdm(total=len(series) * (3 + len(chosen)), desc="figures", disable=None) as bar:
         for one in series:
             draw_dose_response(rows, one, folder / f"dose_response_{_slug(str(one))}.png")
             draw_over_time(rows, one, folder / f"over_time_{_slug(str(one))}.png")
-            bar.update(2)
+            draw_spectra(windows, one, folder / f"spectra_{_slug(str(one))}.png")
+            bar.update(3)
             for number, window in enumerate(chosen, 1):
                 for field in shown_fields(window.rollouts[0]):
                     name = f"panels_{_slug(str(one))}_{number:02d}_{field.name}_{window.split}_{window.window}.png"

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -20,17 +19,15 @@ from physteer.reports.style import (
     FAINT,
     INK,
     MUTED,
+    arrange,
     heading,
     new_figure,
     save,
+    signed,
     strength_colour,
     strength_label,
     style,
 )
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4g}".replace("-", "−") if value else "0"
 
 
 def draw_dose_response(rows: Sequence[Diagnostic], series: Series, path: Path) -> Path | None:
@@ -72,7 +69,7 @@ def draw_dose_response(rows: Sequence[Diagnostic], series: Series, path: Path) -
         for axes in cells[-1]:
             axes.set_xlabel("strength α")
         heading(figure, title, caption)
-        _arrange(figure)
+        arrange(figure)
         return save(figure, path, title, caption)
 
 
@@ -122,8 +119,8 @@ def _label_change(
     axes_row[0].set_ylabel("change (%)" if metric.relative else "change (% of cells)")
     strengths = list(dose_response(cells[0], series))
     for axes in axes_row:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _signed(100 * value)))
-        axes.set_xticks(strengths, [_signed(strength) for strength in strengths])
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(100 * value)))
+        axes.set_xticks(strengths, [signed(strength) for strength in strengths])
     handles = [
         Line2D([], [], color=INK, linewidth=2, label="steered, mean"),
         Line2D([], [], color=MUTED, linewidth=0.8, label="steered, each rollout"),
@@ -191,7 +188,7 @@ def draw_over_time(rows: Sequence[Diagnostic], series: Series, path: Path) -> Pa
         ]
         cells[len(metrics)].legend(handles=handles, loc="upper left", ncols=1 + (len(handles) > 9), fontsize=10)
         heading(figure, title, caption)
-        _arrange(figure)
+        arrange(figure)
         return save(figure, path, title, caption)
 
 
@@ -203,9 +200,3 @@ def _line(axes: Axes, rows: Iterable[Diagnostic], metric: Metric, condition: str
     if columns:
         steps = sorted(columns)
         axes.plot(steps, [float(np.mean(columns[step])) for step in steps], **look)  # type: ignore[arg-type]
-
-
-def _arrange(figure: Figure) -> None:
-    """Fit the axes below the heading."""
-    height = figure.get_size_inches()[1]
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.68 / height), h_pad=1.6, w_pad=1.4)

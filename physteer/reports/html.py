@@ -18,10 +18,28 @@ from physteer.concepts import Concept
 from physteer.errors import PhysteerError
 from physteer.files import atomic_write
 from physteer.reports.diagnostics import FLOW_METRICS, MEAN_VRMSE
+from physteer.reports.findings import read_summary
 from physteer.reports.page import PAGE
+from physteer.reports.summary_tables import (
+    Grid,
+    alignment_grid,
+    best_settings,
+    cell_text,
+    details_grid,
+    dose_grid,
+    effect_grid,
+    notes,
+    opening,
+    series_text,
+    settings_of,
+    strength_text,
+)
 
-_KINDS = ("dose_response_", "over_time_", "panels_", "concept_")
+_STUDIES = ("controls_", "alignment_", "heat_map_")
+_KINDS = ("dose_response_", "over_time_", "spectra_", "panels_", "concept_")
+LARGEST_VIDEO = 5 * 2**20  # bytes; larger ones are linked
 _UNITS = {"relative change": ", %", "difference": ", % of cells", "value": ""}
+_SETTINGS = 6  # shown at once
 _LONGEST_TABLE = 60  # rows; longer tables are only named
 
 
@@ -43,8 +61,11 @@ def write_report(run_folder: Path | str) -> Path:
         raise PhysteerError(f"no run folder {run_folder}")
     environment = _environment(run_folder / "environment.json")
     sections = [
+        ("Summary", "".join(_summary(run_folder / "tables" / "summary.csv"))),
         ("Effect of steering", "".join(_effects(run_folder / "tables" / "effects.csv"))),
-        ("Rollouts", "".join(_figures(run_folder / "figures", _KINDS[:3]))),
+        ("Controls", "".join(_figures(run_folder / "figures", _STUDIES))),
+        ("Rollouts", "".join(_figures(run_folder / "figures", _KINDS[:4]))),
+        ("Videos", "".join(map(_video, sorted((run_folder / "videos").glob("*.mp4"))))),
         ("Concepts", "".join(_concepts(run_folder))),
         ("Other figures", "".join(_other_figures(run_folder / "figures"))),
         ("Tables", "".join(_tables(run_folder / "tables"))),
@@ -131,6 +152,64 @@ def _signed(value: float, form: str = "g") -> str:
     return f"{value:+{form}}".replace("-", "−")
 
 
+def _summary(path: Path) -> Iterator[str]:
+    """Yield the judgement of the settings: alignment, effects, dose–response, and per field below folds."""
+    if not path.exists():
+        return
+    findings = read_summary(path)
+    if not findings:
+        return
+    settings = [*settings_of(findings, "concept"), *settings_of(findings, "shuffled", "data")]
+    yield f"<p>{escape(opening(findings))} {escape(' '.join(notes(findings)))}</p>"
+    best = best_settings(findings, _SETTINGS)
+    folded = [details_grid(findings, settings)]
+    grids = [alignment_grid(findings, best), effect_grid(findings, best), dose_grid(findings)]
+    if len(best) < len(settings):
+        folded = [alignment_grid(findings, settings), effect_grid(findings, settings), *folded]
+        yield f"<p>The {len(best)} settings that did most; all {len(settings)}, controls too, are folded below.</p>"
+    for grid in grids:
+        if grid and grid.rows:
+            yield f"<h3>{escape(grid.title)}</h3>{_grid(grid)}"
+    for grid in folded:
+        if grid and grid.rows:
+            yield f"<details><summary>{escape(grid.title)}, all settings</summary>{_grid(grid)}</details>"
+
+
+def _grid(grid: Grid) -> str:
+    header = ["", "α", "step", *(c.title + (", %" if c.kind == "percent" else "") for c in grid.columns)]
+    rows: list[list[str]] = []
+    previous: object = None
+    for setting, step in grid.rows:
+        again = setting == previous
+        previous = setting
+        strength = strength_text(setting[3]) if setting[3] else "all"
+        cells = [cell_text(grid.find((setting, step), column), column, interval=True) for column in grid.columns]
+        labels = ["", ""] if again else [series_text(setting), strength]
+        rows.append([*labels, str(step), *(_starred(cell) for cell in cells)])
+    return _table(header, rows)
+
+
+def _starred(cell: str) -> str:
+    """Put the interval on a line of its own, and the star before it."""
+    value, bracket, interval = cell.partition(" [")
+    star = "*" if interval.endswith("*") else ""
+    return value + star + ("\n[" + interval.removesuffix("*") if bracket else "")
+
+
+def _video(path: Path) -> str:
+    """Embed a video, or link one that would make the page heavy."""
+    name = f"videos/{escape(path.name)}"
+    size = path.stat().st_size
+    source, loaded = name, "metadata"
+    if size <= LARGEST_VIDEO:
+        loaded = "auto"  # it is there already: show its first frame
+        source = f"data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+    return (
+        f'<figure><video controls loop muted playsinline preload="{loaded}" src="{source}"></video>'
+        f"<figcaption><a href='{name}'>{name}</a></figcaption></figure>"
+    )
+
+
 def _figures(folder: Path, kinds: Iterable[str]) -> Iterator[str]:
     for kind in kinds:
         for path in sorted(folder.glob(f"{kind}*.png")):
@@ -139,7 +218,7 @@ def _figures(folder: Path, kinds: Iterable[str]) -> Iterator[str]:
 
 def _other_figures(folder: Path) -> Iterator[str]:
     for path in sorted(folder.glob("*.png")):
-        if not path.name.startswith(_KINDS):
+        if not path.name.startswith((*_STUDIES, *_KINDS)):
             yield _figure(path)
 
 
@@ -176,6 +255,10 @@ def _words(value: object) -> str:
 
 def _tables(folder: Path) -> Iterator[str]:
     for path in sorted(folder.glob("*.csv")):
+        if path.with_suffix(".parquet").exists():  # the tidy table, too long to read in
+            names = (f"tables/{escape(path.with_suffix(ending).name)}" for ending in (".parquet", ".csv"))
+            yield "<p>" + " · ".join(f"<a href='{name}'>{name}</a>" for name in names) + "</p>"
+            continue
         rows = _read_csv(path)
         name = f"tables/{escape(path.name)}"
         if rows and len(rows) <= _LONGEST_TABLE:

@@ -28,7 +28,7 @@ a { color: var(--accent); text-decoration: none; }
 a:hover { text-decoration: underline; }
 section { scroll-margin-top: 48px; }
 figure { margin: 0 0 22px; background: #ffffff; border: 1px solid var(--line); border-radius: 10px; overflow: hidden; }
-figure img { display: block; max-width: 100%; height: auto; margin: 12px auto 8px; }
+figure img, figure video { display: block; max-width: 100%; height: auto; margin: 12px auto 8px; }
 figcaption { background: var(--card); color: var(--muted); padding: 7px 16px; border-top: 1px solid var(--line);
   font: 12px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 10px;

@@ -53,6 +53,8 @@ class WrittenRollout:
     condition: str
     strength: float
     """α; 0 for truth and unsteered."""
+    role: str
+    """What the condition is there for: ``concept``, ``random``, …; ``unsteered`` for truth and unsteered."""
     series: Series
     parameters: tuple[tuple[str, float], ...]
     """The simulation's, by name."""
@@ -145,8 +147,9 @@ class WindowRollouts:
 
     @property
     def series(self) -> tuple[Series, ...]:
-        """What was steered."""
-        return tuple(dict.fromkeys(r.series for r in self.rollouts if r.condition not in (TRUTH, UNSTEERED)))
+        """What was steered: concepts, then what is there to compare them with."""
+        steered = [r for r in self.rollouts if r.condition not in (TRUTH, UNSTEERED)]
+        return tuple(dict.fromkeys(r.series for r in sorted(steered, key=lambda r: r.role != "concept")))
 
     def steered(self, series: Series) -> tuple[WrittenRollout, ...]:
         """Return the steered rollouts of one series, from − to + strength."""
@@ -205,6 +208,7 @@ def open_rollout(path: Path | str) -> WrittenRollout:
                 window=path.stem,
                 condition=str(attributes["condition"]),
                 strength=float(attributes["strength"]),
+                role=str(attributes.get("role", "concept" if float(attributes["strength"]) else "unsteered")),
                 series=Series(*(str(attributes.get(name, "")) for name in ("direction", "mode", "site"))),
                 parameters=tuple(_parameters(file)),
                 grid=str(attributes["grid_type"]),

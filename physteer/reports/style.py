@@ -114,11 +114,22 @@ def strength_label(strength: float) -> str:
     return f"α = {strength:+.3g}".replace("-", "−")
 
 
+def signed(value: float) -> str:
+    """Return ``+0.4`` with a true minus sign, and ``0``."""
+    return f"{value:+.4g}".replace("-", "−") if value else "0"
+
+
 def heading(figure: Figure, title: str, subtitle: str) -> None:
     """Write a figure's title and, below it, what it shows; together they take 0.65 inches."""
     height = figure.get_size_inches()[1]
     figure.text(0.008, 1 - 0.08 / height, title, fontsize=13.5, fontweight="bold", va="top")
     figure.text(0.008, 1 - 0.4 / height, subtitle, fontsize=10, color=MUTED, va="top")
+
+
+def arrange(figure: Figure) -> None:
+    """Fit the axes below the heading."""
+    height = figure.get_size_inches()[1]
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.68 / height), h_pad=1.6, w_pad=1.4)
 
 
 def bare(axes: Axes) -> None:

@@ -1,0 +1,189 @@
+"""Control directions: what a concept is compared with before anyone believes it.
+
+Random directions ask whether any direction would have done; shuffled labels ask whether any split of the same
+activations would have. Both steer with the concept's own norm, because `Steer` divides every direction by its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from physteer.concepts.concept import Concept
+from physteer.concepts.difference import FORMULA, standardized
+from physteer.concepts.roster import Roster, digest
+from physteer.errors import PhysteerError
+
+_SPACE = (0, 1, 2)
+
+
+def random_directions(like: Tensor, n: int, seed: int = 0) -> list[Tensor]:
+    """Draw directions at random that are as smooth in space as a concept, and as strong.
+
+    White noise in d at every spatial wavevector, scaled so that the wavevector has the concept's energy (summed over
+    channels). So the spatial mean, which is all that `drop` uses, is uniform on the sphere of the mean's norm, and in
+    the modes that keep space a control is no rougher than the concept; where in space it acts is random. The whole has
+    the concept's norm.
+
+    Args:
+        like: the concept's direction [h, w, δ, d].
+        n: how many.
+        seed: direction i depends on the seed, i and the shape alone. Sites of equal shape want different seeds, or
+            share their draws.
+
+    Returns:
+        n directions [h, w, δ, d], float32 on the CPU.
+
+    Raises:
+        PhysteerError: `like` is no direction, or n is negative.
+    """
+    if like.ndim != 4 or n < 0:
+        raise PhysteerError(f"cannot draw {n} directions like one of shape {list(like.shape)}: it is [h, w, δ, d]")
+    concept = like.detach().cpu().double()
+    energy = vector_norm(torch.fft.fftn(concept, dim=_SPACE), dim=-1, keepdim=True)  # [h, w, δ, 1]
+    directions = []
+    for i in range(n):
+        noise = torch.randn(concept.shape, generator=_generator("random", seed, i), dtype=torch.float64)
+        white = torch.fft.fftn(noise, dim=_SPACE)
+        # Of real noise, opposite wavevectors have conjugate spectra and equal norms: the result is real.
+        shaped = torch.fft.ifftn(white * (energy / vector_norm(white, dim=-1, keepdim=True)), dim=_SPACE).real
+        directions.append(shaped.float())
+    return directions
+
+
+class ShuffledDifferences:
+    """Fits the concepts of n shuffles of the labels in the pass that fits the concept itself.
+
+    Each is what `DifferenceOfMeans` gives for the shuffled labels. As every window is in one class of each shuffle,
+    n + 1 sums in float64 are kept: over the feature class of each shuffle and over all windows.
+    """
+
+    def __init__(
+        self, roster: Roster, n: int, seed: int = 0, feature: str = "feature", control: str = "control"
+    ) -> None:
+        """Deal the labels.
+
+        Args:
+            roster: the units, their classes and initial conditions.
+            n: number of shuffles; 19 are the fewest for p ≤ 0.05.
+            seed: of the shuffles.
+            feature: name of the class the concept points to.
+            control: name of the class it points away from.
+
+        Raises:
+            PhysteerError: The roster holds other classes, or allows fewer shuffles.
+        """
+        others = sorted(set(roster.labels.values()) - {feature, control})
+        if others:
+            raise PhysteerError(f"class {others[0]!r} is neither {feature!r} nor {control!r}")
+        self.classes = (feature, control)
+        self.seed = seed
+        self.labels = roster.shuffled(n, seed)
+        """Of each shuffle, the class of each unit."""
+        self._sums: Tensor | None = None  # [n + 1, h, w, δ, d]: feature of each shuffle, then all
+        self._frames = torch.zeros(n + 1, dtype=torch.long)
+        self._windows = torch.zeros(n + 1, dtype=torch.long)
+
+    def update(self, units: Sequence[str], h: Tensor) -> None:
+        """Add activations.
+
+        Args:
+            units: which unit each row belongs to.
+            h: [B, T, h, w, δ, d].
+
+        Raises:
+            PhysteerError: A unit is not in the roster, or the grid is not that of the activations before.
+        """
+        if len(units) != len(h):
+            raise PhysteerError(f"{len(units)} units were named for {len(h)} windows")
+        unknown = [unit for labels in self.labels[:1] for unit in units if unit not in labels]
+        if unknown:
+            raise PhysteerError(f"unit {unknown[0]!r} is not among those whose labels were shuffled")
+        z = standardized(h)
+        if z.numel() == 0:
+            return
+        members = [[labels[unit] == self.classes[0] for unit in units] for labels in self.labels]
+        weights = torch.tensor([*members, [True] * len(units)], dtype=torch.float64, device=z.device)  # [n + 1, B]
+        windows = weights.sum(1).long().cpu()
+        by_window = z.sum(1).double().flatten(1)  # [B, h·w·δ·d]
+        self._add((weights @ by_window).view(-1, *z.shape[2:]), windows * z.shape[1], windows)
+
+    def merge(self, other: ShuffledDifferences) -> None:
+        """Add what another process has seen; it has the same roster and seed."""
+        if other.labels != self.labels:
+            raise PhysteerError("shuffles of different labels cannot be merged")
+        if other._sums is not None:
+            self._add(other._sums, other._frames, other._windows)
+
+    def fit(
+        self, *, site: str, model: str = "", data: str = "", selections: dict[str, str] | None = None
+    ) -> list[Concept]:
+        """Return the concept of every shuffle.
+
+        Args:
+            site: where the activations are from.
+            model: which weights.
+            data: which data set and split.
+            selections: for each class, what its members truly are.
+
+        Raises:
+            PhysteerError: A class is empty, or an activation was constant or not finite.
+        """
+        if self._sums is None:
+            raise PhysteerError("no window was seen: there are no shuffled concepts to compute")
+        feature, control = self.classes
+        formula = FORMULA.format(feature=feature, control=control)
+        concepts = []
+        for i in range(len(self.labels)):
+            frames, windows = int(self._frames[i]), int(self._windows[i])
+            others, other_windows = int(self._frames[-1]) - frames, int(self._windows[-1]) - windows
+            if not frames or not others:
+                raise PhysteerError(f"class {(control if frames else feature)!r} is empty in shuffle {i}")
+            direction = self._sums[i] / frames - (self._sums[-1] - self._sums[i]) / others
+            if not bool(direction.isfinite().all()):
+                raise PhysteerError("an activation is constant or not finite: there are no shuffled concepts")
+            concepts.append(
+                Concept(
+                    direction=direction.float(),
+                    site=site,
+                    model=model,
+                    data=data,
+                    formula=f"{formula}; labels shuffled within initial conditions, seed {self.seed}, shuffle {i}",
+                    classes={label: (selections or {}).get(label, "") for label in self.classes},
+                    counts={feature: windows, control: other_windows},
+                )
+            )
+        return concepts
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return sums and counts as tensors, to be sent to another process or saved."""
+        sums = torch.empty(0, dtype=torch.float64) if self._sums is None else self._sums
+        return {"sums": sums, "frames": self._frames, "windows": self._windows}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Replace what was seen by what `state_dict` returned, of the same roster, number and seed."""
+        if len(state["frames"]) != len(self._frames):
+            raise PhysteerError(f"sums of {len(state['frames']) - 1} shuffles were given for {len(self.labels)}")
+        self._sums = None
+        self._frames, self._windows = torch.zeros_like(self._frames), torch.zeros_like(self._windows)
+        if int(state["frames"][-1]):
+            self._add(state["sums"], state["frames"], state["windows"])
+
+    def _add(self, sums: Tensor, frames: Tensor, windows: Tensor) -> None:
+        if self._sums is None:
+            self._sums = sums.clone()
+        elif sums.shape != self._sums.shape:
+            raise PhysteerError(
+                f"activations of {list(sums.shape[1:])} cannot join those of {list(self._sums.shape[1:])}"
+            )
+        else:
+            self._sums += sums.to(self._sums.device)
+        self._frames = self._frames + frames
+        self._windows = self._windows + windows
+
+
+def _generator(*parts: str | int) -> torch.Generator:
+    return torch.Generator().manual_seed(int.from_bytes(digest(*parts)[:8], "big") >> 1)

@@ -1,0 +1,194 @@
+"""What steering did to a rollout: whether it went where the parameter would have gone, and what it damaged.
+
+Fields are [..., H, W, D] and reduced over space; everything before (conditions, rows, steps, fields) is kept and
+broadcasts. Sums are in float64, and what is summed is returned, so that ratios can be pooled over rows:
+a mean of ratios would let rows with a tiny denominator decide.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from physteer.errors import PhysteerError
+from physteer.metrics.flow import SPACE, energy_spectrum
+
+SPECTRUM_FLOOR = 1e-8
+"""Of the reference's energy: what a shell holds below it is round-off of float32 fields, not flow."""
+ROUND_OFF = 1e-6
+"""Of the truth's RMS: a true change below it is round-off of float32 fields and of restarted solvers, not physics."""
+BLOW_UP = 100.0
+"""A field whose RMS exceeds this many times its initial one has blown up."""
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Inner products of the change that steering made with the true change, as means over space.
+
+    Add them up over rows before reading `cosine` or `gain`, and these are pooled.
+    """
+
+    product: Tensor
+    """⟨Δŷ Δy⟩, [...] in the field's units squared."""
+    steered: Tensor
+    """⟨Δŷ²⟩, [...]."""
+    truth: Tensor
+    """⟨Δy²⟩, [...]."""
+
+    @property
+    def cosine(self) -> Tensor:
+        """⟨Δŷ Δy⟩ / √(⟨Δŷ²⟩⟨Δy²⟩), between −1 and 1; NaN where one of the changes is zero."""
+        return (self.product / (self.steered.sqrt() * self.truth.sqrt())).clamp(-1, 1)
+
+    @property
+    def gain(self) -> Tensor:
+        """⟨Δŷ Δy⟩ / ⟨Δy²⟩: how much of the true change there is in the steered one; NaN where nothing truly changes."""
+        return self.product / self.truth
+
+
+def alignment(steered: Tensor, unsteered: Tensor, truth_target: Tensor, truth_base: Tensor) -> Alignment:
+    """Compare Δŷ = ŷ_steered − ŷ_unsteered with Δy = y(θ') − y(θ_b), all from the same state.
+
+    Where the RMS of Δy is below 1e-6 of that of y(θ_b), nothing truly changes (an exact null, such as the velocity when
+    only a passive tracer's diffusivity does): cosine and gain are NaN, and ⟨Δŷ Δy⟩ = ⟨Δy²⟩ = 0 add nothing to pooled
+    ones.
+
+    Args:
+        steered: ŷ_steered [..., H, W, D], such as [conditions, B, T, C, H, W, D].
+        unsteered: ŷ_unsteered; this and what follows may lack or repeat leading axes.
+        truth_target: y(θ'), the truth at the parameters that steering is towards.
+        truth_base: y(θ_b), the truth at the parameters of the window.
+
+    Returns:
+        Inner products, each [...] in float64.
+
+    Raises:
+        PhysteerError: The fields lie on different grids.
+    """
+    _same_grid(steered, unsteered, truth_target, truth_base)
+    made, base = steered.double() - unsteered.double(), truth_base.double()
+    true = truth_target.double() - base
+    null = _rms(true) <= ROUND_OFF * _rms(base)
+    true = true.where(~null[..., None, None, None], 0.0)
+    product = (made * true).mean(SPACE)
+    return Alignment(
+        product, made.square().mean(SPACE).expand_as(product), true.square().mean(SPACE).expand_as(product)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class RecoveryTerms:
+    """Squared errors against the truth at the target parameters, as means over space."""
+
+    error_steered: Tensor
+    """⟨(ŷ_steered − y(θ'))²⟩, [...] in the field's units squared."""
+    error_unsteered: Tensor
+    """⟨(ŷ_unsteered − y(θ'))²⟩, [...]."""
+
+    @property
+    def recovery(self) -> Tensor:
+        """Counterfactual recovery 1 − ⟨error_steered⟩/⟨error_unsteered⟩ of each row; sum the terms first to pool rows.
+
+        0 is no better than not steering, 1 is exact, below 0 is worse.
+        """
+        return 1 - self.error_steered / self.error_unsteered
+
+
+def recovery_terms(steered: Tensor, unsteered: Tensor, truth_target: Tensor) -> RecoveryTerms:
+    """Return the squared errors of steered and unsteered rollouts against y(θ').
+
+    Args:
+        steered: [..., H, W, D].
+        unsteered: may lack or repeat leading axes, as may `truth_target`.
+        truth_target: the truth at the target parameters.
+
+    Raises:
+        PhysteerError: The fields lie on different grids.
+    """
+    _same_grid(steered, unsteered, truth_target)
+    target = truth_target.double()
+    error = (steered.double() - target).square().mean(SPACE)
+    return RecoveryTerms(error, (unsteered.double() - target).square().mean(SPACE).expand_as(error))
+
+
+def spectrum_distance(velocity: Tensor, reference: Tensor, floor: float = SPECTRUM_FLOOR) -> Tensor:
+    """Return the RMS over shells of ln(E(k)/E_ref(k)): 0 for equal spectra, 0.1 where shells differ by about 10 %.
+
+    Logarithms weigh every scale alike. In a relative L2 norm of E(k) only the few largest scales would count, and it is
+    small scales that damage shows in first. Shells go from 1 (a mean flow is a change of frame) to the last one that
+    the shortest axis holds completely; to both spectra `floor` times the reference's total energy without shell 0 is
+    added, so that shells without energy in either do not count.
+
+    Args:
+        velocity: [..., 3, H, W, D].
+        reference: same grid; may lack or repeat leading axes.
+        floor: of the reference's energy.
+
+    Returns:
+        [...], float64; not finite where either is not, or where the reference does not vary.
+
+    Raises:
+        PhysteerError: The fields lie on different grids, of fewer than two cells along every axis.
+    """
+    _same_grid(velocity, reference)
+    present = [n for n in velocity.shape[-3:] if n > 1]
+    if not present:
+        raise PhysteerError("a spectrum needs an axis of two or more cells")
+    shells = slice(1, min(present) // 2 + 1)
+    energy, expected = (energy_spectrum(field.double())[..., shells] for field in (velocity, reference))
+    least = floor * energy_spectrum(reference.double())[..., 1:].sum(-1, keepdim=True)
+    return ((energy + least) / (expected + least)).log().square().mean(-1).sqrt()
+
+
+def tracer_mass(tracer: Tensor) -> Tensor:
+    """Return ⟨s⟩ of a tracer [..., H, W, D], in its units: [...], float64; conserved in a periodic box."""
+    return tracer.double().mean(SPACE)
+
+
+def mass_drift(tracer: Tensor, initial: Tensor) -> Tensor:
+    """Return (⟨s⟩ − ⟨s₀⟩)/σ(s₀): the drift of a conserved mean in units of the initial spread.
+
+    Not of the initial mean, which for a tracer between −½ and ½ is as good as zero.
+
+    Args:
+        tracer: [..., H, W, D].
+        initial: s₀; may lack or repeat leading axes.
+
+    Returns:
+        [...], float64.
+    """
+    return (tracer_mass(tracer) - tracer_mass(initial)) / initial.double().std(SPACE, correction=0)
+
+
+def blow_up_step(frames: Tensor, initial: Tensor, factor: float = BLOW_UP) -> Tensor:
+    """Return the first step at which a field is not finite, or its RMS above `factor` times its initial one.
+
+    A field that is zero at first has no scale of its own and is judged by finiteness alone.
+
+    Args:
+        frames: [..., T, C, H, W, D], the predicted frames.
+        initial: [..., C, H, W, D], the frame they start from.
+        factor: see above.
+
+    Returns:
+        [..., C], float64: steps from 1, ∞ for never. The minimum over fields is the rollout's.
+    """
+    limit = factor * _rms(initial.double()).unsqueeze(-2)  # [..., 1, C]
+    rms = _rms(frames.double())  # [..., T, C]; NaN and ∞ pass through
+    bad = ~rms.isfinite() | ((limit > 0) & (rms > limit))
+    steps = torch.arange(1, rms.shape[-2] + 1, dtype=torch.float64, device=rms.device)[:, None]
+    return torch.where(bad, steps, math.inf).amin(-2)
+
+
+def _rms(field: Tensor) -> Tensor:
+    return field.square().mean(SPACE).sqrt()
+
+
+def _same_grid(*fields: Tensor) -> None:
+    grids = [list(field.shape[-3:]) for field in fields]
+    for grid in grids:
+        if grid != grids[0]:
+            raise PhysteerError(f"fields on the grids {grids[0]} and {grid} cannot be compared")

@@ -1,0 +1,310 @@
+"""The summary as tables, for a terminal of 100 columns and for the report's page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from physteer.reports.findings import SEVERAL, Finding
+
+_MOST = 8  # settings shown in a terminal
+_WIDTH, _MARGIN = 100, 12  # characters of a line; of its labels
+_STAR = 0.05
+
+Setting = tuple[str, str, str, float]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One quantity of a field, and how it is shown."""
+
+    title: str
+    quantity: str
+    field: str = ""
+    kind: str = "number"
+    """``number`` (signed), ``percent`` (signed), ``size`` (unsigned), ``factor`` or ``count``."""
+    interval: bool = False
+    """Whether a terminal has room for it; the page always has."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: columns, and rows that belong to a setting and a step."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Setting, int], ...]
+    cells: dict[tuple[Setting, int, str, str], Finding]
+    """By setting, step, quantity and field."""
+
+    def find(self, row: tuple[Setting, int], column: Column) -> Finding | None:
+        """Return the finding of a cell; what is about the whole rollout is in every row of its setting."""
+        setting, step = row
+        for when in (step, 0):
+            if (found := self.cells.get((setting, when, column.quantity, column.field))) is not None:
+                return found
+        return None
+
+
+def alignment_grid(findings: Sequence[Finding], settings: Sequence[Setting]) -> Grid | None:
+    """Return the table of alignment and recovery; None where these were not measured."""
+    cells = _cells(findings)
+    fields = list(dict.fromkeys(f.field for f in findings if f.quantity == "alignment_cosine"))
+    single = [field for field in fields if field != SEVERAL]
+    nulls = list(dict.fromkeys(f.field for f in findings if f.quantity == "null_movement"))
+    if not fields and not nulls:
+        return None
+    main = SEVERAL if SEVERAL in fields else next(iter(fields), "")
+    columns = [Column("cosine", "alignment_cosine", main, interval=True)]
+    if main == SEVERAL:
+        columns += [Column(short(field), "alignment_cosine", field) for field in single]
+    columns += [
+        Column("gain", "alignment_gain", main),
+        Column("recovery", "recovery", main, interval=True),
+        *(Column(f"|Δ{short(field)}|", "null_movement", field, kind="size") for field in nulls),
+    ]
+    title = f"Alignment with the true change and recovery of it ({main})" if main else "Fields that should not move"
+    columns = [column for column in columns if column.field]
+    return _grid(title, columns, settings, cells)
+
+
+def effect_grid(findings: Sequence[Finding], settings: Sequence[Setting]) -> Grid:
+    """Return the table of what happened to the flow, and of damage."""
+    cells = _cells(findings)
+    columns = (
+        Column("enstrophy", "enstrophy", kind="percent", interval=True),
+        Column("truth", "enstrophy_truth", kind="percent"),
+        Column("vortex area", "vortex_area", kind="percent", interval=True),
+        Column("VRMSE ×", "vrmse_ratio", kind="factor"),
+        Column("∇·u ×", "divergence_ratio", kind="factor"),
+        Column("drift", "tracer_drift", kind="size"),
+        Column("spectrum", "spectrum_distance", kind="size"),
+        Column("blown", "blow_ups", kind="count"),
+    )
+    return _grid("Effect on the flow, and damage", columns, settings, cells)
+
+
+def details_grid(findings: Sequence[Finding], settings: Sequence[Setting]) -> Grid | None:
+    """Return gain and recovery field by field; None where there is but one field."""
+    fields = [f.field for f in findings if f.quantity == "alignment_gain" and f.field != SEVERAL]
+    columns = [
+        Column(f"{title} {short(field)}", quantity, field)
+        for title, quantity in (("gain", "alignment_gain"), ("recovery", "recovery"))
+        for field in dict.fromkeys(fields)
+    ]
+    return _grid("Gain and recovery per field", columns, settings, _cells(findings)) if len(columns) > 2 else None
+
+
+def dose_grid(findings: Sequence[Finding]) -> Grid | None:
+    """Return slopes and monotone shares, a row per direction, site and mode."""
+    doses = [finding for finding in findings if math.isnan(finding.strength)]
+    columns = (
+        Column("enstrophy per α", "enstrophy_slope", kind="percent", interval=True),
+        Column("monotone", "enstrophy_monotone", kind="size"),
+        Column("vortex area per α", "vortex_area_slope", kind="percent", interval=True),
+        Column("monotone", "vortex_area_monotone", kind="size"),
+    )
+    series = dict.fromkeys((f.direction, f.site, f.mode, 0.0) for f in doses)
+    cells = {((f.direction, f.site, f.mode, 0.0), f.step, f.quantity, f.field): f for f in doses}
+    return _grid("Dose–response", columns, list(series), cells) if doses else None
+
+
+def _cells(findings: Sequence[Finding]) -> dict[tuple[Setting, int, str, str], Finding]:
+    return {(f.setting, f.step, f.quantity, f.field): f for f in findings if not math.isnan(f.strength)}
+
+
+def _grid(
+    title: str,
+    columns: Sequence[Column],
+    settings: Sequence[Setting],
+    cells: dict[tuple[Setting, int, str, str], Finding],
+) -> Grid:
+    """Keep the columns and rows that hold something."""
+    steps = sorted({step for _, step, _, _ in cells if step})
+    grid = Grid(title, tuple(columns), tuple((s, step) for s in settings for step in steps), cells)
+    kept = tuple(c for c in columns if any(grid.find(row, c) for row in grid.rows))
+    names = {(c.quantity, c.field) for c in kept}
+    rows = tuple(row for row in grid.rows if any((*row, *name) in cells for name in names))
+    return Grid(title, kept, rows, cells)
+
+
+def settings_of(findings: Sequence[Finding], *roles: str) -> list[Setting]:
+    """List the settings of some roles, in the order of the findings."""
+    return list(dict.fromkeys(f.setting for f in findings if f.role in roles and not math.isnan(f.strength)))
+
+
+def ranked_settings(findings: Sequence[Finding]) -> list[Setting]:
+    """Sort the concepts' settings by what they did at the first step: mean cosine, or else change of enstrophy."""
+    settings = settings_of(findings, "concept")
+    score = dict.fromkeys(settings, -math.inf)
+    first = min((f.step for f in findings if f.step), default=0)
+    aligned = [f for f in findings if f.quantity == "alignment_cosine"]
+    field = SEVERAL if any(f.field == SEVERAL for f in aligned) else next((f.field for f in aligned), "")
+    wanted = ("alignment_cosine", field) if aligned else ("enstrophy", "")
+    for f in findings:
+        if (f.quantity, f.field) == wanted and f.step == first and f.setting in score and math.isfinite(f.value):
+            score[f.setting] = f.value if aligned else abs(f.value)
+    return sorted(settings, key=lambda setting: -score[setting])
+
+
+def best_settings(findings: Sequence[Finding], most: int = _MOST) -> list[Setting]:
+    """Choose the settings that did most (`ranked_settings`), in the order of the findings."""
+    chosen = set(ranked_settings(findings)[:most])
+    return [setting for setting in settings_of(findings, "concept") if setting in chosen]
+
+
+def short(field: str) -> str:
+    """Return a field's name as a column's: ``velocity_x`` as ``u_x``."""
+    return field.replace("velocity_", "u_")
+
+
+def number_text(value: float, kind: str = "number") -> str:
+    """Return a value in few characters, with a true minus sign."""
+    if not math.isfinite(value):
+        return "—"
+    if kind == "count":
+        return f"{value:.0f}"
+    if kind == "percent":
+        value *= 100
+        text = f"{value:+.1f}" if abs(value) < 100 else f"{value:+.3g}"
+    elif kind == "factor":
+        text = f"{value:.2f}" if abs(value) < 100 else f"{value:.2g}"
+    else:
+        sign = "+" if kind == "number" else ""
+        text = f"{value:{sign}.2f}" if 0.005 <= abs(value) < 100 or not value else f"{value:{sign}.1g}"
+    if text in ("+0.0", "-0.0"):
+        text = "0.0"
+    return text.replace("-", "−")
+
+
+def cell_text(finding: Finding | None, column: Column, interval: bool) -> str:
+    """Return ``+0.51 [+0.42, +0.60]*``."""
+    if finding is None:
+        return ""
+    text = number_text(finding.value, column.kind)
+    if interval and math.isfinite(finding.low):
+        text += f" [{number_text(finding.low, column.kind)}, {number_text(finding.high, column.kind)}]"
+    return text + ("*" if finding.p <= _STAR else "")
+
+
+def summary_text(findings: Sequence[Finding]) -> str:
+    """Return the summary for a terminal, at most 100 columns wide."""
+    every = settings_of(findings, "concept")
+    if not every:
+        return ""
+    settings = best_settings(findings)
+    lines = [opening(findings)]
+    if len(settings) < len(every):
+        lines.append(f"The {len(settings)} of {len(every)} settings that did most; all are in tables/summary.csv.")
+    shown = [*settings, *settings_of(findings, "shuffled", "data")[: _MOST - len(settings)]]
+    series = {setting[:3] for setting in settings}
+    doses = dose_grid([finding for finding in findings if finding.setting[:3] in series])
+    grids = [alignment_grid(findings, shown), effect_grid(findings, shown), doses]
+    steps = sorted({f.step for f in findings if f.step})
+    ends = {steps[0], steps[-1]} if steps else set()
+    for grid in grids:
+        if grid and grid.rows:
+            lines += ["", *_text(grid, ends)]
+    return "\n".join([*lines, "", *notes(findings)]) + "\n"
+
+
+def _text(grid: Grid, steps: set[int]) -> Iterator[str]:
+    """Yield a grid's lines, settings of one direction, site and mode below a line that names these."""
+    rows = [row for row in grid.rows if row[1] in steps]
+    dose = all(setting[3] == 0 for setting, _ in rows)
+    columns = list(grid.columns)
+    while True:
+        table = [[column.title + (", %" if column.kind == "percent" else "") for column in columns]]
+        table += [[cell_text(grid.find(row, column), column, column.interval) for column in columns] for row in rows]
+        widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
+        if _MARGIN + sum(widths) + 2 * len(widths) <= _WIDTH or len(columns) == 1:
+            break
+        columns = _fewer(columns)
+
+    def line(first: str, cells: Sequence[str]) -> str:
+        return "  ".join([first, *(cell.ljust(w) for cell, w in zip(cells, widths, strict=True))]).rstrip()
+
+    yield line(f"{'α':>6}  step" if not dose else f"{'step':>12}", table[0])
+    previous: tuple[str, ...] = ()
+    previous_strength = math.nan
+    for (setting, step), cells in zip(rows, table[1:], strict=True):
+        if setting[:3] != previous:
+            previous, previous_strength = setting[:3], math.nan
+            yield f"  {series_text(setting)}"
+        strength = strength_text(setting[3]) if setting[3] != previous_strength and not dose else ""
+        previous_strength = setting[3]
+        yield line(f"{strength:>6}  {step:>4}", cells)
+
+
+def _fewer(columns: Sequence[Column]) -> list[Column]:
+    """Make a table narrower by what a reader misses least: single fields, then intervals, then columns at the end."""
+    for i in reversed(range(len(columns))):
+        if columns[i].quantity == "alignment_cosine" and not columns[i].interval:
+            return [*columns[:i], *columns[i + 1 :]]
+    for i in reversed(range(1, len(columns))):
+        if columns[i].interval:
+            return [*columns[:i], replace(columns[i], interval=False), *columns[i + 1 :]]
+    return list(columns[:-1])
+
+
+def strength_text(strength: float) -> str:
+    """Return ``+0.4`` with a true minus sign."""
+    return f"{strength:+.3g}".replace("-", "−")
+
+
+def series_text(setting: Setting) -> str:
+    """Return ``vortex at blocks.1, drop``."""
+    direction, site, mode, _ = setting
+    return direction + (f" at {site}" if site else "") + (f", {mode}" if mode else "")
+
+
+def opening(findings: Sequence[Finding]) -> str:
+    """Say what was judged, in one line."""
+    settings = settings_of(findings, "concept")
+    windows = max(f.windows for f in findings)
+    initial = max(f.initial_conditions for f in findings)
+    controls = max(f.controls for f in findings)
+    return (
+        f"Steering: {_count(len(settings), 'setting')}, {_count(windows, 'window')} of "
+        f"{_count(initial, 'initial condition')}, {_count(controls, 'random direction')}."
+    )
+
+
+def notes(findings: Sequence[Finding]) -> list[str]:
+    """Say how to read the tables, and what weakens them, a line each."""
+    controls = max((f.controls for f in findings), default=0)
+    initial = max((f.initial_conditions for f in findings), default=0)
+    lines = ["[…]: 95 % bootstrap interval over initial conditions. Changes are against the unsteered rollout."]
+    if controls:
+        lines.append(f"*: p ≤ 0.05 against {controls} random directions of equal norm at the same site, mode and |α|.")
+        settings = len(settings_of(findings, "concept"))
+        if settings > 1:
+            lines.append(f"{settings} settings were tried: confirm a chosen one on other initial conditions.")
+    if any(f.quantity == "null_movement" for f in findings):
+        lines.append("|Δ…|: how far steering moves a field that should stay, RMS in units of its spread.")
+    if controls < 19:
+        said = "No random directions" if not controls else f"Only {_count(controls, 'random direction')}"
+        lines.append(f"{said}: p ≤ 0.05 needs at least 19 (callback Controls).")
+    if initial < 10:
+        lines.append(f"Intervals over {_count(initial, 'initial condition')} are too narrow; take ten or more.")
+    base = [f for f in findings if f.role == "unsteered"]
+    diverged = max((f.value for f in findings if f.quantity == "already_diverged"), default=0.0)
+    last = max((f.step for f in base), default=0)
+    parts = [
+        f"{name} {number_text(f.value, 'size')}"
+        for quantity, name in (("tracer_drift", "tracer drift"), ("spectrum_distance", "spectrum distance"))
+        for f in base
+        if f.quantity == quantity and f.step == last
+    ]
+    if parts:
+        lines.append(f"Unsteered at step {last}: {', '.join(parts)}.")
+    if diverged:
+        lines.append(
+            f"In {_count(int(diverged), 'window')} the unsteered rollout itself blew up; left out from there on."
+        )
+    return lines
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" + "s" * (n != 1)

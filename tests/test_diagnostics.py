@@ -1,0 +1,105 @@
+"""Controls and Diagnostics through the real command line, on simulated data with a random Walrus."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from experiments import callback, experiment, weights
+
+from physteer.cli import main
+from physteer.concepts import Concept
+from physteer.reports.table import read_metrics
+
+SITE = "blocks.0"
+
+
+@pytest.fixture
+def steered(tiny_well: Path, tmp_path: Path):
+    """Run a steered prediction and return its table of metrics."""
+
+    def run(*callbacks: dict, strengths=(-0.3, 0.3), **data):
+        checkpoint = weights(tmp_path / "walrus.safetensors")
+        rng = np.random.default_rng(0)
+        Concept(torch.from_numpy(rng.standard_normal((8, 8, 1, 32))).float(), SITE).save(tmp_path / "c.safetensors")
+        steer = callback("Steer", concept=str(tmp_path / "c.safetensors"), strengths=list(strengths))
+        config = experiment(
+            tmp_path / "steer.yaml",
+            model={"checkpoint": str(checkpoint)},
+            data={"path": str(tiny_well), "rollout_steps": 3, **data},
+            callbacks=[steer, *callbacks],
+            default_root_dir=str(tmp_path / "run"),
+        )
+        assert main(["predict", "--config", str(config)]) == 0
+        return read_metrics(tmp_path / "run")
+
+    return run
+
+
+def test_every_strength_has_its_controls(steered):
+    table = steered(callback("Controls", random=3), callback("Diagnostics"), include=["Reynolds_2e3_Schmidt_5e-1"])
+    conditions = table.drop_duplicates("condition").set_index("condition")["role"].value_counts()
+    assert conditions["concept"] == 2 and conditions["random"] == 3  # ±0.3 share their size, and so their controls
+    assert conditions["unsteered"] == 1
+    random = table[table.role == "random"]
+    assert (random.strength == 0.3).all() and (random.site == SITE).all()
+    same_energy = random[(random.metric == "vrmse") & (random.step == 1)].groupby("condition").value.mean()
+    assert same_energy.nunique() == 3, "three different directions"
+
+
+def test_alignment_is_against_the_simulated_neighbour(steered):
+    table = steered(callback("Diagnostics", parameter="Reynolds", values=[200, 2000]), include=["Schmidt_5e-1"])
+    aligned = table[table.metric == "alignment_cosine"]
+    up = aligned[aligned.window.str.contains("Reynolds_2e2") & (aligned.strength > 0)]
+    assert up.value.notna().all() and up.value.abs().max() <= 1
+    beyond = aligned[aligned.window.str.contains("Reynolds_2e3") & (aligned.strength > 0)]
+    assert beyond.value.isna().all(), "there is no value above 2000 to go to"
+    truth = table[table.condition == "truth at the Reynolds above"]
+    assert truth.window.str.contains("Reynolds_2e2").all()
+
+
+def test_schmidt_never_moves_velocity(steered):
+    """The exact null: between Schmidt numbers the true change of velocity is nothing, so nothing aligns with it."""
+    table = steered(
+        callback("Diagnostics", parameter="Schmidt", values=[0.5, 2]), include=["Reynolds_2e3_Schmidt_5e-1"]
+    )
+    aligned = table[(table.metric == "alignment_cosine") & (table.strength > 0)].set_index("field").value
+    assert aligned["velocity_x"].isna().all() and aligned["pressure"].isna().all()
+    assert aligned["tracer"].notna().all()
+
+
+def test_trajectories_of_one_initial_condition_share_a_name(steered):
+    table = steered(callback("Diagnostics"))
+    per_window = table.groupby("window").initial_condition.unique()
+    assert all(len(names) == 1 for names in per_window)
+    for trajectory in ("0000", "0001"):
+        mine = table[table.window.str.contains(f"trajectory{trajectory}")]
+        assert mine.initial_condition.nunique() == 1, "the same at every Reynolds and Schmidt"
+    assert table.initial_condition.nunique() == 2
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        ([callback("Diagnostics", parameter="Rayleigh", values=[1, 2])], "no parameter 'Rayleigh'"),
+        ([callback("Diagnostics", parameter="Reynolds")], "a parameter with distinct values"),
+        ([callback("Controls", random=-1)], "at least 0; found -1"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(steered, callbacks, message, capsys):
+    with pytest.raises(AssertionError):
+        steered(*callbacks)
+    error = capsys.readouterr().err.strip()
+    assert message in error and "Traceback" not in error
+
+
+def test_controls_without_steering(tiny_well, tmp_path, capsys):
+    config = experiment(
+        tmp_path / "no.yaml",
+        model={"checkpoint": str(weights(tmp_path / "walrus.safetensors"))},
+        data={"path": str(tiny_well), "rollout_steps": 1},
+        callbacks=[callback("Controls", random=1)],
+        default_root_dir=str(tmp_path / "run"),
+    )
+    assert main(["predict", "--config", str(config)]) == 2
+    assert "list it after the Steer callbacks" in capsys.readouterr().err

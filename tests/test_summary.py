@@ -1,0 +1,308 @@
+"""The tidy table and what is concluded from it, on tables whose answers are known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from physteer.errors import PhysteerError
+from physteer.reports.cube import make_cube, step_choice
+from physteer.reports.findings import SEVERAL, read_summary, write_summary
+from physteer.reports.quantities import still_fields
+from physteer.reports.summary import summarise
+from physteer.reports.summary_tables import summary_text
+from physteer.reports.table import COLUMNS, MetricRow, metrics_table, read_metrics, write_metrics
+
+FIELDS = ("tracer", "pressure", "velocity_x", "velocity_y")
+N_STEPS = 6
+
+
+def synthetic(
+    sites=("blocks.0",),
+    modes=("drop",),
+    strengths=(-0.4, -0.2, 0.2, 0.4),
+    n_random=19,
+    n_initial=5,
+    n_windows=2,
+    cosine=0.6,
+    moving=FIELDS,
+    n_steps=N_STEPS,
+    seed=0,
+):
+    """Rows of a run in which the concept aligns with `cosine`, more so at the first site, and random directions not."""
+    rng = np.random.default_rng(seed)
+    conditions = [("truth", "truth", "", 0.0, "", ""), ("unsteered", "unsteered", "", 0.0, "", "")]
+    conditions += [(f"truth at {name}", "truth", "", sign, "", "") for name, sign in (("above", 1.0), ("below", -1.0))]
+    for site in sites:
+        for mode in modes:
+            for a in strengths:
+                conditions.append((f"vortex {mode} {a:+g} {site}", "concept", "vortex", a, mode, site))
+            for a in sorted({abs(a) for a in strengths}):
+                for i in range(n_random):
+                    conditions.append((f"random {i} {mode} {a:+g} {site}", "random", f"random {i}", a, mode, site))
+                conditions.append((f"shuffled {mode} {a:+g} {site}", "shuffled", "shuffled 1", a, mode, site))
+    offsets = {(role, d, site, mode): rng.normal(size=8) for _, role, d, _, mode, site in conditions}
+    rows = []
+    for ic in range(n_initial):
+        for w in range(n_windows):
+            for name, role, direction, a, mode, site in conditions:
+                z = offsets[role, direction, site, mode]
+                quality = cosine * (1 - 0.3 * sites.index(site)) * (0.8 if mode == "pad" else 1) if site else 0
+                for step in range(1, n_steps + 1):
+                    place = (f"w{ic}_{w}", f"ic{ic}", name, role, direction, a, mode, site, step, 0.25 * step)
+
+                    def add(field, metric, value, place=place):
+                        rows.append(MetricRow(*place, field, metric, float(value)))
+
+                    noise = 0.03 * rng.normal(size=12)
+                    effect = {"truth": 0.6 * a, "concept": 0.5 * a, "unsteered": 0.0}.get(role, 0.25 * a * z[6])
+                    base = 5.0 + ic + 0.1 * step
+                    add("", "enstrophy", base * (1 + effect * step / n_steps + noise[0] * a))
+                    add("", "vortex_area", 0.3 + 0.1 * effect + 0.1 * noise[1] * a)
+                    add("", "tracer_mass", 0.1 + (role != "truth") * 0.001 * step * (1 + abs(a)))
+                    add("", "tracer_variance", 0.25)
+                    if role != "truth":
+                        add("", "divergence_rms", 0.01 * (1 + abs(a)))
+                        add("", "spectrum_distance", 0.1 * step * (1 + abs(a)))
+                    for i, field in enumerate(FIELDS):
+                        change = (0.2 if field in moving else 1e-5) * step / n_steps
+                        if role == "truth":
+                            if a:
+                                add(field, "vrmse", change)
+                            continue
+                        add(field, "vrmse", 0.1 * step / n_steps * (1 + abs(a)))
+                        if role == "unsteered":
+                            continue
+                        seen = quality if role == "concept" else 0.3 * np.tanh(z[i])
+                        seen = np.clip(seen + noise[4 + i], -1, 1)
+                        size = 2 * abs(a) * (change if field in moving else 0.01)
+                        add(field, "alignment_cosine", seen)
+                        add(field, "alignment_gain", seen * size / change)
+                        unsteered = change**2 + (0.02 * step) ** 2
+                        add(field, "error_unsteered", unsteered)
+                        add(field, "error_steered", unsteered - 2 * seen * size * change + size**2)
+    return metrics_table(rows)
+
+
+@pytest.fixture(scope="module")
+def table():
+    return synthetic()
+
+
+@pytest.fixture(scope="module")
+def findings(table):
+    return summarise(table)
+
+
+def at(findings, quantity, strength=0.4, field=SEVERAL, step=1, role="concept"):
+    (found,) = [
+        f
+        for f in findings
+        if (f.quantity, f.field, f.step, f.role) == (quantity, field, step, role) and f.strength == strength
+    ]
+    return found
+
+
+class TestTable:
+    def test_is_read_as_it_was_written(self, table, tmp_path):
+        path = write_metrics(tmp_path / "run", table)
+        assert sorted(p.name for p in path.parent.iterdir()) == ["metrics.csv", "metrics.parquet"]
+        read = read_metrics(tmp_path / "run")
+        pd.testing.assert_frame_equal(read, table)
+        csv = pd.read_csv(path.with_suffix(".csv"), keep_default_na=False)
+        assert list(csv.columns) == list(COLUMNS) and len(csv) == len(table)
+        np.testing.assert_allclose(csv["value"].astype(float), table["value"], rtol=1e-8)
+
+    def test_values_need_not_be_finite(self, tmp_path):
+        rows = [
+            MetricRow("w", "i", "unsteered", "unsteered", "", 0.0, "", "", s, 0.1, "", "enstrophy", v)
+            for s, v in ((1, np.nan), (2, np.inf))
+        ]
+        write_metrics(tmp_path, metrics_table(rows))
+        np.testing.assert_array_equal(read_metrics(tmp_path)["value"], [np.nan, np.inf])
+
+    def test_none_written_none_read(self, tmp_path):
+        assert read_metrics(tmp_path) is None
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda t: t.drop(columns="role"), "no column 'role'; its columns are window"),
+            (lambda t: t.assign(more=1), "an unknown column 'more'"),
+            (lambda t: t.assign(role="boss"), "the role 'boss'; roles are truth, unsteered"),
+            (lambda t: t.assign(step=0), "step 0; steps count from 1"),
+            (lambda t: t.assign(step=1.5), "'step' .* no whole number"),
+            (lambda t: t.assign(strength=np.inf), "'strength' .* not finite"),
+            (lambda t: t.assign(value="high"), "'value' .* holds no numbers"),
+            (lambda t: t.assign(field=None), "'field' .* empty cell"),
+            (lambda t: pd.concat([t, t.head(1)]), "two values for window 'w0_0'"),
+        ],
+    )
+    def test_what_is_no_table_is_refused(self, table, change, message, tmp_path):
+        with pytest.raises(PhysteerError, match=message):
+            write_metrics(tmp_path, change(table))
+        assert not list(tmp_path.iterdir())
+
+    def test_broken_file_is_named(self, tmp_path):
+        (tmp_path / "tables").mkdir()
+        (tmp_path / "tables" / "metrics.parquet").write_bytes(b"PAR1 not really")
+        with pytest.raises(PhysteerError, match=r"cannot read .*metrics\.parquet"):
+            read_metrics(tmp_path)
+
+
+class TestCube:
+    def test_holds_every_value(self, table):
+        cube = make_cube(table)
+        assert cube.steps == tuple(range(1, N_STEPS + 1)) and len(cube.windows) == 10
+        row = table.iloc[777]
+        i = [one.condition for one in cube.conditions].index(row["condition"])
+        place = (i, cube.windows.index(row["window"]), row["step"] - 1)
+        assert cube.get(row["metric"], row["field"])[place] == row["value"]
+        assert sum(np.isfinite(values).sum() for values in cube.values.values()) == len(table)
+
+    def test_what_follows_a_blow_up_is_left_out(self, table):
+        rows = [
+            ("w0_0", "vortex drop +0.4 blocks.0", 3),
+            ("w1_1", "unsteered", 2),
+        ]
+        new = []
+        for window, condition, step in rows:
+            like = table[(table["window"] == window) & (table["condition"] == condition) & (table["step"] == step)]
+            new.append(like.head(1).assign(metric="blow_up_step", field="", value=float(step)))
+        cube = make_cube(pd.concat([table, *new], ignore_index=True))
+        names = [one.condition for one in cube.conditions]
+        enstrophy, a, b = cube.get("enstrophy"), cube.windows.index("w0_0"), cube.windows.index("w1_1")
+        steered, other, truth = (
+            names.index(n) for n in ("vortex drop +0.4 blocks.0", "vortex drop +0.2 blocks.0", "truth")
+        )
+        assert np.isfinite(enstrophy[steered, a, :2]).all() and np.isnan(enstrophy[steered, a, 2:]).all()
+        assert np.isfinite(enstrophy[other, a]).all()
+        assert np.isnan(enstrophy[other, b, 1:]).all() and np.isfinite(enstrophy[truth, b]).all()
+        findings = summarise(pd.concat([table, *new], ignore_index=True))
+        assert at(findings, "blow_ups", field="", step=0).value == 1
+        assert at(findings, "blow_ups", strength=0.2, field="", step=0).value == 0
+        assert {f.value for f in findings if f.quantity == "already_diverged"} == {1}
+        assert at(findings, "recovery", step=1).windows == 10
+        assert at(findings, "recovery", step=6).windows == 8
+        assert "In 1 window the unsteered rollout itself blew up" in summary_text(findings)
+
+    def test_steps_are_first_middle_last(self, table):
+        assert step_choice(table) == (1, 3, 6)
+        assert step_choice(table[table["step"] == 1]) == (1,)
+
+    def test_without_unsteered_rollouts_there_is_nothing_to_compare_with(self, table):
+        with pytest.raises(PhysteerError, match="one unsteered condition to compare with; it has none"):
+            summarise(table[table["role"] != "unsteered"])
+
+
+class TestSummary:
+    def test_a_concept_that_aligns_is_told_from_random_directions(self, findings):
+        found = at(findings, "alignment_cosine")
+        assert found.value == pytest.approx(0.6, abs=0.03) and found.low < found.value < found.high
+        assert (found.controls, found.windows, found.initial_conditions) == (19, 10, 5)
+        assert found.p == 1 / 20
+
+    def test_one_that_does_not_is_not(self):
+        findings = summarise(synthetic(cosine=0.0, strengths=(0.4,)))
+        assert at(findings, "alignment_cosine").p > 0.05
+        assert "*" not in summary_text(findings).split("shuffled")[0].replace("*:", "")
+
+    def test_recovery_is_pooled_over_windows_not_a_mean_of_ratios(self, table, findings):
+        mine = table[(table["condition"] == "vortex drop +0.4 blocks.0") & (table["step"] == 6)]
+        sums = mine[mine["metric"].str.startswith("error")].groupby(["field", "metric"])["value"].sum().unstack()
+        per_field = 1 - sums["error_steered"] / sums["error_unsteered"]
+        for field in FIELDS:
+            assert at(findings, "recovery", field=field, step=6).value == pytest.approx(per_field[field])
+        assert at(findings, "recovery", step=6).value == pytest.approx(per_field.mean())
+
+    def test_changes_are_against_the_same_window(self, findings, table):
+        step = table[table["step"] == 6]
+        values = step[step["metric"] == "enstrophy"].pivot(index="window", columns="condition", values="value")
+        change = (values["vortex drop +0.4 blocks.0"] / values["unsteered"] - 1).mean()
+        found = at(findings, "enstrophy", field="", step=6)
+        assert found.value == pytest.approx(change) and 0.15 < change < 0.25
+        assert at(findings, "enstrophy_truth", field="", step=6).value == pytest.approx(0.6, abs=0.05)
+        assert at(findings, "enstrophy_truth", strength=-0.4, field="", step=6).value < -0.5
+
+    def test_dose_response(self, findings):
+        (slope,) = [f for f in findings if f.quantity == "enstrophy_slope" and f.step == 6]
+        assert slope.value == pytest.approx(0.5, abs=0.05) and np.isnan(slope.strength) and slope.controls == 19
+        (share,) = [f for f in findings if f.quantity == "enstrophy_monotone" and f.step == 6]
+        assert share.value == 1
+
+    def test_damage(self, findings):
+        assert at(findings, "vrmse_ratio", field="").value == pytest.approx(1.4)
+        assert at(findings, "divergence_ratio", strength=0.2, field="").value == pytest.approx(1.2)
+        assert at(findings, "tracer_drift", field="", step=6).value == pytest.approx(0.001 * 6 * 1.4 / 0.5)
+        assert at(
+            findings, "spectrum_distance", strength=0.0, field="", step=6, role="unsteered"
+        ).value == pytest.approx(0.6)
+
+    def test_fields_that_should_not_move_are_judged_by_how_far_they_do(self):
+        table = synthetic(moving=("tracer",))
+        assert still_fields(make_cube(table)) == ("pressure", "velocity_x", "velocity_y")
+        findings = summarise(table)
+        assert {f.field for f in findings if f.quantity == "alignment_cosine"} == {"tracer"}
+        found = at(findings, "null_movement", field="velocity_x", step=6)
+        assert found.value == pytest.approx(2 * 0.4 * 0.01, rel=0.02)  # from gain and cosine
+        measured = table[(table["metric"] == "alignment_cosine") & (table["field"] == "velocity_x")]
+        added = pd.concat([table, measured.assign(metric="movement", value=0.5)], ignore_index=True)
+        assert at(summarise(added), "null_movement", field="velocity_x", step=6).value == 0.5
+        assert "|Δu_x|" in summary_text(findings)
+
+    def test_each_random_direction_counts_once_and_of_the_same_sign_if_it_was_run(self, table):
+        down = table[(table["role"] == "random") & (table["direction"] == "random 3")]
+        down = down.assign(strength=-down["strength"], condition=down["condition"] + " down")
+        wins = down["metric"] == "alignment_cosine"
+        down.loc[wins, "value"] = 0.99
+        findings = summarise(pd.concat([table, down], ignore_index=True))
+        up, turned = (at(findings, "alignment_cosine", strength=a) for a in (0.4, -0.4))
+        assert (up.controls, up.p) == (19, 1 / 20) and (turned.controls, turned.p) == (19, 2 / 20)
+
+    def test_controls_of_other_sites_and_modes_do_not_count(self):
+        findings = summarise(synthetic(sites=("blocks.0", "blocks.1"), strengths=(0.2,), n_random=3, n_initial=2))
+        assert {f.controls for f in findings if f.quantity == "recovery"} == {3}
+
+    def test_without_counterfactuals_and_controls(self, table):
+        few = table[table["role"].isin(["unsteered", "concept"]) & (table["field"] == "")]
+        findings = summarise(few)
+        assert not {f.quantity for f in findings} & {"recovery", "alignment_cosine", "enstrophy_truth"}
+        assert np.isnan(at(findings, "enstrophy", field="").p)
+        text = summary_text(findings)
+        assert "No random directions: p ≤ 0.05 needs at least 19" in text and "cosine" not in text
+
+    def test_one_initial_condition_has_no_interval(self):
+        findings = summarise(synthetic(n_initial=1, n_windows=1, n_random=0, strengths=(0.4,)))
+        assert np.isnan(at(findings, "recovery").low) and "[+" not in summary_text(findings)
+
+    def test_steps_can_be_chosen(self, table):
+        assert {f.step for f in summarise(table, steps=[2])} == {0, 2}
+
+    def test_csv_is_read_back(self, findings, tmp_path):
+        read = read_summary(write_summary(tmp_path / "summary.csv", findings))
+        places = [[(*f.setting[:3], f.quantity, f.field, f.step) for f in every] for every in (read, findings)]
+        assert places[0] == places[1]
+        np.testing.assert_allclose([f.value for f in read], [f.value for f in findings], rtol=1e-8)
+        assert summary_text(read) == summary_text(findings)
+
+
+class TestText:
+    def test_fits_a_terminal(self, findings):
+        wide = synthetic(moving=("tracer",), sites=("blocks.0.space.heads[12]", "blocks.1"), n_initial=2, n_random=2)
+        for text in (summary_text(findings), summary_text(summarise(wide))):
+            assert max(map(len, text.splitlines())) <= 100
+
+    def test_says_what_was_found_and_what_weakens_it(self, findings):
+        text = summary_text(findings)
+        assert text.startswith("Steering: 4 settings, 10 windows of 5 initial conditions, 19 random directions.\n")
+        assert "  vortex at blocks.0, drop" in text and "+0.4" in text and "−0.4" in text
+        assert "4 settings were tried: confirm" in text
+        assert "Intervals over 5 initial conditions are too narrow" in text
+
+    def test_many_settings_are_cut_to_the_best(self):
+        table = synthetic(sites=("blocks.0", "blocks.1", "blocks.2"), n_initial=2, n_random=2, n_steps=1)
+        text = summary_text(summarise(table))
+        assert "The 8 of 12 settings that did most" in text
+        assert "vortex at blocks.1, drop" in text and "blocks.2" not in text
+
+    def test_nothing_steered_nothing_said(self, table):
+        assert summary_text(summarise(table[table["role"].isin(["unsteered", "truth"])])) == ""
