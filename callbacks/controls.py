@@ -25,7 +25,7 @@ class Controls(RolloutCallback):
 
     Args:
         random: number of random directions; 19 are the fewest with which p ≤ 0.05 is possible.
-        shuffled: concept files made with shuffled labels (``Capture`` writes them with ``shuffles``).
+        shuffled: concept files to compare with, at the same site: made with shuffled labels, say.
         strengths: sizes of strength to control; null for all that are steered with.
         seed: of the random directions.
     """

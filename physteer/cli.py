@@ -20,7 +20,7 @@ COMMANDS = {
     "demo": "simulate, capture, steer and report with the model that ships with physteer, in minutes",
     "data": "simulate data sets in The Well's format",
     "sites": "list where a model can be captured and edited, with shapes and memory",
-    "convert": "turn published checkpoints into safetensors",
+    "convert": "turn published checkpoints and concepts into safetensors",
     "report": "make tables, figures and report.html from a run folder",
 }
 
