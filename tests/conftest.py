@@ -20,6 +20,7 @@ LIBRARY_ENVIRONMENT = (
     "LIGHTNING_",
     "WANDB_",
     "TORCH",  # torch.compile's caches
+    "_TORCH",
     "PYTORCH_",  # Lightning's look for GPUs
     "TRITON_",
     "KINETO_",

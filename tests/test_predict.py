@@ -343,6 +343,19 @@ def test_networks_in_low_precision_keep_the_data_in_float32(captured, tiny_well,
     assert json.loads((run / "environment.json").read_text())["precision"] == "bf16-true"
 
 
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_concept(captured, tiny_well):
+    data = {"predict_split": "train", "rollout_steps": 1, "batch_size": 5}
+    sites = callback("Capture", **CAPTURE["init_args"] | {"sites": ["blocks.0", "blocks.1"]})
+    config, run = steering(captured, tiny_well, "compiled", model={"compile": True}, data=data, callbacks=[sites])
+    assert main(["predict", "--config", str(config)]) == 0
+    for site in ("blocks.0", "blocks.1"):
+        plain, compiled = (
+            Concept.load(f / f"concepts/vortex_{site}.safetensors").direction for f in (captured / "run", run)
+        )
+        assert (plain - compiled).abs().max() < 1e-4 * plain.abs().max()
+
+
 # ---------------------------------------------------------------------- nothing left behind
 
 

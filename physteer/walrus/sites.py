@@ -1,6 +1,7 @@
 """Shapes of activations, without computing any."""
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,20 @@ def output_shapes(
     Returns:
         Shapes by path; modules that the forward does not call, or that return no tensor, are missing.
     """
+    ends = tuple((low, high) for low, high in boundaries)
+    return dict(_output_shapes(config, tuple(modules), n_frames, tuple(names), tuple(shape), ends, jitter))
+
+
+@lru_cache(maxsize=64)
+def _output_shapes(
+    config: WalrusConfig,
+    modules: tuple[str, ...],
+    n_frames: int,
+    names: tuple[str, ...],
+    shape: tuple[int, ...],
+    boundaries: Boundaries,
+    jitter: bool,
+) -> dict[str, torch.Size]:
     shifts = None
     if jitter:
         shifts = Shifts(torch.zeros(1, 3, dtype=torch.long), torch.zeros(1, config.n_blocks, 3, dtype=torch.long))
