@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,18 @@ def records(path: Path) -> Iterator[wandb_internal_pb2.Record]:
             parts = b""
 
 
+def finished(folder: Path) -> list[wandb_internal_pb2.Record]:
+    """Return the records of the one run in a folder; W&B's own process may still be writing the last of them."""
+    (path,) = folder.glob("offline-run-*/*.wandb")
+    deadline = time.monotonic() + 30
+    while True:
+        found = list(records(path))
+        if any(record.HasField("exit") for record in found):
+            return found
+        assert time.monotonic() < deadline, f"the run was not finished: {len(found)} records"
+        time.sleep(0.1)
+
+
 def items(updates) -> dict[str, object]:
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in updates}
 
@@ -61,9 +74,8 @@ def test_an_offline_run_holds_losses_scores_and_configuration(tiny_well, tmp_pat
         default_root_dir=str(tmp_path / "run"),
     )
     assert main(["fit", "--config", str(config), *words]) == 0
-    (path,) = (tmp_path / "run/wandb").glob("offline-run-*/*.wandb")
     history, settings, ended = [], {}, None
-    for record in records(path):
+    for record in finished(tmp_path / "run/wandb"):
         if record.HasField("history"):
             history.append(items(record.history.item))
         elif record.HasField("run"):
@@ -99,5 +111,5 @@ def test_a_failed_run_is_marked_so(tiny_well, tmp_path, monkeypatch):
         default_root_dir=str(tmp_path / "run"),
     )
     assert main(["fit", "--config", str(config)]) == 2
-    (path,) = (tmp_path / "run/wandb").glob("offline-run-*/*.wandb")
-    assert [record.exit.exit_code for record in records(path) if record.HasField("exit")] == [1]
+    run = finished(tmp_path / "run/wandb")
+    assert [record.exit.exit_code for record in run if record.HasField("exit")] == [1]
