@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack
 from pathlib import Path
 
 import lightning as L
@@ -17,7 +16,7 @@ from physteer.concepts import DifferenceOfMeans, Selection
 from physteer.data.batch import Batch
 from physteer.data.readouts import READOUTS, readouts
 from physteer.errors import PhysteerError
-from physteer.interventions import Site, observed
+from physteer.interventions import Site
 from physteer.module import WalrusModule
 from physteer.walrus import model_id
 
@@ -48,7 +47,6 @@ class Capture(RolloutCallback):
         self.classes = {"feature": Selection(feature), "control": Selection(control)}
         self._sums: dict[Site, DifferenceOfMeans] = {}
         self._rows: dict[str, list[int]] = {}
-        self._hooks = ExitStack()
         self._data = ""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -57,13 +55,13 @@ class Capture(RolloutCallback):
             raise PhysteerError("Capture listens to the rollouts of `physteer predict` alone")
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put hooks on the sites."""
+        """Ask for the sites' activations."""
         assert isinstance(pl_module, WalrusModule)
         for site, shape in window_shapes(trainer, pl_module, self.sites).items():
             if len(shape) != 6:
                 raise PhysteerError(f"site {site} has the shape {list(shape)}; a concept needs [B, T, h, w, δ, d]")
         self._sums, self._rows = {site: DifferenceOfMeans() for site in self.sites}, {}
-        self._hooks.enter_context(observed(pl_module.network, self.sites, self._observe))
+        pl_module.observers.append((self.sites, self._observe))
 
     def on_predict_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -111,13 +109,16 @@ class Capture(RolloutCallback):
                 concept.save(Path(trainer.default_root_dir) / "concepts" / f"{self.name}_{slug(str(site))}.safetensors")
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the hooks off."""
-        self._hooks.close()
+        """Stop looking."""
+        self._stop(pl_module)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Take the hooks off."""
-        self._hooks.close()
+        """Stop looking."""
+        self._stop(pl_module)
+
+    def _stop(self, pl_module: L.LightningModule) -> None:
         if isinstance(pl_module, WalrusModule):
+            pl_module.observers = [one for one in pl_module.observers if one[1] != self._observe]
             pl_module.every_frame = False
 
     def _described(self) -> str:

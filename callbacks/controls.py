@@ -9,14 +9,14 @@ from pathlib import Path
 import lightning as L
 from torch import Tensor
 
-from physteer.callbacks.base import RolloutCallback
+from physteer.callbacks.base import ConditionCallback
 from physteer.concepts import Concept, random_directions
 from physteer.errors import PhysteerError
 from physteer.interventions import Condition, Edit, Role, Steer
 from physteer.module import WalrusModule
 
 
-class Controls(RolloutCallback):
+class Controls(ConditionCallback):
     """Steer along other directions too, in the same run, from the same windows and with the same jitter.
 
     For every concept that a ``Steer`` listed before steers along, and every size of strength, this adds random
@@ -37,10 +37,10 @@ class Controls(RolloutCallback):
         strengths: list[float] | None = None,
         seed: int = 0,
     ) -> None:
+        super().__init__()
         if random < 0:
             raise PhysteerError(f"Controls.random must be at least 0; found {random}")
         self.random, self.shuffled, self.strengths, self.seed = random, shuffled, strengths, seed
-        self._conditions: list[Condition] = []
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add the controls to the module's conditions."""
@@ -48,16 +48,7 @@ class Controls(RolloutCallback):
         steered = [condition for condition in pl_module.conditions if condition.role == "concept"]
         if not steered:
             raise PhysteerError("Controls found nothing to control: list it after the Steer callbacks")
-        self._conditions = list(self._controls(steered))
-        pl_module.conditions = [*pl_module.conditions, *self._conditions]
-
-    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the conditions off again."""
-        self._remove(pl_module)
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Take the conditions off again."""
-        self._remove(pl_module)
+        self.add(pl_module, list(self._controls(steered)))
 
     def _controls(self, steered: Sequence[Condition]) -> Iterator[Condition]:
         """Yield the controls of each concept, site, mode and size of strength once."""
@@ -85,9 +76,3 @@ class Controls(RolloutCallback):
                     strength=size,
                     role=role,
                 )
-
-    def _remove(self, pl_module: L.LightningModule) -> None:
-        if isinstance(pl_module, WalrusModule):
-            mine = {id(condition) for condition in self._conditions}
-            pl_module.conditions = [c for c in pl_module.conditions if id(c) not in mine]
-        self._conditions = []

@@ -8,7 +8,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 
-from physteer.callbacks.base import RolloutCallback
+from physteer.callbacks.base import ConditionCallback
 from physteer.callbacks.windows import window_shapes
 from physteer.concepts import Concept
 from physteer.errors import PhysteerError
@@ -18,7 +18,7 @@ from physteer.module import WalrusModule
 from physteer.walrus import model_id
 
 
-class Steer(RolloutCallback):
+class Steer(ConditionCallback):
     """Add a concept to an activation at every step of the rollouts of ``predict``: h' = h + α v ‖h‖/‖v‖.
 
     All strengths run side by side from the same windows, with the unsteered model beside them. Several ``Steer``
@@ -41,6 +41,7 @@ class Steer(RolloutCallback):
         site: str | None = None,
         rollout_steps: list[int] | None = None,
     ) -> None:
+        super().__init__()
         if not strengths or not all(math.isfinite(strength) for strength in strengths):
             raise PhysteerError(f"Steer.strengths must be one or more finite numbers; found {strengths}")
         if len(set(strengths)) < len(strengths):
@@ -49,7 +50,6 @@ class Steer(RolloutCallback):
             raise PhysteerError(f"Steer.rollout_steps must be steps from 0, or null for all; found {rollout_steps}")
         self.concept, self.strengths, self.mode, self.site = concept, strengths, mode, site
         self.rollout_steps = rollout_steps
-        self._conditions: list[Condition] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse what cannot be steered."""
@@ -79,16 +79,7 @@ class Steer(RolloutCallback):
                 f"model.jitter_seed is {pl_module.jitter_seed}, so fields are shifted by fractions of a token, which "
                 f"blurs a concept in mode {self.mode!r}; mode 'drop' or jitter_seed null avoids it"
             )
-        self._conditions = [self._condition(concept, site, strength) for strength in self.strengths]
-        pl_module.conditions = [*pl_module.conditions, *self._conditions]
-
-    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the conditions off again."""
-        self._remove(pl_module)
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Take the conditions off again."""
-        self._remove(pl_module)
+        self.add(pl_module, [self._condition(concept, site, strength) for strength in self.strengths])
 
     def _condition(self, concept: Concept, site: Site, strength: float) -> Condition:
         direction = Path(self.concept).stem
@@ -99,9 +90,3 @@ class Steer(RolloutCallback):
             name += f" steps {' '.join(map(str, self.rollout_steps))}"
         edit = Edit(site, AlongDirection(concept.direction, strength, self.mode), locus=Locus(steps=self.rollout_steps))
         return Condition(name, (edit,), direction, strength, self.mode, role="concept")
-
-    def _remove(self, pl_module: L.LightningModule) -> None:
-        if isinstance(pl_module, WalrusModule):
-            mine = {id(condition) for condition in self._conditions}
-            pl_module.conditions = [c for c in pl_module.conditions if id(c) not in mine]
-        self._conditions = []

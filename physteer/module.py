@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,6 @@ from physteer.interventions import (
     attached,
     find_module,
     observed,
-    repeated,
     separated,
     stack_conditions,
 )
@@ -103,6 +103,8 @@ class WalrusModule(L.LightningModule):
         """Trainable parts that callbacks add in ``setup``, for the optimiser and the checkpoints to see."""
         self.every_frame = False
         """Set by callbacks, while they run, that need the last block's activation of frames before the last."""
+        self.observers: list[tuple[Sequence[Site], Callable[[Site, Tensor], None]]] = []
+        """Sites, and what gets their activations in rollouts, after edits; callbacks add to it while they run."""
         self.scores = nn.ModuleDict()
         """What the last validation or test measured: `one_step` and `rollout`, each `ForecastScores`."""
         if compile:
@@ -164,11 +166,12 @@ class WalrusModule(L.LightningModule):
         """
         conditions = conditions or (UNSTEERED,)
         edits = stack_conditions(conditions, len(batch))
+        contexts = [batch.context if one.context is None else one.context(batch) for one in conditions]
 
         def predict(window: Tensor, step: int) -> Tensor:
             return self._edited_step(edits, window, batch, step)
 
-        yield from rollout(predict, repeated(batch.context, len(conditions)), n_steps)
+        yield from rollout(predict, torch.cat(contexts), n_steps)
 
     def site_shapes(self, sites: Sequence[Site], origin: Origin, n_frames: int) -> dict[Site, torch.Size]:
         """Return the shape of activations for one window; nothing is computed.
@@ -226,6 +229,7 @@ class WalrusModule(L.LightningModule):
         n_steps, size = batch.targets.shape[1], self.conditions_per_forward or len(self.conditions)
         for first in range(0, len(self.conditions), size):
             group = tuple(self.conditions[first : first + size])
+            self._tell("on_rollout_start", batch, group)
             frames = []
             for step, frame in enumerate(self.rollout(batch, n_steps, group), start=1):
                 frames.append(frame.float().cpu())
@@ -262,7 +266,11 @@ class WalrusModule(L.LightningModule):
         seen = observed(self.network, sites if step == 0 else [], lambda site, h: reached.add(site.module))
         self.clock.step = step
         try:
-            with attached(self.network, edits, self.clock), seen:
+            with ExitStack() as stack:
+                stack.enter_context(attached(self.network, edits, self.clock))
+                stack.enter_context(seen)
+                for watched, observer in self.observers:
+                    stack.enter_context(observed(self.network, watched, observer))
                 frame = self.predict_next(window, batch, step)
         finally:
             self.clock.step = None

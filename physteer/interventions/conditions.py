@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from einops import rearrange, repeat
 from torch import Tensor
@@ -33,6 +33,8 @@ class Condition:
     """How the direction is fitted to the grid."""
     role: Role = "unsteered"
     """Concept, or which control: `random` and `shuffled` directions, `data` for changes of the input itself."""
+    context: Callable[[Any], Tensor] | None = None
+    """Given the batch, the frames to start from, shaped as its own context; None: its own."""
 
 
 UNSTEERED = Condition("unsteered")
