@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,17 +16,44 @@ from physteer.data.shear_flow import LENGTHS, ShearFlowState, simulate
 from physteer.errors import PhysteerError
 
 
-def solver_truth(batch: Batch, n_steps: int, changed: Mapping[str, float], substeps: int | None = None) -> Tensor:
-    """Restart the built-in simulator from the last context frame, at other parameters.
+def next_values(own: Tensor, values: Sequence[float], sign: float) -> Tensor:
+    """Return where a parameter goes next in an experiment's list of its values.
+
+    Args:
+        own: the parameter of each window, [B].
+        values: in the direction that counts as up.
+        sign: up the list where positive, down where negative.
+
+    Returns:
+        [B] float64; NaN where the list ends, or does not hold a window's own value.
+    """
+    nexts = torch.full_like(own, math.nan, dtype=torch.float64)
+    for value, following in itertools.pairwise(values if sign > 0 else values[::-1]):
+        nexts[(own - value).abs() <= 1e-6 * abs(value)] = following
+    return nexts
+
+
+def solver_truth(
+    batch: Batch,
+    n_steps: int,
+    changed: Mapping[str, float | Tensor],
+    *,
+    start: int = -1,
+    substeps: int | None = None,
+) -> Tensor:
+    """Restart the built-in simulator from a frame of the context, at other parameters.
 
     Args:
         batch: windows of a data set that ``physteer data shear-flow`` made.
         n_steps: frames to simulate, as far apart as those of the windows.
-        changed: parameters that differ from the simulation's own, ``Reynolds`` or ``Schmidt``.
+        changed: parameters that differ from the simulation's own, ``Reynolds`` or ``Schmidt``: one number, or one per
+            window [B], NaN for windows that have no such counterfactual.
+        start: the context's frame to restart from; its last one by default.
         substeps: solver steps per frame; by the solver's stability rule when None.
 
     Returns:
-        [B, n_steps, C, H, W, D] float32, in the data set's units; channels that do not evolve keep their value.
+        [B, n_steps, C, H, W, D] float32, in the data set's units: what follows the start. Channels that do not evolve
+        keep their value; windows whose parameter is NaN are NaN.
 
     Raises:
         PhysteerError: the data are not shear flows of the built-in simulator, or there is no such parameter.
@@ -39,21 +68,21 @@ def solver_truth(batch: Batch, n_steps: int, changed: Mapping[str, float], subst
     unknown = set(changed) - batch.parameters.keys() | set(changed) - {"Reynolds", "Schmidt"}
     if unknown:
         raise PhysteerError(f"there is no parameter {sorted(unknown)[0]!r} to change; there are Reynolds and Schmidt")
-    parameters = {
-        name: torch.full_like(batch.parameters[name], changed[name]) if name in changed else batch.parameters[name]
-        for name in ("Reynolds", "Schmidt")
-    }
-    intervals = batch.times[:, 1] - batch.times[:, 0]
-    last = batch.context[:, -1, ..., 0].double()  # [B, C, X, Y]
+    parameters = {name: batch.parameters[name] for name in ("Reynolds", "Schmidt")}
+    missing = torch.zeros(len(batch), dtype=torch.bool)
+    for name, given in changed.items():
+        values = torch.as_tensor(given, dtype=torch.float64).expand(len(batch))
+        missing |= values.isnan()
+        parameters[name] = torch.where(values.isnan(), parameters[name], values)
+    first = batch.context[:, start, ..., 0].double()  # [B, C, X, Y]
     state = ShearFlowState(
-        velocity=torch.stack([last[:, channels.index(name)] for name in ("velocity_x", "velocity_y")], dim=-1),
-        tracer=last[:, channels.index("tracer")],
+        velocity=torch.stack([first[:, channels.index(name)] for name in ("velocity_x", "velocity_y")], dim=-1),
+        tracer=first[:, channels.index("tracer")],
     )
-    frames = simulate(
-        state, parameters["Reynolds"], parameters["Schmidt"], n_steps + 1, float(intervals[0]), substeps=substeps
-    )
+    interval = float(batch.times[0, 1] - batch.times[0, 0])
+    frames = simulate(state, parameters["Reynolds"], parameters["Schmidt"], n_steps + 1, interval, substeps=substeps)
     next(frames)  # the given state itself
-    truth = batch.context[:, -1:].repeat(1, n_steps, 1, 1, 1, 1)
+    truth = batch.context[:, start, None].repeat(1, n_steps, 1, 1, 1, 1)
     for step, frame in enumerate(frames):
         for name, field in {
             "tracer": frame.tracer,
@@ -62,6 +91,7 @@ def solver_truth(batch: Batch, n_steps: int, changed: Mapping[str, float], subst
             "velocity_y": frame.velocity[..., 1],
         }.items():
             truth[:, step, channels.index(name), ..., 0] = field.to(truth)
+    truth[missing] = math.nan
     return truth
 
 
