@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import lightning as L
+from torch import Tensor
 
 from physteer.data.batch import Batch
+from physteer.errors import PhysteerError
 from physteer.interventions import Condition
 from physteer.module import Rollout, WalrusModule
 
@@ -30,6 +32,25 @@ class RolloutCallback(L.Callback):
     def on_rollout_end(self, trainer: L.Trainer, pl_module: WalrusModule, rollout: Rollout) -> None:
         """A group of conditions was rolled out for one batch."""
 
+    def keep(self, trainer: L.Trainer) -> Mapping[str, Tensor]:
+        """Let what was seen so far outlast this process: in files of the run folder, or as tensors that are returned.
+
+        The journal calls this on every process after a batch has ended. It then writes the tensors and the windows of
+        all batches that ended, in one file, whole or not at all: those windows are finished and are not rolled out
+        again. Files are different: a process may be killed after they are written and before the windows are marked, so
+        writing the same windows again must replace what was there.
+
+        Returns:
+            Small running sums of this process since it started, by name; without what `restore` brought.
+        """
+        return {}
+
+    def restore(self, trainer: L.Trainer, parts: Sequence[Mapping[str, Tensor]]) -> None:
+        """Take what `keep` returned on every process of earlier starts of this run; only the first process gets it.
+
+        Called after every callback's ``on_predict_start``, when a run is resumed. The parts hold different windows.
+        """
+
 
 class ConditionCallback(L.Callback):
     """A callback that adds conditions to those that ``predict`` rolls out, and takes them off again."""
@@ -38,7 +59,19 @@ class ConditionCallback(L.Callback):
         self._added: list[Condition] = []
 
     def add(self, pl_module: WalrusModule, conditions: Sequence[Condition]) -> None:
-        """Add conditions after those that callbacks listed before have added."""
+        """Add conditions after those that callbacks listed before have added.
+
+        Raises:
+            PhysteerError: two conditions of the run would have one name.
+        """
+        taken = {condition.name for condition in pl_module.conditions}
+        for condition in conditions:
+            if condition.name in taken:
+                raise PhysteerError(
+                    f"{self._owners(pl_module, condition.name)} a condition called {condition.name!r}: give the "
+                    "concepts' files different names, or different modes, strengths, sites or steps"
+                )
+            taken.add(condition.name)
         self._added += conditions
         pl_module.conditions = [*pl_module.conditions, *conditions]
 
@@ -55,3 +88,12 @@ class ConditionCallback(L.Callback):
             mine = {id(condition) for condition in self._added}
             pl_module.conditions = [c for c in pl_module.conditions if id(c) not in mine]
         self._added = []
+
+    def _owners(self, pl_module: WalrusModule, name: str) -> str:
+        """Say who adds a condition twice, by place in the configuration."""
+        places = []
+        for place, callback in enumerate(pl_module.trainer.callbacks):  # type: ignore[attr-defined]
+            added = isinstance(callback, ConditionCallback) and name in {one.name for one in callback._added}
+            if callback is self or added:
+                places.append(f"trainer.callbacks[{place}] ({type(callback).__name__})")
+        return f"{' and '.join(places)} {'both add' if len(places) > 1 else 'adds twice'}"
