@@ -214,3 +214,14 @@ except AttributeError as error:
 )
 def test_numbers_in_file_names(number: float, name: str) -> None:
     assert file_name(number, 10) == f"shear_flow_Reynolds_{name}_Schmidt_1e1.hdf5"
+
+
+def test_a_log_file_gets_a_line_per_quarter_and_no_bar(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = [*TINY[:-5], "--reynolds", "100", "--schmidt", "1"]
+    assert main(["shear-flow", str(tmp_path / "shear"), *words]) == 0
+    said = capfd.readouterr()
+    assert said.err == ""
+    first, *quarters, last = said.out.splitlines()
+    assert first.startswith("5 trajectories of 4 frames") and last.startswith("3 files written")
+    done = [int(line.split(" of 20 frames")[0]) for line in quarters]
+    assert len(done) <= 4 and done == sorted(done) and done[-1] == 20

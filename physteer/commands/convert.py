@@ -1,8 +1,8 @@
 """`physteer convert IN OUT`: any Walrus checkpoint, or a published concept, to safetensors."""
 
-import argparse
 from pathlib import PurePath
 
+from physteer.commands.parser import Parser
 from physteer.errors import PhysteerError
 
 CONCEPTS = (".pkl", ".pickle", ".p")
@@ -10,7 +10,7 @@ CONCEPTS = (".pkl", ".pickle", ".p")
 
 def main(args: list[str]) -> int:
     """Convert a checkpoint or a concept and say what was written."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="physteer convert",
         description="Convert to safetensors: a Walrus checkpoint, with residual gains folded in, configuration and "
         "provenance in the header; or a published concept, a pickle of one tensor [1, 1, d, h, w, δ], to a concept "

@@ -6,8 +6,8 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
+from physteer.commands.parser import Parser, positive, whole, whole_or_zero
 from physteer.errors import PhysteerError
 
 
@@ -17,7 +17,7 @@ def main(args: list[str]) -> int:
     Raises:
         PhysteerError: a value that is not allowed, or a folder that cannot be used.
     """
-    parser = _Parser("physteer data", description="Simulate data sets in The Well's format.")
+    parser = Parser("physteer data", description="Simulate data sets in The Well's format.")
     generators = parser.add_subparsers(metavar="GENERATOR", required=True)
     _add_shear_flow(
         generators.add_parser(
@@ -30,13 +30,6 @@ def main(args: list[str]) -> int:
     given = parser.parse_args(args)
     run: Callable[[argparse.Namespace], int] = given.run
     return run(given)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Tells mistakes in one line, as every command does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise PhysteerError(f"{message} ({self.prog} --help)")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -57,25 +50,25 @@ def _add_shear_flow(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the data set")
     many = parser.add_argument_group("parameters and initial conditions")
     reynolds, schmidt = [100.0, 200.0, 500.0, 1000.0, 2000.0], [0.5, 1.0, 2.0]
-    many.add_argument("--reynolds", type=_positive, nargs="+", default=reynolds, metavar="RE", help="Reynolds numbers")
-    many.add_argument("--schmidt", type=_positive, nargs="+", default=schmidt, metavar="SC", help="Schmidt numbers")
+    many.add_argument("--reynolds", type=positive, nargs="+", default=reynolds, metavar="RE", help="Reynolds numbers")
+    many.add_argument("--schmidt", type=positive, nargs="+", default=schmidt, metavar="SC", help="Schmidt numbers")
     many.add_argument(
-        "--initial-conditions", type=_whole, default=12, metavar="N", help="initial conditions of the train split"
+        "--initial-conditions", type=whole, default=12, metavar="N", help="initial conditions of the train split"
     )
-    many.add_argument("--valid", type=_whole_or_zero, default=2, metavar="N", help="the same of the valid split")
-    many.add_argument("--test", type=_whole_or_zero, default=2, metavar="N", help="the same of the test split")
-    many.add_argument("--widths", type=_positive, nargs="+", default=[0.05, 0.065, 0.08], help="half-widths of layers")
-    many.add_argument("--shears", type=_whole, nargs="+", default=[2, 4], help="numbers of layers, even")
-    many.add_argument("--blobs", type=_whole, nargs="+", default=[1, 2, 3], help="numbers of waves per layer")
-    many.add_argument("--seed", type=_whole_or_zero, default=0, help="of the initial conditions")
+    many.add_argument("--valid", type=whole_or_zero, default=2, metavar="N", help="the same of the valid split")
+    many.add_argument("--test", type=whole_or_zero, default=2, metavar="N", help="the same of the test split")
+    many.add_argument("--widths", type=positive, nargs="+", default=[0.05, 0.065, 0.08], help="half-widths of layers")
+    many.add_argument("--shears", type=whole, nargs="+", default=[2, 4], help="numbers of layers, even")
+    many.add_argument("--blobs", type=whole, nargs="+", default=[1, 2, 3], help="numbers of waves per layer")
+    many.add_argument("--seed", type=whole_or_zero, default=0, help="of the initial conditions")
     grid = parser.add_argument_group("frames and grid")
-    grid.add_argument("--frames", type=_whole, default=40, help="frames per trajectory, the initial one included")
-    grid.add_argument("--dt", type=_positive, default=0.25, help="time between frames")
-    grid.add_argument("--resolution", type=_whole, nargs=2, default=[64, 128], metavar=("X", "Y"), help="grid points")
-    grid.add_argument("--substeps", type=_whole, help="solver steps per frame; by default from a stability rule")
+    grid.add_argument("--frames", type=whole, default=40, help="frames per trajectory, the initial one included")
+    grid.add_argument("--dt", type=positive, default=0.25, help="time between frames")
+    grid.add_argument("--resolution", type=whole, nargs=2, default=[64, 128], metavar=("X", "Y"), help="grid points")
+    grid.add_argument("--substeps", type=whole, help="solver steps per frame; by default from a stability rule")
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
-    machine.add_argument("--batch", type=_whole, default=4, help="flows advanced together; more on a GPU")
+    machine.add_argument("--batch", type=whole, default=4, help="flows advanced together; more on a GPU")
 
 
 def _shear_flow(given: argparse.Namespace) -> int:
@@ -105,7 +98,8 @@ def _shear_flow(given: argparse.Namespace) -> int:
     total = sum(settings.counts) * len(given.reynolds) * len(given.schmidt)
     size = total * given.frames * math.prod(given.resolution) * 4 * 4  # four float32 channels
     print(f"{total} trajectories of {given.frames} frames, {size / 1e9:.2g} GB: {given.out}")
-    with tqdm(total=total * given.frames, unit=" frames", smoothing=0.05, mininterval=0.5) as bar:
+    n_frames = total * given.frames
+    with tqdm(total=n_frames, unit=" frames", smoothing=0.05, mininterval=0.5, disable=None) as bar:
         written = generate_shear_flow(
             given.out,
             given.reynolds,
@@ -113,30 +107,21 @@ def _shear_flow(given: argparse.Namespace) -> int:
             settings,
             device=given.device,
             batch=given.batch,
-            progress=bar.update,
+            progress=_quarters(n_frames) if bar.disable else bar.update,
         )
     files = len(given.reynolds) * len(given.schmidt) * sum(count > 0 for count in settings.counts)
     print(f"{len(written)} files written, {files - len(written)} kept: {given.out}")
     return 0
 
 
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+def _quarters(total: int) -> Callable[[int], None]:
+    """Return what says, at every quarter, how far it is: in a log file a bar is redrawn line after line."""
+    done = 0
 
+    def update(more: int) -> None:
+        nonlocal done
+        before, done = 4 * done // total, done + more
+        if 4 * done // total > before:
+            print(f"{done} of {total} frames", flush=True)
 
-def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return int(text)
-
-
-def _whole_or_zero(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
-    return int(text)
+    return update

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from physteer.commands.parser import Parser
+from physteer.commands.parser import Parser, whole
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 CONTEXT = 6
@@ -22,10 +22,10 @@ def main(args: Sequence[str]) -> int:
         "(flows that roll up minus flows that do not), steer held-out flows along it, and report. Minutes on 2 cores.",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the run (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="frames to predict (default: %(default)s)")
+    parser.add_argument("--steps", type=whole, default=20, metavar="N", help="frames to predict (default: %(default)s)")
     parser.add_argument(
         "--initial-conditions",
-        type=int,
+        type=whole,
         default=4,
         metavar="N",
         help="that the concept is made from (default: %(default)s)",

@@ -1,8 +1,9 @@
-"""The argument parser of the commands that need no trainer."""
+"""The argument parser of the commands that need no trainer, and the numbers it takes."""
 
 from __future__ import annotations
 
 import argparse
+import math
 from typing import NoReturn
 
 from physteer.errors import PhysteerError
@@ -14,3 +15,28 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print with its usage."""
         raise PhysteerError(f"{message} ({self.prog} --help)")
+
+
+def positive(text: str) -> float:
+    """Read a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def whole(text: str) -> int:
+    """Read a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return int(text)
+
+
+def whole_or_zero(text: str) -> int:
+    """Read a whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
+    return int(text)

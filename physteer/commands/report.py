@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import NoReturn
 
-from physteer.errors import PhysteerError
+from physteer.commands.parser import Parser, whole
 
 
 def main(args: list[str]) -> int:
@@ -15,13 +14,13 @@ def main(args: list[str]) -> int:
     Raises:
         PhysteerError: a wrong word, no such folder, or something broken in it.
     """
-    parser = _Parser(
+    parser = Parser(
         "physteer report",
         description="Make tables, figures and report.html from a run folder. Nothing is simulated or predicted again.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the run folder")
-    parser.add_argument("--windows", type=_positive, default=4, metavar="N", help="windows whose fields are drawn")
+    parser.add_argument("--windows", type=whole, default=4, metavar="N", help="windows whose fields are drawn")
     given = parser.parse_args(args)
 
     from physteer.reports import report, summary_of  # imports torch and matplotlib: not needed for --help
@@ -31,17 +30,3 @@ def main(args: list[str]) -> int:
         print(summary)
     print(path)
     return 0
-
-
-class _Parser(argparse.ArgumentParser):
-    """Tells mistakes in one line, as every command does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise PhysteerError(f"{message} ({self.prog} --help)")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return value

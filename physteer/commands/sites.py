@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from physteer.commands.parser import Parser
+from physteer.commands.parser import Parser, whole
 
 
 def main(args: Sequence[str]) -> int:
@@ -21,7 +21,7 @@ def main(args: Sequence[str]) -> int:
     )
     parser.add_argument("--config", "-c", required=True, help="the configuration of an experiment")
     parser.add_argument(
-        "--grid", nargs=3, type=int, metavar=("H", "W", "D"), help="cells; those of the data if left out"
+        "--grid", nargs=3, type=whole, metavar=("H", "W", "D"), help="cells; those of the data if left out"
     )
     given, overrides = parser.parse_known_args(args)
 
