@@ -1,0 +1,72 @@
+"""Our safetensors files: a few tensors with a description, of a stated kind and version."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from physteer.errors import PhysteerError
+from physteer.files import atomic_write
+
+
+def write_tensors(
+    path: str | os.PathLike[str], kind: str, version: int, tensors: Mapping[str, Tensor], described: Mapping[str, Any]
+) -> None:
+    """Write a safetensors file, whole or not at all; equal contents are equal files.
+
+    Args:
+        path: of the file.
+        kind: what is in it, such as `concept`; readers refuse other kinds.
+        version: of the format; readers refuse others.
+        tensors: by name.
+        described: what JSON can hold.
+
+    Raises:
+        PhysteerError: It cannot be written.
+    """
+    header = json.dumps({"version": version, **described}, ensure_ascii=False, sort_keys=True)
+    # One key: safetensors writes several in random order.
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {_key(kind): header})
+    with atomic_write(Path(path)) as temporary:
+        temporary.write_bytes(content)
+
+
+def read_tensors(path: str | os.PathLike[str], kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the tensors and the description of a file that `write_tensors` wrote.
+
+    Raises:
+        PhysteerError: There is no such file, it is of another kind or version, or damaged.
+    """
+    if not Path(path).is_file():
+        raise PhysteerError(f"there is no {kind} file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(_key(kind))
+            names = list(file.keys())
+            tensors = {} if header is None else {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise PhysteerError(f"{path} is not a whole safetensors file: {error}") from error
+    if header is None:
+        raise PhysteerError(f"{path} is not a {kind}: it holds {_some(names)}")
+    described: dict[str, Any] = json.loads(header)
+    found = described.pop("version", None)
+    if found != version:
+        raise PhysteerError(f"{path} has {kind} format {found}; this physteer reads {version}")
+    return tensors, described
+
+
+def _key(kind: str) -> str:
+    return f"physteer.{kind.replace(' ', '_')}"
+
+
+def _some(names: list[str]) -> str:
+    """Name a few tensors of many."""
+    shown = ", ".join(names[:4]) + (" …" if len(names) > 4 else "")
+    return f"the tensors {shown}" if names else "no tensors"
