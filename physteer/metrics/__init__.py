@@ -15,14 +15,9 @@ from physteer.metrics.flow import (
     vorticity,
 )
 from physteer.metrics.forecast import FORECASTS, ForecastScores
-from physteer.metrics.naturalness import (
-    Distances,
-    NaturalDistances,
-    Naturalness,
-    NaturalSpace,
-    Percentiles,
-    TokenCovariance,
-)
+from physteer.metrics.natural_space import Distances, NaturalSpace, TokenCovariance
+from physteer.metrics.naturalness import NaturalDistances, Naturalness, Percentiles
+from physteer.metrics.probes import ProbeScores, best_match, mae_of, r2_of
 from physteer.metrics.statistics import (
     DoseResponse,
     Interval,
@@ -42,12 +37,16 @@ from physteer.metrics.statistics import (
 from physteer.metrics.steering import (
     Alignment,
     RecoveryTerms,
+    TrueChange,
     alignment,
     blow_up_step,
     mass_drift,
+    movement,
     recovery_terms,
+    reference_spectrum,
     spectrum_distance,
     tracer_mass,
+    true_change,
 )
 from physteer.metrics.vrmse import RolloutVRMSE, vrmse
 
@@ -63,12 +62,15 @@ __all__ = [
     "Naturalness",
     "Percentiles",
     "Periodic",
+    "ProbeScores",
     "RecoveryTerms",
     "Resampling",
     "RolloutVRMSE",
     "Spacing",
     "TokenCovariance",
+    "TrueChange",
     "alignment",
+    "best_match",
     "blow_up_step",
     "bootstrap",
     "bootstrap_mean",
@@ -83,17 +85,22 @@ __all__ = [
     "kendall",
     "kinetic_energy",
     "linear_extrapolation",
+    "mae_of",
     "mass_drift",
     "momentum_thickness",
+    "movement",
     "persistence",
     "pooled_cosine",
     "pooled_ratio",
+    "r2_of",
     "recovery_terms",
+    "reference_spectrum",
     "slope",
     "spearman",
     "spectrum_distance",
     "tracer_mass",
     "tracer_variance",
+    "true_change",
     "vortex_area",
     "vorticity",
     "vrmse",
