@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from physteer.walrus import Walrus, WalrusConfig
-from physteer.walrus.network import Context
+from physteer.walrus import Context, Walrus, WalrusConfig
 
 PERIODIC = ((2, 2), (2, 2), (2, 2))
 NAMES = ("pressure", "tracer", "velocity_x", "velocity_y", "velocity_z")

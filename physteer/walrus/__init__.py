@@ -6,8 +6,9 @@ stages. Fields are [B, T, C, H, W, D], activations [B, T, h, w, δ, d].
 
 from physteer.walrus.checkpoints import load, model_id, read_metadata, save
 from physteer.walrus.config import WalrusConfig
+from physteer.walrus.context import Context, roll_tokens
 from physteer.walrus.grid import OPEN, PERIODIC, WALL, Boundaries, Grid, Shifts
-from physteer.walrus.network import Context, Walrus, roll_tokens
+from physteer.walrus.network import Walrus
 from physteer.walrus.sites import output_shapes
 from physteer.walrus.vocabulary import PREVIEW_FIELDS, RELEASED_FIELDS
 

@@ -31,17 +31,40 @@ class TimeMixing(nn.Module):
         self.out = nn.Linear(d, d)
         self.update = nn.Identity()  # [B, T, h, w, δ, d]
 
-    def forward(self, h: Tensor, last_frame_only: bool = False) -> Tensor:
-        """Map [B, T, h, w, δ, d] to the same shape, or to its last frame [B, 1, h, w, δ, d]."""
-        batch, frames, *tokens, d = h.shape
-        asked = 1 if last_frame_only else frames  # every frame is a key, but only these are queries
-        normed = self.norm(h.reshape(batch * frames, -1, d)).view(batch, frames, -1, d)
-        q, k, v = self.q(normed[:, -asked:]), self.k(normed), self.v(normed)
-        q, k, v = (x.view(*x.shape[:3], self.n_heads, -1) for x in (q, k, v))  # [B, T, S, n, hd]
-        heads = frame_attention(self.q_norm(q), self.k_norm(k), v, self.bias(frames)[:, -asked:])
-        heads = self.heads(heads.view(batch, asked, *tokens, self.n_heads, -1))
+    def forward(self, h: Tensor, last_frame_only: bool = False, past: Tensor | None = None) -> Tensor:
+        """Map [B, T, h, w, δ, d] to the same shape, or to its last frame [B, 1, h, w, δ, d].
+
+        Args:
+            h: the frames.
+            last_frame_only: every frame is a key, but only the last a query.
+            past: keys and values of frames before these, as `past` gave them.
+        """
+        tokens = h.shape[2:-1]
+        asked = 1 if last_frame_only else h.shape[1]
+        normed = self._normed(h)
+        q = self.q_norm(self._split(self.q(normed[:, -asked:])))
+        k, v = self._keys_values(normed)
+        if past is not None:
+            k, v = torch.cat([past[:, 0], k], 1), torch.cat([past[:, 1], v], 1)
+        heads = frame_attention(q, k, v, self.bias(k.shape[1])[:, -asked:])
+        heads = self.heads(heads.view(len(h), asked, *tokens, self.n_heads, -1))
         update: Tensor = self.update(self.out(heads.flatten(-2)))
         return h[:, -asked:] + update
+
+    def past(self, h: Tensor) -> Tensor:
+        """Return the keys and values of frames [B, T, h, w, δ, d] for later ones to attend to: [B, 2, T, S, n, hd]."""
+        return torch.stack(self._keys_values(self._normed(h)), 1)
+
+    def _normed(self, h: Tensor) -> Tensor:
+        batch, frames, *_, d = h.shape
+        normed: Tensor = self.norm(h.reshape(batch * frames, -1, d))
+        return normed.view(batch, frames, -1, d)
+
+    def _keys_values(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        return self.k_norm(self._split(self.k(normed))), self._split(self.v(normed))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:3], self.n_heads, -1)  # [B, T, S, d] → [B, T, S, n, hd]
 
 
 def frame_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -128,6 +151,11 @@ class Block(nn.Module):
         self.time = TimeMixing(config)
         self.space = SpaceMixing(config)
 
-    def forward(self, h: Tensor, positions: Positions, last_frame_only: bool = False) -> Tensor:
-        """Map [B, T, h, w, δ, d] to the same shape, or to its last frame [B, 1, h, w, δ, d]."""
-        return self.space(self.time(h, last_frame_only), positions)  # type: ignore[no-any-return]
+    def forward(
+        self, h: Tensor, positions: Positions, last_frame_only: bool = False, past: Tensor | None = None
+    ) -> Tensor:
+        """Map [B, T, h, w, δ, d] to the same shape, or to its last frame [B, 1, h, w, δ, d].
+
+        `past` are the keys and values of earlier frames in time attention (`TimeMixing.past`).
+        """
+        return self.space(self.time(h, last_frame_only, past), positions)  # type: ignore[no-any-return]

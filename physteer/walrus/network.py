@@ -2,35 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from physteer.errors import PhysteerError
 from physteer.walrus.config import WalrusConfig
+from physteer.walrus.context import Context, make_context, pack, unpack
 from physteer.walrus.decoder import Debed, Decoder
-from physteer.walrus.grid import Boundaries, Grid, Shifts, draw_shifts, plan
+from physteer.walrus.grid import Boundaries, Shifts, draw_shifts, plan
 from physteer.walrus.mixing import Block
 from physteer.walrus.norm import RMSGroupNorm
-from physteer.walrus.positions import Positions, axis_positions, rotary_frequencies, rotary_table
 from physteer.walrus.stem import Embed, PreviewStem, ReleasedStem
-
-
-@dataclass(frozen=True)
-class Context:
-    """What the blocks and the decoder need beside the activation; made once per forward pass."""
-
-    labels: tuple[int, ...]
-    """Vocabulary index of each field."""
-    boundaries: Boundaries
-    """Boundary codes per axis and end."""
-    grid: Grid
-    """Strides, paddings and token grid."""
-    shifts: Shifts | None
-    """The random shifts of this pass; none: no jitter."""
-    positions: tuple[Positions, ...]
-    """Per block, the tokens' coordinates for space attention (rolled where the block's token grid is rolled)."""
 
 
 class Walrus(nn.Module):
@@ -89,9 +72,10 @@ class Walrus(nn.Module):
         batch, frames, channels = x.shape[:3]
         if len(labels) != channels:
             raise PhysteerError(f"{channels} field channels came with {len(labels)} labels")
-        grid = plan(self.config, x.shape[3:], boundaries, jitter=shifts is not None)
         if shifts is not None and shifts.pixels.shape[0] != batch:
             raise PhysteerError(f"shifts for {shifts.pixels.shape[0]} samples came with a batch of {batch}")
+        context = make_context(self.config, labels, boundaries, x.shape[3:], shifts, self.device)
+        grid = context.grid
         x = x.reshape(batch, frames, channels, *(axis.size for axis in grid.moving))
         h = self.stem(x.to(self.dtype), labels, grid, shifts)  # [B·T, d, *active tokens]
         # Contiguous, channels last, once: a Linear on a permuted view is ten times slower.
@@ -103,7 +87,6 @@ class Walrus(nn.Module):
                     f"this grid has {grid.tokens}"
                 )
             h = h + self.position
-        context = Context(tuple(labels), boundaries, grid, shifts, self._positions(grid, shifts, h.device))
         return self.encoder(h), context
 
     def run_blocks(
@@ -118,10 +101,49 @@ class Walrus(nn.Module):
             h = self.blocks[i](h, context.positions[i], last_frame_only and i == stop - 1)
         return h[:, -1:] if last_frame_only else h
 
+    def keep_past(self, h: Tensor, context: Context, start: int) -> tuple[Tensor, ...]:
+        """Return the keys and values of time attention in blocks start … for frames whose successors change later.
+
+        Time mixing is causal, so a later frame's edit leaves them as they are (`run_next_frame`).
+
+        Args:
+            h: [B, T, h, w, δ, d], what block `start` gets for the earlier frames.
+            context: of the pass.
+            start: the first block.
+
+        Returns:
+            Per block, [B, 2, T, h·w·δ, n, hd].
+
+        Raises:
+            PhysteerError: time attention is not causal.
+        """
+        if not self.config.causal_in_time:
+            raise PhysteerError("this Walrus is not causal in time: an edit of the last frame changes all frames")
+        past = []
+        for i in range(start, len(self.blocks)):
+            past.append(self.blocks[i].time.past(h))  # type: ignore[union-attr]
+            if i < len(self.blocks) - 1:
+                h = self.blocks[i](h, context.positions[i])
+        return tuple(past)
+
+    def run_next_frame(self, h: Tensor, context: Context, start: int, past: Sequence[Tensor]) -> Tensor:
+        """Run blocks start … on the frame [B, 1, h, w, δ, d] that follows those whose keys and values were kept."""
+        for i, kept in enumerate(past, start):
+            h = self.blocks[i](h, context.positions[i], past=kept)
+        return h
+
     def decode(self, h: Tensor, context: Context, *, last_frame_only: bool = False) -> Tensor:
         """Map tokens [B, T, h, w, δ, d] to fields [B, T, C, H, W, D], or the last frame's alone."""
         h = h[:, -1:] if last_frame_only else h
         return self.decoder(h, context.labels, context.grid, context.shifts)  # type: ignore[no-any-return]
+
+    def pack_context(self, context: Context) -> tuple[tuple[Tensor, ...], str]:
+        """Return what a context is made of: tensors [B, …] of the rows, and JSON of what the rows share."""
+        return pack(context)
+
+    def unpack_context(self, rows: Sequence[Tensor], shared: str) -> Context:
+        """Return the context of packed rows: all of them, some, or those of several passes that share the rest."""
+        return unpack(self.config, rows, shared, self.device)
 
     def draw_shifts(
         self, spatial_shape: Sequence[int], boundaries: Boundaries, generators: Sequence[torch.Generator]
@@ -145,6 +167,11 @@ class Walrus(nn.Module):
     def dtype(self) -> torch.dtype:
         """The dtype the network computes in."""
         return self.blocks[0].time.out.weight.dtype  # type: ignore[union-attr, return-value]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.blocks[0].time.out.weight.device  # type: ignore[union-attr, return-value]
 
     def reset_parameters(self) -> None:
         """Draw initial weights for training from scratch.
@@ -178,26 +205,3 @@ class Walrus(nn.Module):
                 nn.init.zeros_(module.bias)
             elif isinstance(module, PreviewStem):
                 nn.init.normal_(module.padding, std=0.02)
-
-    def _positions(self, grid: Grid, shifts: Shifts | None, device: torch.device) -> tuple[Positions, ...]:
-        hd = self.config.head_dim
-        frequencies = rotary_frequencies(hd).expand(3, -1).to(device)
-
-        def at(rolls: Tensor) -> Positions:
-            axes = axis_positions(grid.tokens, rolls, device)
-            return Positions(axes, rotary_table(axes, frequencies, hd) if self.config.rotary == "fixed" else None)
-
-        if shifts is None or not bool(shifts.tokens.any()):
-            return (at(torch.zeros(1, 3, dtype=torch.long, device="cpu")),) * len(self.blocks)
-        rolls = shifts.tokens.cumsum(1)  # [B, n_blocks, 3]
-        if bool((rolls == rolls[:1]).all()):
-            rolls = rolls[:1]
-        return tuple(at(rolls[:, i]) for i in range(len(self.blocks)))
-
-
-def roll_tokens(h: Tensor, context: Context, block: int) -> Tensor:
-    """Return block `block`'s activation [B, T, h, w, δ, d] as the reference sees it: in that block's rolled frame."""
-    if context.shifts is None:
-        return h
-    rolls = context.shifts.tokens[:, : block + 1].sum(1).tolist()
-    return torch.stack([row.roll(shift, (1, 2, 3)) for row, shift in zip(h, rolls, strict=True)])
