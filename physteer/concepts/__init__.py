@@ -6,17 +6,22 @@ returns a small frozen result (`fit`). A `Selection` says which samples belong t
 
 from physteer.concepts.concept import FORMAT_VERSION, Concept
 from physteer.concepts.controls import ShuffledDifferences, random_directions
+from physteer.concepts.cross_moments import CrossMoments
 from physteer.concepts.difference import DifferenceOfMeans, standardized
 from physteer.concepts.moments import Moments, RunningMoments
 from physteer.concepts.published import read_published_activations, read_published_concept
+from physteer.concepts.ridge import RidgeFitter, RidgeProbes
 from physteer.concepts.roster import Roster
 from physteer.concepts.selection import Selection
 
 __all__ = [
     "FORMAT_VERSION",
     "Concept",
+    "CrossMoments",
     "DifferenceOfMeans",
     "Moments",
+    "RidgeFitter",
+    "RidgeProbes",
     "Roster",
     "RunningMoments",
     "Selection",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from physteer.concepts.tensor_file import read_tensors, write_tensors
 from physteer.errors import PhysteerError
+from physteer.tensor_files import read_tensors, write_tensors
 
 FORMAT_VERSION = 1
 
@@ -81,7 +82,8 @@ class Concept:
         """
         tensors, described = read_tensors(path, "concept", FORMAT_VERSION)
         known = {f.name for f in fields(cls)}
+        given: dict[str, Any] = {**{name: value for name, value in described.items() if name in known}, **tensors}
         try:
-            return cls(**tensors, **{name: value for name, value in described.items() if name in known})
+            return cls(**given)
         except (PhysteerError, TypeError) as error:
             raise PhysteerError(f"{path}: {error}") from error

@@ -1,0 +1,174 @@
+"""Linear probes: ridge regression in closed form, for many targets and penalties at once."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from physteer.concepts.cross_moments import CrossMoments
+from physteer.errors import PhysteerError
+from physteer.tensor_files import read_tensors, write_tensors
+
+FORMAT_VERSION = 1
+_EPS = torch.finfo(torch.float64).eps
+
+
+@dataclass(frozen=True, eq=False)
+class RidgeProbes:
+    """Linear maps from an activation to targets, ŷ = W x + b, for A penalties.
+
+    Raises:
+        PhysteerError: Shapes do not fit, or a value is not finite.
+    """
+
+    weights: Tensor
+    """W [A, d, m], float64, on the CPU."""
+    bias: Tensor
+    """b [A, m], float64."""
+    alphas: Tensor
+    """[A, m], float64: the penalty α of each, in minimise Σ(y − ŷ)² + α‖W‖² (scikit-learn's ``alpha``; b is free)."""
+    targets: tuple[str, ...]
+    """Name of each of the m targets."""
+    count: int
+    """Samples seen."""
+    site: str = ""
+    """Where the activations are from, such as `blocks.3`."""
+    model: str = ""
+    """Which weights: a path, a hub address, or a digest."""
+    data: str = ""
+    """Which data set and split."""
+    units: dict[str, str] = field(default_factory=dict)
+    """Of the targets."""
+
+    def __post_init__(self) -> None:
+        n, m = self.bias.shape
+        if self.weights.ndim != 3 or self.weights.shape[::2] != (n, m) or self.alphas.shape != (n, m):
+            raise PhysteerError(f"weights {list(self.weights.shape)} and biases {list(self.bias.shape)} do not fit")
+        if len(self.targets) != m:
+            raise PhysteerError(f"{len(self.targets)} names were given for {m} targets")
+        if not bool(self.weights.isfinite().all() and self.bias.isfinite().all()):
+            raise PhysteerError("a probe has weights that are not finite")
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Return ŷ for every penalty.
+
+        Args:
+            x: [..., d].
+
+        Returns:
+            [A, ..., m], float32, or float64 for such activations.
+
+        Raises:
+            PhysteerError: The width is another one.
+        """
+        n, d, m = self.weights.shape
+        if x.shape[-1] != d:
+            raise PhysteerError(f"probes of width {d} cannot read an activation of width {x.shape[-1]}")
+        x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+        weights = self.weights.permute(1, 0, 2).reshape(d, n * m).to(x)
+        predicted = torch.addmm(self.bias.flatten().to(x), x.reshape(-1, d), weights)  # [samples, A·m]
+        return predicted.view(*x.shape[:-1], n, m).movedim(-2, 0)
+
+    def best(self, r2: Tensor) -> RidgeProbes:
+        """Return the probes with the best penalty for each target.
+
+        Args:
+            r2: [A, m], of samples that the probes were not fitted to.
+        """
+        if r2.shape != self.bias.shape:
+            raise PhysteerError(f"scores {list(r2.shape)} do not fit probes {list(self.bias.shape)}")
+        chosen = r2.nan_to_num(nan=-torch.inf).argmax(0, keepdim=True).cpu()  # [1, m]
+        index = chosen[:, None].expand(-1, self.weights.shape[1], -1)  # [1, d, m]
+        return replace(
+            self,
+            weights=self.weights.gather(0, index),
+            bias=self.bias.gather(0, chosen),
+            alphas=self.alphas.gather(0, chosen),
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file, whole or not at all.
+
+        Raises:
+            PhysteerError: It cannot be written.
+        """
+        tensors = {"weights": self.weights, "bias": self.bias, "alphas": self.alphas}
+        described = {"targets": list(self.targets), "count": self.count, "site": self.site}
+        described |= {"model": self.model, "data": self.data, "units": self.units}
+        write_tensors(path, "probe", FORMAT_VERSION, tensors, described)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> RidgeProbes:
+        """Read a file that `save` wrote.
+
+        Raises:
+            PhysteerError: There is no such file, it is no probe, of a later version, or damaged.
+        """
+        tensors, described = read_tensors(path, "probe", FORMAT_VERSION)
+        given: dict[str, Any] = {**described, **tensors, "targets": tuple(described.get("targets", ()))}
+        try:
+            return cls(**given)
+        except (PhysteerError, TypeError) as error:
+            raise PhysteerError(f"{path}: {error}") from error
+
+
+class RidgeFitter(CrossMoments):
+    """Fits `RidgeProbes` in one pass, whatever the number of samples; sums of several processes add up.
+
+    With the centred sums S_xx = Σ(x − x̄)(x − x̄)ᵀ and S_xy, the minimum of Σ‖y − Wx − b‖² + α‖W‖² is
+    W = S_yx (S_xx + α)⁻¹ and b = ȳ − W x̄ (Hoerl & Kennard 1970). One eigendecomposition of S_xx serves every α.
+    """
+
+    def fit(
+        self,
+        alphas: Sequence[float],
+        *,
+        site: str = "",
+        model: str = "",
+        data: str = "",
+        units: dict[str, str] | None = None,
+    ) -> RidgeProbes:
+        """Return the probes; a target that never varied is left out, with a warning.
+
+        Args:
+            alphas: penalties, not negative. S_xx grows with the number of samples, so an α of weight does too.
+            site: where the activations are from.
+            model: which weights.
+            data: which data set and split.
+            units: of the targets, by name.
+
+        Raises:
+            PhysteerError: Fewer than two samples were seen, no target varied, or an α is not allowed.
+        """
+        if not alphas or not all(0 <= alpha < float("inf") for alpha in alphas):
+            raise PhysteerError(f"alphas are one or more numbers of at least 0; found {list(alphas)}")
+        mean_x, kept = self.mean_x, self.varying
+        constant = [name for i, name in enumerate(self.targets) if i not in kept]
+        if not kept:
+            raise PhysteerError(f"no target varies, so there is nothing to probe for: {', '.join(constant)}")
+        if constant:
+            warnings.warn(f"targets that are constant are skipped: {', '.join(constant)}", stacklevel=2)
+        strengths = torch.tensor(alphas, dtype=torch.float64, device=mean_x.device)
+        eigenvalues, vectors = torch.linalg.eigh(self.scatter_xx)  # [d], [d, d]
+        # Directions in which activations do not vary hold round-off alone, which a small α would blow up.
+        real = eigenvalues > len(eigenvalues) * _EPS * eigenvalues[-1]
+        shrunk = torch.where(real, 1 / (eigenvalues + strengths[:, None]), 0.0)  # [A, d]
+        weights = vectors @ (shrunk[..., None] * (vectors.mT @ self.scatter_xy[:, kept]))  # [A, d, m]
+        targets = tuple(self.targets[i] for i in kept)
+        return RidgeProbes(
+            weights=weights.cpu(),
+            bias=(self.mean_y[kept] - mean_x @ weights).cpu(),
+            alphas=strengths[:, None].repeat(1, len(kept)).cpu(),
+            targets=targets,
+            count=self.count,
+            site=site,
+            model=model,
+            data=data,
+            units={name: (units or {}).get(name, "1") for name in targets},
+        )
