@@ -7,41 +7,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import lightning as L
-import torch
 from torch import Tensor
 
 from physteer.callbacks.base import RolloutCallback
-from physteer.callbacks.processes import gather
+from physteer.callbacks.measures import Comparison
+from physteer.callbacks.naming import TRUTH, site_text
 from physteer.data.batch import Batch
-from physteer.data.counterfactual import initial_condition, solver_truth
+from physteer.data.counterfactual import initial_condition, next_values, solver_truth
 from physteer.errors import PhysteerError
 from physteer.interventions import UNSTEERED, Condition
-from physteer.metrics import (
-    alignment,
-    blow_up_step,
-    divergence_rms,
-    enstrophy,
-    kinetic_energy,
-    recovery_terms,
-    spectrum_distance,
-    tracer_mass,
-    tracer_variance,
-    vortex_area,
-    vrmse,
-)
 from physteer.module import Rollout, WalrusModule
-from physteer.reports.table import MetricRow, metrics_table, write_metrics
+from physteer.reports.table import MetricRow, merge_parts, metrics_table, write_part
 
-VELOCITY = ("velocity_x", "velocity_y", "velocity_z")
-TRUTH = Condition("truth")
+_NEXT = {1: "above", -1: "below"}
 
 
 class Diagnostics(RolloutCallback):
     """Write ``tables/metrics.parquet`` and ``.csv``: one row per window, condition, step, field and metric.
 
     The change that steering makes, ŷ_steered − ŷ_unsteered, is compared with the change that the parameter would make,
-    y(θ') − y(θ), both from the same state: the built-in solver continues the context at θ'. What goes beyond one
-    process's memory is never kept: rows only.
+    y(θ') − y(θ), both from the same state: the built-in solver continues the context at θ'.
+
+    The rows of a window are written when its last condition is done, to ``tables/parts``, and put together when the run
+    ends: memory does not grow with the data, and a run that is killed and goes on ends with the same table.
 
     Args:
         parameter: what the concept is about, such as ``Reynolds``; null for no comparison with other parameters (data
@@ -56,121 +44,108 @@ class Diagnostics(RolloutCallback):
                 f"Diagnostics needs a parameter with distinct values, or neither; found {parameter!r} and {values}"
             )
         self.parameter, self.values = parameter, values
-        self._rows: list[MetricRow] = []
-        self._unsteered = torch.empty(0)
-        self._targets: dict[int, Tensor] = {}
-        self._base = torch.empty(0)
+        self._rows: dict[str, list[MetricRow]] = {}  # by window, of the batch that is being rolled out
+        self._compared: Comparison | None = None
         self._names: dict[tuple[str, int], str] = {}
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin a table."""
-        self._rows, self._names = [], {}
+        self._rows, self._names, self._compared = {}, {}, None
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: WalrusModule, rollout: Rollout) -> None:
-        """Measure a group of conditions."""
+        """Measure a group of conditions; after the last of a batch, write its windows' rows."""
         batch = rollout.batch
-        if rollout.conditions[0] is UNSTEERED:
-            self._unsteered = rollout.frames[0]
-            self._targets = {sign: t for sign in (1, -1) if (t := self._target(batch, sign)) is not None}
-            if self._targets:  # restarted too, so that nothing but the parameter is between the two
-                self._base = solver_truth(batch, batch.targets.shape[1], {}).cpu()
-            self._add(trainer, batch, TRUTH, batch.targets.cpu())
-            for sign, truth in self._targets.items():
-                self._add(
-                    trainer, batch, Condition(f"truth at the {self.parameter} {_NEXT[sign]}", strength=sign), truth
-                )
+        if self._compared is None:
+            if rollout.conditions[0] is not UNSTEERED:
+                raise PhysteerError("Diagnostics needs the unsteered model first among the conditions")
+            self._name(trainer, batch)
+            self._compared = self._comparison(batch, rollout.frames[0])
+            self._add_truths(self._compared)
+        compared = self._compared
         for condition, frames in zip(rollout.conditions, rollout.frames, strict=True):
-            self._add(trainer, batch, condition, frames)
+            # a condition with a context of its own may have none for some windows, whose frames are NaN throughout
+            there = [condition.context is None or not bool(row.isnan().all()) for row in frames]
+            self._add(batch, condition, condition.role, compared.flow(frames), there)
+            if condition is not UNSTEERED:
+                self._add(batch, condition, condition.role, compared.movement(frames), there)
+                aligned = compared.alignment(frames, condition.strength)
+                known = [a and b for a, b in zip(there, compared.has_target(condition.strength), strict=True)]
+                self._add(batch, condition, condition.role, aligned, known)
+        if rollout.conditions[-1] is pl_module.conditions[-1]:
+            for window, rows in self._rows.items():
+                write_part(trainer.default_root_dir, window, metrics_table(rows))
+            self._rows, self._compared = {}, None
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the table of all processes."""
-        everyone = gather(trainer, self._rows)
-        if trainer.is_global_zero and any(everyone):
-            write_metrics(Path(trainer.default_root_dir), metrics_table(row for rows in everyone for row in rows))
+        """Write the table of all windows, on the first process, once every process has written its own."""
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            dataset = trainer.predict_dataloaders.dataset  # type: ignore[union-attr]
+            merge_parts(Path(trainer.default_root_dir), map(str, dataset.windows))
 
-    def _target(self, batch: Batch, sign: int) -> Tensor | None:
-        """Return y(θ') [B, T, C, H, W, D]; NaN in the rows of windows that have no next value."""
-        if self.parameter is None:
-            return None
-        if self.parameter not in batch.parameters:
-            known = ", ".join(batch.parameters)
-            raise PhysteerError(f"Diagnostics: the data have no parameter {self.parameter!r}; they have {known}")
-        truth = torch.full_like(batch.targets, torch.nan)
-        own = batch.parameters[self.parameter]
-        for value in sorted(set(own.tolist())):
-            near = [i for i, v in enumerate(self.values) if abs(v - value) <= 1e-6 * abs(v)]
-            index = near[0] + sign if near else -1
-            if 0 <= index < len(self.values):
-                rows = own == value
-                part = solver_truth(batch, batch.targets.shape[1], {self.parameter: self.values[index]})
-                truth[rows] = part[rows].to(truth)
-        return truth.cpu() if bool(truth.isfinite().any()) else None
-
-    def _add(self, trainer: L.Trainer, batch: Batch, condition: Condition, frames: Tensor) -> None:
-        """Add the rows of one condition's rollouts, [B, T, C, H, W, D]."""
-        site = ", ".join(str(edit.site) for edit in condition.edits)
-        is_truth = not condition.edits and condition is not UNSTEERED
-        role = "truth" if is_truth else condition.role
+    def _name(self, trainer: L.Trainer, batch: Batch) -> None:
+        """Learn the initial conditions of a batch's windows, each of a trajectory once."""
         dataset = trainer.predict_dataloaders.dataset  # type: ignore[union-attr]
-        names = []
         for window in batch.windows:
-            key = (window.file, window.trajectory)
-            if key not in self._names:
+            if (key := (window.file, window.trajectory)) not in self._names:
                 self._names[key] = initial_condition(dataset, window)
-            names.append(self._names[key])
-        for field, metric, values in self._measure(batch, condition, frames):  # values [B, T]
+
+    def _comparison(self, batch: Batch, unsteered: Tensor) -> Comparison:
+        targets: dict[int, Tensor] = {}
+        base = None
+        if self.parameter is not None:
+            if self.parameter not in batch.parameters:
+                known = ", ".join(batch.parameters)
+                raise PhysteerError(f"Diagnostics: the data have no parameter {self.parameter!r}; they have {known}")
+            n_steps = batch.targets.shape[1]
+            for sign in _NEXT:
+                values = next_values(batch.parameters[self.parameter], self.values, sign)
+                if bool(values.isfinite().any()):
+                    targets[sign] = solver_truth(batch, n_steps, {self.parameter: values}).cpu()
+            if targets:  # restarted too, so that nothing but the parameter is between the two
+                base = solver_truth(batch, n_steps, {}).cpu()
+        return Comparison(batch, unsteered, targets, base)
+
+    def _add_truths(self, compared: Comparison) -> None:
+        """Add the rows of the stored truth, and of those at the neighbouring parameters where there are any."""
+        self._add(compared.batch, TRUTH, "truth", compared.flow(compared.truth))
+        for sign, truth in compared.targets.items():
+            condition = Condition(f"truth at the {self.parameter} {_NEXT[sign]}", strength=sign)
+            self._add(compared.batch, condition, "truth", compared.flow(truth), compared.has_target(sign))
+
+    def _add(
+        self,
+        batch: Batch,
+        condition: Condition,
+        role: str,
+        measured: Iterator[tuple[str, str, Tensor]],
+        rows: list[bool] | None = None,
+    ) -> None:
+        """Add the rows of one condition's rollouts; of some of the batch's windows only, if ``rows`` says so."""
+        site = site_text(condition)
+        for field, metric, values in measured:  # values [B, T]
             for row, window in enumerate(batch.windows):
-                if role == "truth" and bool(frames[row].isnan().any()):
-                    continue  # no such truth
+                if rows is not None and not rows[row]:
+                    continue
+                initial = self._names[window.file, window.trajectory]
+                mine = self._rows.setdefault(str(window), [])
                 for step, value in enumerate(values[row].tolist(), start=1):
-                    if metric != "blow_up_step" or not math.isnan(value):
-                        time = float(batch.times[row, batch.n_input + step - 1])
-                        self._rows.append(
-                            MetricRow(
-                                str(window),
-                                names[row],
-                                condition.name,
-                                role,
-                                condition.direction,
-                                condition.strength,
-                                condition.mode,
-                                site,
-                                step,
-                                time,
-                                field,
-                                metric,
-                                value,
-                            )
+                    if metric == "blow_up_step" and math.isnan(value):
+                        continue  # not at this step
+                    mine.append(
+                        MetricRow(
+                            window=str(window),
+                            initial_condition=initial,
+                            condition=condition.name,
+                            role=role,
+                            direction=condition.direction,
+                            strength=condition.strength,
+                            mode=condition.mode,
+                            site=site,
+                            step=step,
+                            time=float(batch.times[row, batch.n_input + step - 1]),
+                            field=field,
+                            metric=metric,
+                            value=value,
                         )
-
-    def _measure(self, batch: Batch, condition: Condition, frames: Tensor) -> Iterator[tuple[str, str, Tensor]]:
-        """Yield field, metric and values [B, T]."""
-        scored, grid, truth = batch.channels.predicted, batch.grid, batch.targets.cpu()
-        target = self._targets.get(1 if condition.strength > 0 else -1) if condition.edits else None
-        fields = {batch.channels.names[i]: i for i in scored}
-        for name, i in fields.items():
-            yield name, "vrmse", vrmse(frames[:, :, i], truth[:, :, i])
-            if target is not None:
-                aligned = alignment(frames[:, :, i], self._unsteered[:, :, i], target[:, :, i], self._base[:, :, i])
-                terms = recovery_terms(frames[:, :, i], self._unsteered[:, :, i], target[:, :, i])
-                yield name, "alignment_cosine", aligned.cosine
-                yield name, "alignment_gain", aligned.gain
-                yield name, "error_steered", terms.error_steered
-                yield name, "error_unsteered", terms.error_unsteered
-        if set(VELOCITY) <= set(batch.channels.names):
-            index = [batch.channels.index(name) for name in VELOCITY]
-            velocity = frames[:, :, index]
-            yield "", "enstrophy", enstrophy(velocity, grid.spacing, grid.periodic)
-            yield "", "vortex_area", vortex_area(velocity, grid.spacing, grid.periodic)
-            yield "", "kinetic_energy", kinetic_energy(velocity)
-            yield "", "divergence_rms", divergence_rms(velocity, grid.spacing, grid.periodic)
-            yield "", "spectrum_distance", spectrum_distance(velocity, truth[:, :, index])
-        if "tracer" in fields:
-            yield "", "tracer_variance", tracer_variance(frames[:, :, fields["tracer"]])
-            yield "", "tracer_mass", tracer_mass(frames[:, :, fields["tracer"]])
-        blown = blow_up_step(frames[:, :, scored], batch.context[:, -1, scored].cpu()).amin(-1, keepdim=True)  # [B, 1]
-        steps = torch.arange(1, frames.shape[1] + 1, dtype=blown.dtype)
-        yield "", "blow_up_step", torch.where(steps == blown, blown, torch.nan)
-
-
-_NEXT = {1: "above", -1: "below"}
+                    )

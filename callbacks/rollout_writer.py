@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path, PurePosixPath
 
 import lightning as L
 from torch import Tensor
 
 from physteer.callbacks.base import RolloutCallback
+from physteer.callbacks.naming import TRUTH, site_text, slug
 from physteer.data.batch import Batch
 from physteer.data.rollout_files import write_rollout
 from physteer.errors import PhysteerError
 from physteer.interventions import Condition
 from physteer.module import Rollout, WalrusModule
-
-TRUTH = Condition("truth")
 
 
 class RolloutWriter(RolloutCallback):
@@ -60,14 +58,9 @@ class RolloutWriter(RolloutCallback):
             "direction": condition.direction,
             "strength": condition.strength,
             "mode": condition.mode,
-            "site": ", ".join(str(edit.site) for edit in condition.edits),
+            "site": site_text(condition),
         }
         split = PurePosixPath(batch.origin.path).name
         for row, window in enumerate(batch.windows):
             path = folder / slug(condition.name) / "data" / split / f"{window}.hdf5"
             write_rollout(path, batch, row, frames[row], attributes)
-
-
-def slug(name: str) -> str:
-    """Return a condition's name as a folder's name."""
-    return re.sub(r"[^\w.+-]+", "_", name).strip("_")

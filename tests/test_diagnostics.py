@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from experiments import callback, experiment, weights
 
 from physteer.cli import main
 from physteer.concepts import Concept
-from physteer.reports.table import read_metrics
+from physteer.reports.rollouts import read_rollouts
+from physteer.reports.table import merge_parts, read_metrics
 
 SITE = "blocks.0"
 
@@ -39,10 +41,10 @@ def steered(tiny_well: Path, tmp_path: Path):
 def test_every_strength_has_its_controls(steered):
     table = steered(callback("Controls", random=3), callback("Diagnostics"), include=["Reynolds_2e3_Schmidt_5e-1"])
     conditions = table.drop_duplicates("condition").set_index("condition")["role"].value_counts()
-    assert conditions["concept"] == 2 and conditions["random"] == 3  # ±0.3 share their size, and so their controls
+    assert conditions["concept"] == 2 and conditions["random"] == 6
     assert conditions["unsteered"] == 1
-    random = table[table.role == "random"]
-    assert (random.strength == 0.3).all() and (random.site == SITE).all()
+    random = table[(table.role == "random") & (table.strength == 0.3)]
+    assert (random.site == SITE).all()
     same_energy = random[(random.metric == "vrmse") & (random.step == 1)].groupby("condition").value.mean()
     assert same_energy.nunique() == 3, "three different directions"
 
@@ -53,9 +55,41 @@ def test_alignment_is_against_the_simulated_neighbour(steered):
     up = aligned[aligned.window.str.contains("Reynolds_2e2") & (aligned.strength > 0)]
     assert up.value.notna().all() and up.value.abs().max() <= 1
     beyond = aligned[aligned.window.str.contains("Reynolds_2e3") & (aligned.strength > 0)]
-    assert beyond.value.isna().all(), "there is no value above 2000 to go to"
+    assert beyond.empty, "there is no value above 2000 to go to"
     truth = table[table.condition == "truth at the Reynolds above"]
     assert truth.window.str.contains("Reynolds_2e2").all()
+
+
+def test_movement_is_the_change_from_unsteered_in_units_of_the_spread(steered, tmp_path):
+    table = steered(callback("Diagnostics"), "RolloutWriter", include=["Reynolds_2e3_Schmidt_5e-1"])
+    for window in read_rollouts(tmp_path / "run"):
+        unsteered, truth = window.find("unsteered"), window.find("truth")
+        for one in window.steered(window.series[0]):
+            mine = table[
+                (table.window == one.window) & (table.condition == one.condition) & (table.metric == "movement")
+            ]
+            for field in ("tracer", "velocity_x"):
+                moved = (one.read(field) - unsteered.read(field))[3:].square().mean((1, 2, 3)).sqrt()
+                found = mine[mine.field == field].sort_values("step").value
+                expected = moved / truth.read(field)[3:].std((1, 2, 3))
+                np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert set(table[table.metric == "movement"].role) == {"concept"}
+
+
+def test_rows_of_finished_windows_outlive_a_killed_run_and_add_up_to_the_same_table(steered, tmp_path):
+    """A part per window, written when its last condition is done; the table is made of them when a run ends."""
+    diagnostics = callback("Diagnostics", parameter="Reynolds", values=[200, 2000])
+    whole = steered(diagnostics, include=["Schmidt_5e-1"], batch_size=3)
+    parts = sorted((tmp_path / "run/tables/parts").iterdir())
+    assert len(parts) == whole.window.nunique() == 4
+    again = {part.name: part.read_bytes() for part in parts}
+    for name in ("metrics.parquet", "metrics.csv", f"parts/{parts[2].name}"):
+        (tmp_path / "run/tables" / name).unlink()
+    some = steered(diagnostics, include=["Reynolds_2e3_Schmidt_5e-1"], trajectories=[0], batch_size=1)
+    assert some.window.nunique() == 1  # the parts of other windows are not this run's
+    assert merge_parts(tmp_path / "run", [path.stem for path in parts])
+    pd.testing.assert_frame_equal(read_metrics(tmp_path / "run"), whole, rtol=1e-4, atol=1e-7)
+    assert sorted(again) == sorted(path.name for path in (tmp_path / "run/tables/parts").iterdir())
 
 
 def test_schmidt_never_moves_velocity(steered):

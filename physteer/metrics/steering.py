@@ -49,18 +49,45 @@ class Alignment:
         return self.product / self.truth
 
 
-def alignment(steered: Tensor, unsteered: Tensor, truth_target: Tensor, truth_base: Tensor) -> Alignment:
-    """Compare Δŷ = ŷ_steered − ŷ_unsteered with Δy = y(θ') − y(θ_b), all from the same state.
+@dataclass(frozen=True, eq=False)
+class TrueChange:
+    """Δy = y(θ') − y(θ_b), from the same state; the same for everything that is compared with it."""
 
-    Where the RMS of Δy is below 1e-6 of that of y(θ_b), nothing truly changes (an exact null, such as the velocity when
-    only a passive tracer's diffusivity does): cosine and gain are NaN, and ⟨Δŷ Δy⟩ = ⟨Δy²⟩ = 0 add nothing to pooled
-    ones.
+    change: Tensor
+    """[..., H, W, D], float64; 0 where nothing truly changes."""
+    square: Tensor
+    """⟨Δy²⟩, [...]."""
+
+
+def true_change(truth_target: Tensor, truth_base: Tensor) -> TrueChange:
+    """Return Δy, set to 0 where its RMS is below 1e-6 of that of y(θ_b).
+
+    Nothing truly changes there: an exact null, such as the velocity when only a passive tracer's diffusivity does.
+
+    Args:
+        truth_target: y(θ') [..., H, W, D], the truth at the parameters that steering is towards.
+        truth_base: y(θ_b), the truth at the parameters of the window.
+
+    Raises:
+        PhysteerError: The fields lie on different grids.
+    """
+    _same_grid(truth_target, truth_base)
+    base = truth_base.double()
+    change = truth_target.double() - base
+    null = _rms(change) <= ROUND_OFF * _rms(base)
+    change = change.where(~null[..., None, None, None], 0.0)
+    return TrueChange(change, change.square().mean(SPACE))
+
+
+def alignment(steered: Tensor, unsteered: Tensor, true: TrueChange) -> Alignment:
+    """Compare Δŷ = ŷ_steered − ŷ_unsteered with Δy, all from the same state.
+
+    Where nothing truly changes, cosine and gain are NaN, and ⟨Δŷ Δy⟩ = ⟨Δy²⟩ = 0 add nothing to pooled ones.
 
     Args:
         steered: ŷ_steered [..., H, W, D], such as [conditions, B, T, C, H, W, D].
         unsteered: ŷ_unsteered; this and what follows may lack or repeat leading axes.
-        truth_target: y(θ'), the truth at the parameters that steering is towards.
-        truth_base: y(θ_b), the truth at the parameters of the window.
+        true: from `true_change`.
 
     Returns:
         Inner products, each [...] in float64.
@@ -68,15 +95,10 @@ def alignment(steered: Tensor, unsteered: Tensor, truth_target: Tensor, truth_ba
     Raises:
         PhysteerError: The fields lie on different grids.
     """
-    _same_grid(steered, unsteered, truth_target, truth_base)
-    made, base = steered.double() - unsteered.double(), truth_base.double()
-    true = truth_target.double() - base
-    null = _rms(true) <= ROUND_OFF * _rms(base)
-    true = true.where(~null[..., None, None, None], 0.0)
-    product = (made * true).mean(SPACE)
-    return Alignment(
-        product, made.square().mean(SPACE).expand_as(product), true.square().mean(SPACE).expand_as(product)
-    )
+    _same_grid(steered, unsteered, true.change)
+    made = steered.double() - unsteered.double()
+    product = (made * true.change).mean(SPACE)
+    return Alignment(product, made.square().mean(SPACE).expand_as(product), true.square.expand_as(product))
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +146,7 @@ def spectrum_distance(velocity: Tensor, reference: Tensor, floor: float = SPECTR
 
     Args:
         velocity: [..., 3, H, W, D].
-        reference: same grid; may lack or repeat leading axes.
+        reference: E_ref(k) [..., shells], from `reference_spectrum`; may lack or repeat leading axes.
         floor: of the reference's energy.
 
     Returns:
@@ -133,14 +155,36 @@ def spectrum_distance(velocity: Tensor, reference: Tensor, floor: float = SPECTR
     Raises:
         PhysteerError: The fields lie on different grids, of fewer than two cells along every axis.
     """
-    _same_grid(velocity, reference)
     present = [n for n in velocity.shape[-3:] if n > 1]
     if not present:
         raise PhysteerError("a spectrum needs an axis of two or more cells")
     shells = slice(1, min(present) // 2 + 1)
-    energy, expected = (energy_spectrum(field.double())[..., shells] for field in (velocity, reference))
-    least = floor * energy_spectrum(reference.double())[..., 1:].sum(-1, keepdim=True)
-    return ((energy + least) / (expected + least)).log().square().mean(-1).sqrt()
+    energy = reference_spectrum(velocity)
+    if energy.shape[-1] != reference.shape[-1]:
+        raise PhysteerError(f"a spectrum of {energy.shape[-1]} shells cannot be compared with {reference.shape[-1]}")
+    least = floor * reference[..., 1:].sum(-1, keepdim=True)
+    return ((energy[..., shells] + least) / (reference[..., shells] + least)).log().square().mean(-1).sqrt()
+
+
+def reference_spectrum(velocity: Tensor) -> Tensor:
+    """Return E(k) of a velocity [..., 3, H, W, D] in float64, [..., shells], for `spectrum_distance`."""
+    return energy_spectrum(velocity.double())
+
+
+def movement(steered: Tensor, unsteered: Tensor, spread: Tensor) -> Tensor:
+    """Return √⟨(ŷ_steered − ŷ_unsteered)²⟩ / σ: how far steering moves a field, in units of its spread.
+
+    Args:
+        steered: [..., H, W, D].
+        unsteered: may lack or repeat leading axes.
+        spread: σ [...], the standard deviation over space of the truth.
+
+    Returns:
+        [...], float64; NaN where the field does not vary.
+    """
+    _same_grid(steered, unsteered)
+    moved = _rms(steered.double() - unsteered.double())
+    return (moved / spread).where(spread > 0, torch.nan)
 
 
 def tracer_mass(tracer: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from physteer.errors import PhysteerError
 from physteer.files import atomic_write, reason
@@ -41,10 +43,11 @@ class MetricRow:
     field: str
     """Empty for metrics of the whole flow."""
     metric: str
-    """Per field ``vrmse``, ``alignment_cosine``, ``alignment_gain``, ``error_steered``, ``error_unsteered``, and
-    perhaps ``movement``, the RMS of ŷ_steered − ŷ_unsteered in units of the field's spread; of the whole flow
-    ``enstrophy``, ``vortex_area``, ``kinetic_energy``, ``tracer_variance``, ``divergence_rms``, ``tracer_mass``,
-    ``spectrum_distance`` and ``blow_up_step``. Others are kept and not read."""
+    """Per field ``vrmse``, ``alignment_cosine``, ``alignment_gain``, ``error_steered``, ``error_unsteered`` and
+    ``movement``, the RMS of ŷ_steered − ŷ_unsteered in units of the truth's spread; of the whole flow ``enstrophy``,
+    ``vortex_area``, ``kinetic_energy``, ``tracer_variance``, ``divergence_rms``, ``tracer_mass``, ``spectrum_distance``
+    and ``blow_up_step``; per site, named in ``field``, ``natural_percentile`` and ``residual_percentile``. Others are
+    kept and not read."""
     value: float
     """May be NaN or infinite, where a rollout is not finite."""
 
@@ -53,6 +56,9 @@ COLUMNS = tuple(field.name for field in fields(MetricRow))
 KEY = ("window", "condition", "step", "field", "metric")
 """What tells rows apart."""
 _NUMBERS = {"strength": np.float64, "step": np.int64, "time": np.float64, "value": np.float64}
+_SCHEMA = pa.schema(
+    [(name, pa.from_numpy_dtype(_NUMBERS[name]) if name in _NUMBERS else pa.string()) for name in COLUMNS]
+)
 
 
 def metrics_table(rows: Iterable[MetricRow]) -> pd.DataFrame:
@@ -118,12 +124,51 @@ def write_metrics(run_folder: Path | str, table: pd.DataFrame) -> Path:
     Raises:
         PhysteerError: the table is not as `check_metrics` wants it, or cannot be written.
     """
-    table = check_metrics(table)
-    path = metrics_file(run_folder)
-    with atomic_write(path.with_suffix(".csv")) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.9g")
-    with atomic_write(path) as temporary:  # last: a reader takes this one
-        table.to_parquet(temporary, index=False, engine="pyarrow", compression="zstd")
+    return _write(metrics_file(run_folder), [check_metrics(table)])
+
+
+def write_part(run_folder: Path | str, window: str, table: pd.DataFrame) -> Path:
+    """Write one window's rows as ``tables/parts/<window>.parquet``, whole or not at all; return the path.
+
+    Raises:
+        PhysteerError: the table is not as `check_metrics` wants it, or cannot be written.
+    """
+    path = _part(run_folder, window)
+    with atomic_write(path) as temporary:
+        check_metrics(table).to_parquet(temporary, index=False, engine="pyarrow", compression="zstd")
+    return path
+
+
+def merge_parts(run_folder: Path | str, windows: Iterable[str]) -> Path | None:
+    """Put the parts of some windows together, one after the other, as `write_metrics` writes a table.
+
+    Parts are kept: a run that goes on adds to them. Only one is in memory at a time.
+
+    Returns:
+        The path of the table; None where there are no parts.
+
+    Raises:
+        PhysteerError: a part is broken, or the table cannot be written.
+    """
+    parts = [path for window in windows if (path := _part(run_folder, window)).exists()]
+    return _write(metrics_file(run_folder), map(_read, parts)) if parts else None
+
+
+def _part(run_folder: Path | str, window: str) -> Path:
+    return metrics_file(run_folder).parent / "parts" / f"{window}.parquet"
+
+
+def _write(path: Path, tables: Iterable[pd.DataFrame]) -> Path:
+    # The CSV file gets its name first: a reader takes the other one, which is there last.
+    with (
+        atomic_write(path) as parquet,
+        atomic_write(path.with_suffix(".csv")) as csv,
+        pq.ParquetWriter(parquet, _SCHEMA, compression="zstd") as writer,
+        csv.open("w", newline="") as lines,
+    ):
+        for number, table in enumerate(tables):
+            table.to_csv(lines, index=False, header=number == 0, float_format="%.9g")
+            writer.write_table(pa.Table.from_pandas(table, _SCHEMA, preserve_index=False))
     return path
 
 
@@ -134,8 +179,10 @@ def read_metrics(run_folder: Path | str) -> pd.DataFrame | None:
         PhysteerError: the file is broken or holds something else.
     """
     path = metrics_file(run_folder)
-    if not path.exists():
-        return None
+    return _read(path) if path.exists() else None
+
+
+def _read(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path, engine="pyarrow")
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
