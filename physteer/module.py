@@ -241,8 +241,7 @@ class WalrusModule(L.LightningModule):
         total = self.trainer.estimated_stepping_batches
         if math.isinf(total):
             raise PhysteerError("fit needs trainer.max_steps or max_epochs: the learning rate decays to the end")
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = adamw(trainable, self.learning_rate, self.weight_decay)
+        optimizer = adamw(self, self.learning_rate, self.weight_decay)
         scheduler = warmup_then_cosine(optimizer, self.warmup_steps, int(total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

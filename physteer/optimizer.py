@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from physteer.interventions import Subspace
+
 LAST = 0.01
 """Learning rate at the end of training, in units of its peak."""
 
 
-def adamw(parameters: Sequence[nn.Parameter], learning_rate: float, weight_decay: float) -> Optimizer:
-    """Return AdamW with decay of matrices alone: norms and biases have none."""
+def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> Optimizer:
+    """Return AdamW over what is trainable, with decay of matrices alone: norms, biases and subspaces have none."""
+    subspaces = [module for module in model.modules() if isinstance(module, Subspace)]
+    directions = {parameter for subspace in subspaces for parameter in subspace.parameters()}  # no size to keep small
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decays = [parameter.ndim > 1 and parameter not in directions for parameter in trainable]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p, decayed in zip(trainable, decays, strict=True) if decayed], "weight_decay": weight_decay},
+        {"params": [p for p, decayed in zip(trainable, decays, strict=True) if not decayed], "weight_decay": 0.0},
     ]
     return AdamW(groups, lr=learning_rate, betas=(0.9, 0.95))
 

@@ -9,10 +9,18 @@ A `Site` says which activation, a `Locus` which part of it and when, a `Subspace
 """
 
 from physteer.interventions.attach import attached, captured, observed
+from physteer.interventions.boundless import BoundlessRotation
 from physteer.interventions.conditions import UNSTEERED, Condition, Role, repeated, separated, stack_conditions
 from physteer.interventions.edit import Edit, apply_edits
 from physteer.interventions.locus import EVERYWHERE, Clock, Locus
-from physteer.interventions.replacements import Interchange, Mean, Replacement, Resample, Scale, Zero
+from physteer.interventions.replacements import Interchange, InterchangeMean, Mean, Replacement, Resample, Scale, Zero
+from physteer.interventions.rotation import (
+    ColumnGroup,
+    LowRankRotation,
+    OrthonormalColumns,
+    check_gradient,
+    evaluated_once,
+)
 from physteer.interventions.sites import DeclaresSites, Site, find_module, site_names
 from physteer.interventions.steer import Steer, SteerMode, fit_to_grid
 from physteer.interventions.subspace import Complement, Span, Subspace, orthonormal
@@ -20,14 +28,19 @@ from physteer.interventions.subspace import Complement, Span, Subspace, orthonor
 __all__ = [
     "EVERYWHERE",
     "UNSTEERED",
+    "BoundlessRotation",
     "Clock",
+    "ColumnGroup",
     "Complement",
     "Condition",
     "DeclaresSites",
     "Edit",
     "Interchange",
+    "InterchangeMean",
     "Locus",
+    "LowRankRotation",
     "Mean",
+    "OrthonormalColumns",
     "Replacement",
     "Resample",
     "Role",
@@ -41,6 +54,8 @@ __all__ = [
     "apply_edits",
     "attached",
     "captured",
+    "check_gradient",
+    "evaluated_once",
     "find_module",
     "fit_to_grid",
     "observed",

@@ -72,6 +72,35 @@ class Interchange(Replacement):
         return _copy_like(self.source, h)
 
 
+class InterchangeMean(Interchange):
+    """r(h) = h + ⟨s⟩ − ⟨h⟩: the mean over space is another activation's, per row and frame; the rest stays.
+
+    With a subspace, its coordinate's spatial mean is exchanged. That is all that may be exchanged with a source of
+    another initial condition, whose tokens are somewhere else; the source may even lie on another grid.
+    """
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return the shifted activation, in float32 or wider.
+
+        Args:
+            h: [B, T, h, w, δ, d]: between frames and channels, all axes are space.
+
+        Raises:
+            PhysteerError: There is no source, no axis of space, or the two do not fit.
+        """
+        if self.source is None:
+            raise PhysteerError("an interchange has no source yet")
+        if h.ndim < 4:
+            raise PhysteerError(f"an activation {list(h.shape)} has no axes of space to take the mean over")
+        wide = torch.promote_types(h.dtype, torch.float32)
+        source = self.source.to(device=h.device, dtype=wide)
+        ours, theirs = _space_mean(h.to(wide)), _space_mean(source)
+        try:
+            return h.to(wide) + (theirs - ours)
+        except RuntimeError:
+            raise PhysteerError(f"a source {list(source.shape)} does not fit an activation {list(h.shape)}") from None
+
+
 class Resample(Replacement):
     """r(h) = the activations of other rows of the batch: a derangement (no row keeps its own).
 
@@ -117,6 +146,10 @@ class Scale(Replacement):
     def forward(self, h: Tensor) -> Tensor:
         """Return the scaled activation."""
         return h if self.factor == 1 else self.factor * h
+
+
+def _space_mean(x: Tensor) -> Tensor:
+    return x.mean(dim=tuple(range(2, x.ndim - 1)), keepdim=True)  # [B, T, 1, 1, 1, d]
 
 
 def _copy_like(value: Tensor, h: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,10 @@ from physteer.interventions.constant import Constant
 
 
 class Subspace(nn.Module, ABC):
-    """A projector Π on the channel axis."""
+    """A projector Π on the channel axis.
+
+    Parameters and buffers stay float32 or wider whatever precision the model around them is cast to.
+    """
 
     @abstractmethod
     def project(self, change: Tensor) -> Tensor:
@@ -25,6 +29,17 @@ class Subspace(nn.Module, ABC):
         """
         with torch.autocast(change.device.type, enabled=False):
             return self.project(change.to(torch.promote_types(change.dtype, torch.float32)))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Subspace:
+        # What `.to`, `.half` and Lightning's true half precision go through: move, but do not narrow what is learned.
+        def unnarrowed(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if torch.promote_types(moved.dtype, tensor.dtype) == moved.dtype:
+                return moved
+            return tensor.to(moved.device)
+
+        super()._apply(unnarrowed, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 class Span(Subspace):

@@ -15,6 +15,13 @@ from physteer.metrics.flow import (
     vorticity,
 )
 from physteer.metrics.forecast import FORECASTS, ForecastScores
+from physteer.metrics.interchange import (
+    CounterfactualRecovery,
+    InterchangeAccuracy,
+    Movement,
+    Recovery,
+    largest_principal_angle,
+)
 from physteer.metrics.natural_space import Distances, NaturalSpace, TokenCovariance
 from physteer.metrics.naturalness import NaturalDistances, Naturalness, Percentiles
 from physteer.metrics.probes import ProbeScores, best_match, mae_of, r2_of
@@ -53,16 +60,20 @@ from physteer.metrics.vrmse import RolloutVRMSE, vrmse
 __all__ = [
     "FORECASTS",
     "Alignment",
+    "CounterfactualRecovery",
     "Distances",
     "DoseResponse",
     "ForecastScores",
+    "InterchangeAccuracy",
     "Interval",
+    "Movement",
     "NaturalDistances",
     "NaturalSpace",
     "Naturalness",
     "Percentiles",
     "Periodic",
     "ProbeScores",
+    "Recovery",
     "RecoveryTerms",
     "Resampling",
     "RolloutVRMSE",
@@ -84,6 +95,7 @@ __all__ = [
     "enstrophy",
     "kendall",
     "kinetic_energy",
+    "largest_principal_angle",
     "linear_extrapolation",
     "mae_of",
     "mass_drift",
