@@ -7,6 +7,7 @@ from physteer.callbacks.diagnostics import Diagnostics
 from physteer.callbacks.export_weights import ExportWeights
 from physteer.callbacks.figures import Figures
 from physteer.callbacks.interrupts import Interrupts
+from physteer.callbacks.journal import Journal
 from physteer.callbacks.progress import RolloutProgress
 from physteer.callbacks.rollout_writer import RolloutWriter
 from physteer.callbacks.run_record import RunRecord
@@ -20,6 +21,7 @@ __all__ = [
     "ExportWeights",
     "Figures",
     "Interrupts",
+    "Journal",
     "RolloutCallback",
     "RolloutProgress",
     "RolloutWriter",

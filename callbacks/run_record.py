@@ -12,6 +12,8 @@ import lightning as L
 import yaml
 from lightning.pytorch.cli import SaveConfigCallback
 
+from physteer.experiment import FILENAME as EXPERIMENT
+from physteer.experiment import Experiment
 from physteer.files import atomic_write
 
 _PACKAGES = ("physteer", "torch", "lightning", "torchmetrics", "the_well", "jsonargparse", "numpy", "h5py", "wandb")
@@ -20,13 +22,16 @@ _PACKAGES = ("physteer", "torch", "lightning", "torchmetrics", "the_well", "json
 class RunRecord(SaveConfigCallback):
     """Save ``config.yaml`` (merged, as run) and ``environment.json`` in ``trainer.default_root_dir``.
 
-    ``physteer predict --config RUN/config.yaml`` repeats a run. Written by the first process when the run starts: by
+    ``physteer predict --config RUN/config.yaml`` repeats a run. ``experiment.json`` holds what decides the results of
+    ``predict``, for the next start in that folder to compare. Written by the first process when the run starts: by
     then the other callbacks have found what is wrong with their settings, so that a mistake leaves no run folder.
     """
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         kwargs["save_to_log_dir"] = False
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.experiment: Experiment = {}
+        """Set by the command line before ``predict``."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Nothing yet."""
@@ -49,8 +54,11 @@ class RunRecord(SaveConfigCallback):
         self._record(trainer, pl_module, "predict")
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write both files."""
+        """Write the files."""
         folder = Path(trainer.default_root_dir)
+        if self.experiment:  # before anything that it tells the origin of
+            with atomic_write(folder / EXPERIMENT) as path:
+                path.write_text(json.dumps(self.experiment, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         text = self.parser.dump(self.config, skip_none=False)
         with atomic_write(folder / "config.yaml") as path:
             path.write_text(text)

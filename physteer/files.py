@@ -44,6 +44,11 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a name is one of `temporary_name`: such a file is left behind by a process that was killed."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name) is not None
+
+
 def reason(error: BaseException) -> str:
     """Return in a few words of one line why a file could not be read or written.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
@@ -16,9 +17,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
 import physteer.callbacks
-from physteer.callbacks import Interrupts, RolloutProgress, RunRecord, ScoreTable
+from physteer.callbacks import Interrupts, Journal, RolloutProgress, RunRecord, ScoreTable
 from physteer.data.module import WellDataModule
 from physteer.errors import PhysteerError
+from physteer.experiment import check_folder, experiment_of
 from physteer.mistakes import check_checkpoint, check_yaml, in_one_line, mistake_behind
 from physteer.module import WalrusModule
 from physteer.precision import DTYPES, NetworkPrecision
@@ -180,17 +182,40 @@ class PhysteerCLI(LightningCLI):
         self.trainer.test(verbose=False, **_TENSORS_ONLY, **self._existing(kwargs))
 
     def predict(self, **kwargs: Any) -> None:
-        """Run ``Trainer.predict`` without collecting its outputs."""
-        self.trainer.predict(return_predictions=False, **_TENSORS_ONLY, **self._existing(kwargs))
+        """Run ``Trainer.predict`` without collecting its outputs, or go on where an earlier start was stopped."""
+        kwargs = self._existing(kwargs)
+        if isinstance(self.model, WalrusModule) and isinstance(self.datamodule, WellDataModule):
+            self._prepare_folder(self.model, self.datamodule, kwargs.get("ckpt_path"))
+        self.trainer.predict(return_predictions=False, **_TENSORS_ONLY, **kwargs)
+
+    def _prepare_folder(self, model: WalrusModule, data: WellDataModule, ckpt_path: str | None) -> None:
+        """Refuse a run folder of another experiment before anything is written, and keep a journal in one's own."""
+        settings = yaml.safe_load(self._parser("predict").dump(self.config["predict"], skip_none=False))
+        given = self._last_checkpoint() if ckpt_path == "last" else ckpt_path
+        experiment = experiment_of(settings, model, data, Path(given) if given else None)
+        check_folder(Path(self.trainer.default_root_dir), experiment)
+        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        for record in callbacks:
+            if isinstance(record, RunRecord):
+                record.experiment = experiment
+        if self.trainer.limit_predict_batches == 1.0:  # a trial of some batches begins anew each time
+            callbacks.insert(callbacks.index(self._interrupts), Journal())
 
     def _existing(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Refuse ``--ckpt_path last`` where there is none: Lightning would go on with the initial weights."""
+        if kwargs.get("ckpt_path") == "last":
+            self._last_checkpoint()
+        return kwargs
+
+    def _last_checkpoint(self) -> Path:
+        """Return what Lightning takes for ``--ckpt_path last``."""
         checkpoints = (c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint))
         folders = [Path(checkpoint.dirpath) for checkpoint in checkpoints if checkpoint.dirpath]
-        if kwargs.get("ckpt_path") == "last" and not any(list(folder.glob("last*.ckpt")) for folder in folders):
+        found = [path for folder in folders for path in folder.glob("last*.ckpt")]
+        if not found:
             where = " or ".join(map(str, folders)) or "any folder"
             raise PhysteerError(f"ckpt_path last: there is no last.ckpt in {where}")
-        return kwargs
+        return max(found, key=os.path.getmtime)
 
 
 def _missing(callbacks: list[L.Callback], settings: Namespace) -> list[L.Callback]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from wells import PLANET, write_splits
 
 from physteer.data import Batch, WellDataModule, WindowSpec
+from physteer.data.order import OnceInOrder
 from physteer.errors import PhysteerError
 
 
@@ -256,23 +257,23 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_data_module import Reader, module, trainer
-from physteer.errors import PhysteerError
 
 data, reader = module({path!r}, one_step_every=2, trajectories=[0], exclude=["Reynolds_2e3_Schmidt_2e0"]), Reader()
 many = trainer(devices=2, strategy="ddp")
 many.fit(reader, data)
 many.test(reader, data, verbose=False)
 many.predict(reader, data, return_predictions=False)
-try:
-    many.predict(reader, module({path!r}, trajectories=[0], include=["Reynolds_2e3_Schmidt_2e0"]))
-except PhysteerError as error:
-    reader.read["too few"] = [str(error)]
+few = module({path!r}, trajectories=[0], include=["Reynolds_2e3_Schmidt_2e0"])
+alone = Reader()
+for run in (many.validate, many.predict):
+    run(alone, few, **({{"verbose": False}} if run == many.validate else {{"return_predictions": False}}))
+reader.read |= {{f"few {{stage}}": read for stage, read in alone.read.items()}}
 Path({out!r}, f"{{many.global_rank}}.json").write_text(json.dumps(reader.read))
 """
 
 
 def test_two_processes_read_each_window_once(tiny_well: Path, tmp_path: Path) -> None:
-    """Also where they cannot share evenly: 3 rollouts, 15 one-step windows; both loops end."""
+    """Also where they cannot share evenly, 3 rollouts or a single one: all loops end."""
     script = tmp_path / "run.py"
     tests = str(Path(__file__).parent)
     script.write_text(SCRIPT.format(tests=tests, path=str(tiny_well), out=str(tmp_path)))
@@ -290,6 +291,26 @@ def test_two_processes_read_each_window_once(tiny_well: Path, tmp_path: Path) ->
         assert tuple(len(rank[stage]) for rank in ranks) == counts
         assert sorted(ranks[0][stage] + ranks[1][stage]) == sorted(windows(loader))
     assert sorted(ranks[0]["fit"] + ranks[1]["fit"]) == sorted(windows(expected.train_dataloader()))
-    for rank in ranks:
-        assert rank["too few"][0].endswith("yields 1 windows for 2 processes; use fewer processes")
-    expected.teardown("fit")
+    one = module(tiny_well, trajectories=[0], include=["Reynolds_2e3_Schmidt_2e0"])
+    for stage, loader in (("validate 1", one.val_dataloader()[1]), ("predict", one.predict_dataloader())):
+        assert [rank.get(f"few {stage}", []) for rank in ranks] == [windows(loader), []]
+    for data in (expected, one):
+        data.teardown("fit")
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_finished_windows_are_left_out_of_predict(tiny_well: Path, world: int) -> None:
+    """Each process goes on in its own share; one may have nothing left, and still says it has a batch."""
+    data = module(tiny_well, batch_size=3)
+    everything = [str(window) for window in data.predict_dataset().windows]
+    finished = {name for i, name in enumerate(everything) if i % 3 == 0 or i > 5}
+    left = [OnceInOrder(data.predict_dataset(), world, rank, finished) for rank in range(world)]
+    found = [[everything[index] for index in share] for share in left]
+    assert sorted(name for share in found for name in share) == sorted(set(everything) - finished)
+    assert all(name in everything[rank::world] for rank, share in enumerate(found) for name in share)
+    data.finished = finished
+    assert windows(data.predict_dataloader()) == [name for name in everything if name not in finished]
+    assert [str(window) for window in data.predict_dataset().windows] == everything
+    data.finished = set(everything)
+    assert len(data.predict_dataloader()) == 1 and not list(data.predict_dataloader())
+    data.teardown("predict")

@@ -243,7 +243,7 @@ def test_groups_of_conditions_give_the_same_files(captured, tiny_well, steered, 
 def test_some_steps_only(captured, tiny_well, steered):
     config, run = steering(captured, tiny_well, "late", rollout_steps=[1], strengths=[0.4])
     assert main(["predict", "--config", str(config)]) == 0
-    for name, path in tree(run / "rollouts/vortex_blocks.0_drop_+0.4_steps_1").items():
+    for name, path in tree(run / "rollouts/vortex_blocks.0_drop_steps_1_+0.4").items():
         plain, always = (
             stored(steered / f"rollouts/{condition}" / name) for condition in ("unsteered", "vortex_blocks.0_drop_+0.4")
         )
@@ -309,7 +309,8 @@ def test_the_saved_configuration_repeats_the_run(steered, captured, capfd):
     said = capfd.readouterr()
     assert re.fullmatch(r"predict: 9 of 9 steps in \d+ s\n", said.err), said.err
     assert said.out == ""
-    assert {path.name for path in again.iterdir()} == {"config.yaml", "environment.json", "rollouts"}
+    made = {"config.yaml", "environment.json", "experiment.json", "journal", "rollouts"}
+    assert {path.name for path in again.iterdir()} == made
 
 
 def test_two_settings_of_one_concept_have_names_of_their_own(captured, tiny_well):
@@ -325,7 +326,7 @@ def test_two_settings_of_one_concept_have_names_of_their_own(captured, tiny_well
         "vortex_blocks.0_drop_+0.2",
         "vortex_blocks.0_drop_+0.2_at_blocks.1",
         "vortex_blocks.0_pad_+0.2",
-        "vortex_blocks.0_drop_+0.2_steps_0_2",
+        "vortex_blocks.0_drop_steps_0_2_+0.2",
     }
 
 
@@ -334,7 +335,9 @@ def test_the_same_setting_twice_is_refused(captured, tiny_well, capsys):
     twice = [callback("Steer", concept=concept, strengths=[0.2])] * 2
     config, run = steering(captured, tiny_well, "twice", callbacks=[*twice, "RolloutWriter"])
     assert main(["predict", "--config", str(config)]) == 2
-    assert "'vortex_blocks.0 drop +0.2' is not the only one" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "trainer.callbacks[0] (Steer) and trainer.callbacks[1] (Steer) both add" in error
+    assert "a condition called 'vortex_blocks.0 drop +0.2'" in error
     assert not (run / "rollouts").exists()
 
 

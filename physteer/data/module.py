@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
-from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, Sampler
 
 from physteer.data.batch import Sample, collate
 from physteer.data.dataset import WindowDataset, WindowSpec
-from physteer.data.order import TrainingOrder
+from physteer.data.order import OnceInOrder, TrainingOrder
 from physteer.errors import PhysteerError
 
 Split = Literal["train", "valid", "test"]
@@ -92,6 +91,8 @@ class WellDataModule(L.LightningDataModule):
         self.trajectories = trajectories
         self.predict_split, self.split_fractions = predict_split, split_fractions
         self.num_workers, self.storage_options = num_workers, storage_options
+        self.finished: Collection[str] = frozenset()
+        """Names of windows that ``predict`` leaves out: a run that was started before has finished them."""
         self._open: dict[str, WindowDataset] = {}  # by folder
         self._read = 0
 
@@ -110,8 +111,12 @@ class WellDataModule(L.LightningDataModule):
         return self._evaluation("test")
 
     def predict_dataloader(self) -> DataLoader[Sample]:
-        """Rollouts of ``predict_split``."""
-        return self._once(self.dataset(self.predict_split, self._rollouts()))
+        """Rollouts of ``predict_split`` that are not finished."""
+        return self._once(self.predict_dataset(), self.finished)
+
+    def predict_dataset(self) -> WindowDataset:
+        """Open all windows of ``predict``, finished or not."""
+        return self.dataset(self.predict_split, self._rollouts())
 
     def dataset(self, split: Split, spec: WindowSpec) -> WindowDataset:
         """Open the windows of a split; closed with the data module's ``teardown``."""
@@ -188,17 +193,11 @@ class WellDataModule(L.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _once(self, dataset: WindowDataset) -> DataLoader[Sample]:
-        """Share the windows out so that none is read twice; Lightning's own sampler repeats some to even the ranks."""
+    def _once(self, dataset: WindowDataset, finished: Collection[str] = ()) -> DataLoader[Sample]:
+        """Share the windows out so that none is read twice."""
         world, rank = self._place()
-        if world == 1:
-            return self._loader(dataset, None)
-        if len(dataset) < world:  # an idle process would leave the others waiting at the end of the loop
-            raise PhysteerError(
-                f"{dataset.path} yields {len(dataset)} windows for {world} processes; use fewer processes"
-            )
-        sampler = UnrepeatedDistributedSampler(dataset, num_replicas=world, rank=rank, shuffle=False)
-        return self._loader(dataset, sampler)
+        alone = world == 1 and not finished
+        return self._loader(dataset, None if alone else OnceInOrder(dataset, world, rank, finished))
 
     def _place(self) -> tuple[int, int]:
         """Return how many processes there are, and which one this is."""
@@ -206,7 +205,14 @@ class WellDataModule(L.LightningDataModule):
 
 
 class _Loader(DataLoader[Sample]):
-    """A loader whose workers' mistakes are told in one line, as without workers."""
+    """A loader whose workers' mistakes are told in one line, as without workers.
+
+    It claims one batch where it has none: Lightning leaves out a loop of no batches with all its hooks, and the other
+    processes would wait for this one at the end of theirs.
+    """
+
+    def __len__(self) -> int:
+        return max(1, super().__len__())
 
     def __iter__(self) -> Any:
         """Yield batches.
