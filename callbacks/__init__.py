@@ -3,6 +3,7 @@
 from physteer.callbacks.base import RolloutCallback
 from physteer.callbacks.capture import Capture
 from physteer.callbacks.controls import Controls
+from physteer.callbacks.data_interpolation import DataInterpolation
 from physteer.callbacks.diagnostics import Diagnostics
 from physteer.callbacks.export_weights import ExportWeights
 from physteer.callbacks.figures import Figures
@@ -17,6 +18,7 @@ from physteer.callbacks.steer import Steer
 __all__ = [
     "Capture",
     "Controls",
+    "DataInterpolation",
     "Diagnostics",
     "ExportWeights",
     "Figures",

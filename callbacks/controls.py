@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from glob import glob
 from pathlib import Path
 
 import lightning as L
 from torch import Tensor
 
 from physteer.callbacks.base import ConditionCallback
+from physteer.callbacks.steer import read_concept
 from physteer.concepts import Concept, random_directions
+from physteer.concepts.roster import digest
 from physteer.errors import PhysteerError
 from physteer.interventions import Condition, Edit, Role, Steer
 from physteer.module import WalrusModule
@@ -19,14 +24,18 @@ from physteer.module import WalrusModule
 class Controls(ConditionCallback):
     """Steer along other directions too, in the same run, from the same windows and with the same jitter.
 
-    For every concept that a ``Steer`` listed before steers along, and every size of strength, this adds random
-    directions, which have the concept's norm by construction (steering scales by the activation's norm), and concepts
-    made with shuffled labels. An effect that random directions have as well is not the concept's.
+    For every setting of the ``Steer`` callbacks listed before (sites, mode, steps, signed strength) this adds random
+    directions and concepts made with shuffled labels, at the same sites. All have the concept's norm by construction:
+    steering scales by the activation's norm. A direction is the same at every strength, so that responses to strength
+    can be compared too. An effect that random directions have as well is not the concept's.
 
     Args:
         random: number of random directions; 19 are the fewest with which p ≤ 0.05 is possible.
-        shuffled: concept files to compare with, at the same site: made with shuffled labels, say.
-        strengths: sizes of strength to control; null for all that are steered with.
+        shuffled: concept files made with shuffled labels, or patterns such as ``RUN/concepts/shuffled/*.safetensors``;
+            each is used where a concept is steered at its site. Of several sites steered at once, those of one name
+            and number, ``<name>_<site>_<number>``, are used together.
+        strengths: which α, signed, to control; null for all that are steered with. Every one of them adds ``random``
+            and the number of shuffled concepts to the batch.
         seed: of the random directions.
     """
 
@@ -40,39 +49,129 @@ class Controls(ConditionCallback):
         super().__init__()
         if random < 0:
             raise PhysteerError(f"Controls.random must be at least 0; found {random}")
+        if strengths is not None and not strengths:
+            raise PhysteerError("Controls.strengths must be one or more values of α, or null for all; found []")
         self.random, self.shuffled, self.strengths, self.seed = random, shuffled, strengths, seed
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add the controls to the module's conditions."""
         assert isinstance(pl_module, WalrusModule)
-        steered = [condition for condition in pl_module.conditions if condition.role == "concept"]
+        steered = [one for one in pl_module.conditions if one.role == "concept" and one.strength and _steers(one)]
         if not steered:
             raise PhysteerError("Controls found nothing to control: list it after the Steer callbacks")
-        self.add(pl_module, list(self._controls(steered)))
+        chosen = self._chosen(steered)
+        shuffles = _shuffles({path: read_concept(path, pl_module) for path in _files(self.shuffled)})
+        controls = [*self._random(chosen), *_shuffled(chosen, shuffles)]
+        if shuffles and not any(control.role == "shuffled" for control in controls):
+            theirs = sorted({site for shuffle in shuffles for site in shuffle})
+            raise PhysteerError(
+                f"Controls.shuffled has concepts of {', '.join(theirs)} only; what is steered is at "
+                f"{' and at '.join(dict.fromkeys(map(_sites, chosen)))}"
+            )
+        self.add(pl_module, controls)
 
-    def _controls(self, steered: Sequence[Condition]) -> Iterator[Condition]:
-        """Yield the controls of each concept, site, mode and size of strength once."""
+    def _chosen(self, steered: Sequence[Condition]) -> list[Condition]:
+        """Return the conditions to control."""
+        if self.strengths is None:
+            return list(steered)
+        there = {one.strength for one in steered}
+        for strength in self.strengths:
+            if not any(_equal(strength, other) for other in there):
+                known = ", ".join(f"{other:+.12g}" for other in sorted(there))
+                raise PhysteerError(f"Controls.strengths has α = {strength:+.12g}; what is steered has {known}")
+        return [one for one in steered if any(_equal(one.strength, strength) for strength in self.strengths)]
+
+    def _random(self, chosen: Sequence[Condition]) -> Iterator[Condition]:
+        """Yield random directions.
+
+        Of a direction in mode ``drop`` only a vector of equal norm is used, so all concepts steered at a site share
+        these; in the other modes controls are as smooth in space as the concept is, and belong to it.
+        """
+        drawn: dict[tuple[str, str], list[Tensor]] = {}
         seen = set()
-        concepts = [(Path(path).stem, Concept.load(path)) for path in self.shuffled]
-        for condition in steered:
-            size = abs(condition.strength)
-            wanted = self.strengths is None or any(abs(size - abs(s)) < 1e-9 for s in self.strengths)
-            where = (condition.direction, condition.mode, str(condition.edits[0].site), size)
-            if not wanted or not size or where in seen:
+        for condition in chosen:
+            steers = _steers(condition)
+            like = "" if steers[0].mode == "drop" else condition.direction
+            setting = (_sites(condition), condition.mode, condition.strength, like)
+            if setting in seen:
                 continue
-            seen.add(where)
-            edit = condition.edits[0]
-            assert isinstance(edit.replacement, Steer)
-            drawn = random_directions(edit.replacement.direction, self.random, self.seed)
-            named: list[tuple[str, Tensor, Role]] = [(f"random {i + 1}", v, "random") for i, v in enumerate(drawn)]
-            named += [(name, c.direction, "shuffled") for name, c in concepts if c.site == str(edit.site)]
-            for name, direction, role in named:
-                replacement = Steer(direction, size, edit.replacement.mode)
-                yield replace(
-                    condition,
-                    name=f"{name} for {condition.direction} {condition.mode} {size:+.12g} at {edit.site}",
-                    edits=(Edit(edit.site, replacement, edit.subspace, edit.locus),),
-                    direction=name,
-                    strength=size,
-                    role=role,
-                )
+            seen.add(setting)
+            sites = [str(edit.site) for edit in condition.edits]
+            for site, steer in zip(sites, steers, strict=True):
+                if (site, like) not in drawn:
+                    seed = int.from_bytes(digest(self.seed, site, like)[:6], "big")
+                    drawn[site, like] = random_directions(steer.direction, self.random, seed)
+            for i in range(self.random):
+                name = f"random {i + 1} like {like}" if like else f"random {i + 1}"
+                yield _along(condition, name, [drawn[site, like][i] for site in sites], "random")
+
+
+def _shuffled(
+    chosen: Sequence[Condition], shuffles: Sequence[Mapping[str, tuple[str, Concept]]]
+) -> Iterator[Condition]:
+    """Yield the shuffles that have a concept for each of a condition's sites, once per setting."""
+    seen = set()
+    for condition in chosen:
+        for shuffle in shuffles:
+            found = [shuffle[site] for edit in condition.edits if (site := str(edit.site)) in shuffle]
+            if len(found) < len(condition.edits):
+                continue
+            for (stem, concept), steer in zip(found, _steers(condition), strict=True):
+                concept.check_width(steer.direction.shape[-1], f"{concept.site} (Controls.shuffled, {stem})")
+            control = _along(
+                condition, " + ".join(stem for stem, _ in found), [c.direction for _, c in found], "shuffled"
+            )
+            if control.name not in seen:
+                seen.add(control.name)
+                yield control
+
+
+def _along(condition: Condition, name: str, directions: Sequence[Tensor], role: Role) -> Condition:
+    """Return a condition with other directions, one per edit."""
+    edits = tuple(
+        Edit(edit.site, Steer(direction, steer.strength, steer.mode), edit.subspace, edit.locus)
+        for edit, steer, direction in zip(condition.edits, _steers(condition), directions, strict=True)
+    )
+    called = f"{name} {condition.mode} {condition.strength:+.12g} at {_sites(condition)}"
+    return replace(condition, name=called, edits=edits, direction=name, role=role)
+
+
+def _steers(condition: Condition) -> list[Steer]:
+    """Return what is steered along at each site; nothing for a condition that does something else."""
+    steers = [edit.replacement for edit in condition.edits if isinstance(edit.replacement, Steer)]
+    return steers if len(steers) == len(condition.edits) else []
+
+
+def _sites(condition: Condition) -> str:
+    return ", ".join(str(edit.site) for edit in condition.edits)
+
+
+def _files(patterns: Sequence[str]) -> list[str]:
+    """Return the files that some names and patterns mean, each once.
+
+    Raises:
+        PhysteerError: there are none.
+    """
+    found = []
+    for pattern in patterns:
+        # the name of a head's site has brackets, which a pattern would not take literally
+        files = [pattern] if Path(pattern).is_file() else sorted(glob(pattern))
+        if not files:
+            raise PhysteerError(f"Controls.shuffled: there is no file {pattern}")
+        found += files
+    return list(dict.fromkeys(found))
+
+
+def _shuffles(concepts: Mapping[str, Concept]) -> list[dict[str, tuple[str, Concept]]]:
+    """Sort concepts by shuffle: for each, stem and concept by site. Files of other names are a shuffle each."""
+    shuffles: dict[tuple[str, str], dict[str, tuple[str, Concept]]] = {}
+    for path, concept in concepts.items():
+        stem = Path(path).stem
+        named = re.fullmatch(rf"(.*)_{re.escape(concept.site)}_(\d+)", stem)
+        key = (named[1], named[2]) if named else (path, "")
+        shuffles.setdefault(key, {})[concept.site] = (stem, concept)
+    return list(shuffles.values())
+
+
+def _equal(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-9)

@@ -1,9 +1,11 @@
-"""Steering of rollouts along a concept."""
+"""Steering of rollouts along concepts."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
@@ -17,38 +19,46 @@ from physteer.interventions import Steer as AlongDirection
 from physteer.module import WalrusModule
 from physteer.walrus import model_id
 
+T = TypeVar("T")
+
 
 class Steer(ConditionCallback):
     """Add a concept to an activation at every step of the rollouts of ``predict``: h' = h + α v ‖h‖/‖v‖.
 
-    All strengths run side by side from the same windows, with the unsteered model beside them. Several ``Steer``
-    callbacks in one run add up their conditions.
+    All modes and strengths run side by side from the same windows, with the unsteered model beside them. Several
+    ``Steer`` callbacks in one run add up their conditions; several concepts in one ``Steer`` are added together, each
+    at its own site, in every condition.
 
     Args:
-        concept: a concept file; ``Capture`` writes them.
+        concept: a concept file, or a list of them, of different sites; ``Capture`` writes them.
         strengths: values of α; a negative one steers away from the concept.
         mode: how the concept is fitted to the token grid: ``drop`` (its mean over space), ``pad``, ``interpolate``,
-            ``none``.
-        site: where to add it; the site it was measured at when null.
+            ``none``; or a list, for conditions in each.
+        site: where to add it; the site it was measured at when null. Null for a list of concepts.
         rollout_steps: steps of the rollout at which to steer, from 0; null for all.
     """
 
     def __init__(
         self,
-        concept: str,
+        concept: str | list[str],
         strengths: list[float],
-        mode: SteerMode = "drop",
+        mode: SteerMode | list[SteerMode] = "drop",
         site: str | None = None,
         rollout_steps: list[int] | None = None,
     ) -> None:
         super().__init__()
+        self.concepts = _distinct("concept", [concept] if isinstance(concept, str) else concept)
+        self.modes: list[SteerMode] = _distinct("mode", [mode] if isinstance(mode, str) else mode)
         if not strengths or not all(math.isfinite(strength) for strength in strengths):
             raise PhysteerError(f"Steer.strengths must be one or more finite numbers; found {strengths}")
-        if len(set(strengths)) < len(strengths):
-            raise PhysteerError(f"Steer.strengths names a strength twice: {strengths}")
+        self.strengths = _distinct("strengths", strengths)
+        if site is not None and len(self.concepts) > 1:
+            raise PhysteerError(
+                f"Steer.site must be null for several concepts, each of which is added at its own site; found {site!r}"
+            )
+        self.site = site
         if rollout_steps is not None and (not rollout_steps or min(rollout_steps) < 0):
             raise PhysteerError(f"Steer.rollout_steps must be steps from 0, or null for all; found {rollout_steps}")
-        self.concept, self.strengths, self.mode, self.site = concept, strengths, mode, site
         self.rollout_steps = rollout_steps
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -57,36 +67,63 @@ class Steer(ConditionCallback):
             raise PhysteerError("Steer acts on the rollouts of `physteer predict` alone")
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Read the concept, check that it fits, and give the module one condition per strength.
+        """Read the concepts, check that they fit, and give the module one condition per mode and strength.
 
         Not before: with ``--ckpt_path`` the weights, and so the model's id, are known only now.
         """
         assert isinstance(pl_module, WalrusModule)
-        concept = Concept.load(self.concept)
-        if concept.model and concept.model != model_id(pl_module.network):
-            raise PhysteerError(
-                f"concept {self.concept} was measured on model {concept.model}; this model is "
-                f"{model_id(pl_module.network)}: capture it again, or steer the model it is from"
-            )
-        site = Site.parse(self.site or concept.site)
-        shape = window_shapes(trainer, pl_module, [site])[site]  # [1, T, h, w, δ, d]
-        if len(shape) != 6:
-            raise PhysteerError(f"site {site} has the shape {list(shape)}; steering needs [B, T, h, w, δ, d]")
-        concept.check_width(shape[-1], str(site))
-        fit_to_grid(concept.direction, shape[2:5], self.mode)
-        if pl_module.jitter_seed is not None and self.mode != "drop":
+        concepts = [read_concept(path, pl_module) for path in self.concepts]
+        sites = [Site.parse(self.site or concept.site) for concept in concepts]
+        if len(set(sites)) < len(sites):
+            twice = next(site for site in sites if sites.count(site) > 1)
+            raise PhysteerError(f"Steer.concept has two concepts of the site {twice}: give each a Steer of its own")
+        shapes = window_shapes(trainer, pl_module, sites)  # each [1, T, h, w, δ, d]
+        for path, concept, site in zip(self.concepts, concepts, sites, strict=True):
+            if len(shapes[site]) != 6:
+                raise PhysteerError(
+                    f"site {site} has the shape {list(shapes[site])}; steering needs [B, T, h, w, δ, d]"
+                )
+            concept.check_width(shapes[site][-1], str(site))
+            for mode in self.modes:
+                fit_to_grid(concept.direction, shapes[site][2:5], mode)
+            if str(site) != concept.site:
+                rank_zero_warn(f"concept {path} was measured at {concept.site}; Steer adds it at {site}")
+        spatial = [mode for mode in self.modes if mode != "drop"]
+        if pl_module.jitter_seed is not None and spatial:
             rank_zero_warn(
                 f"model.jitter_seed is {pl_module.jitter_seed}, so fields are shifted by fractions of a token, which "
-                f"blurs a concept in mode {self.mode!r}; mode 'drop' or jitter_seed null avoids it"
+                f"blurs a concept in mode {spatial[0]!r}; mode 'drop' or jitter_seed null avoids it"
             )
-        self.add(pl_module, [self._condition(concept, site, strength) for strength in self.strengths])
+        edited = list(zip(sites, concepts, strict=True))
+        self.add(pl_module, [self._condition(edited, mode, alpha) for mode in self.modes for alpha in self.strengths])
 
-    def _condition(self, concept: Concept, site: Site, strength: float) -> Condition:
-        direction = Path(self.concept).stem
-        name = f"{direction} {self.mode} {strength:+.12g}"
-        if str(site) != concept.site:
-            name += f" at {site}"
-        if self.rollout_steps is not None:
-            name += f" steps {' '.join(map(str, self.rollout_steps))}"
-        edit = Edit(site, AlongDirection(concept.direction, strength, self.mode), locus=Locus(steps=self.rollout_steps))
-        return Condition(name, (edit,), direction, strength, self.mode, role="concept")
+    def _condition(self, edited: Sequence[tuple[Site, Concept]], mode: SteerMode, strength: float) -> Condition:
+        locus = Locus(steps=self.rollout_steps)
+        edits = tuple(Edit(site, AlongDirection(one.direction, strength, mode), locus=locus) for site, one in edited)
+        direction = " + ".join(Path(path).stem for path in self.concepts)
+        how = mode if self.rollout_steps is None else f"{mode} steps {' '.join(map(str, self.rollout_steps))}"
+        name = f"{direction} {how} {strength:+.12g}"
+        if self.site is not None and self.site != edited[0][1].site:
+            name += f" at {self.site}"
+        return Condition(name, edits, direction, strength, how, role="concept")
+
+
+def read_concept(path: str, pl_module: WalrusModule) -> Concept:
+    """Read a concept that is to steer a model.
+
+    Raises:
+        PhysteerError: there is no such file, it is no concept, or it was measured on another model.
+    """
+    concept, model = Concept.load(path), model_id(pl_module.network)
+    if concept.model and concept.model != model:
+        raise PhysteerError(
+            f"concept {path} was measured on model {concept.model}; this model is {model}: capture it again, or steer "
+            "the model it is from"
+        )
+    return concept
+
+
+def _distinct(name: str, given: list[T]) -> list[T]:
+    if not given or len(set(given)) < len(given):
+        raise PhysteerError(f"Steer.{name} must be one or more, all different; found {given}")
+    return given

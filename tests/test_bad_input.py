@@ -288,7 +288,7 @@ def test_captures_that_cannot_be(attempt, settings, message):
         ({"concept": "zero.safetensors"}, "the direction is zero in mode 'drop'"),
         ({"strengths": [float("nan")]}, "Steer.strengths must be one or more finite numbers"),
         ({"strengths": []}, "Steer.strengths must be one or more finite numbers"),
-        ({"strengths": [0.1, 0.1]}, "Steer.strengths names a strength twice"),
+        ({"strengths": [0.1, 0.1]}, "Steer.strengths must be one or more, all different"),
         ({"rollout_steps": []}, "Steer.rollout_steps must be steps from 0, or null"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",

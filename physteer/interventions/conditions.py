@@ -22,7 +22,7 @@ class Condition:
     """One setting: the edits of a run and what tables call it."""
 
     name: str
-    """Unique among the conditions of a run, such as `concept +0.4`."""
+    """Unique among the conditions of a run, such as `concept drop +0.4`."""
     edits: tuple[Edit, ...] = ()
     """None: the run as it is."""
     direction: str = ""
@@ -30,11 +30,11 @@ class Condition:
     strength: float = 0.0
     """α, signed."""
     mode: str = ""
-    """How the direction is fitted to the grid."""
+    """How the direction is fitted to the grid, and at which steps it is added where not at all of them."""
     role: Role = "unsteered"
     """Concept, or which control: `random` and `shuffled` directions, `data` for changes of the input itself."""
     context: Callable[[Any], Tensor] | None = None
-    """Given the batch, the frames to start from, shaped as its own context; None: its own."""
+    """Given the batch, the frames to start from, shaped as its own context; None: its own. Rows of NaN: no rollout."""
 
 
 UNSTEERED = Condition("unsteered")
