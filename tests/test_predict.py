@@ -309,7 +309,8 @@ def test_the_saved_configuration_repeats_the_run(steered, captured, capfd):
     said = capfd.readouterr()
     assert re.fullmatch(r"predict: 9 of 9 steps in \d+ s\n", said.err), said.err
     assert said.out == ""
-    assert {path.name for path in again.iterdir()} == {"config.yaml", "environment.json", "rollouts"}
+    made = {"config.yaml", "environment.json", "experiment.json", "journal", "rollouts"}
+    assert {path.name for path in again.iterdir()} == made
 
 
 def test_two_settings_of_one_concept_have_names_of_their_own(captured, tiny_well):
