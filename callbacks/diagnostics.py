@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import lightning as L
 from torch import Tensor
 
 from physteer.callbacks.base import RolloutCallback
-from physteer.callbacks.measures import Comparison
+from physteer.callbacks.measures import Comparison, Measured
 from physteer.callbacks.naming import TRUTH, site_text
-from physteer.data.batch import Batch
-from physteer.data.counterfactual import initial_condition, next_values, solver_truth
+from physteer.callbacks.naturalness import NaturalMeter
+from physteer.callbacks.windows import has_rollout, initial_conditions, predict_dataset
+from physteer.data.batch import Batch, Window
+from physteer.data.counterfactual import next_values, solver_truth
 from physteer.errors import PhysteerError
 from physteer.interventions import UNSTEERED, Condition
 from physteer.module import Rollout, WalrusModule
@@ -36,41 +38,60 @@ class Diagnostics(RolloutCallback):
             that the built-in solver cannot continue).
         values: the parameter's values in the concept's direction: θ' for α > 0 is the value after the window's own, for
             α < 0 the one before. Fixed here, before the run.
+        natural: files of ``NaturalSpaces``, ``RUN/natural/<site>.safetensors``: how far from natural activations those
+            of every rollout are there, as percentiles of held-out natural ones.
     """
 
-    def __init__(self, parameter: str | None = None, values: list[float] = []) -> None:  # noqa: B006  as in the docs
+    def __init__(
+        self,
+        parameter: str | None = None,
+        values: list[float] = [],  # noqa: B006  as in the docs
+        natural: list[str] = [],  # noqa: B006
+    ) -> None:
         if (parameter is None) != (not values) or len(set(values)) < len(values):
             raise PhysteerError(
                 f"Diagnostics needs a parameter with distinct values, or neither; found {parameter!r} and {values}"
             )
-        self.parameter, self.values = parameter, values
+        self.parameter, self.values, self.natural = parameter, values, natural
         self._rows: dict[str, list[MetricRow]] = {}  # by window, of the batch that is being rolled out
         self._compared: Comparison | None = None
-        self._names: dict[tuple[str, int], str] = {}
+        self._meter: NaturalMeter | None = None
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin a table."""
-        self._rows, self._names, self._compared = {}, {}, None
+        assert isinstance(pl_module, WalrusModule)
+        self._rows, self._compared = {}, None
+        self._meter = NaturalMeter(self.natural)
+        self._meter.begin(trainer, pl_module)
+
+    def on_rollout_start(
+        self, trainer: L.Trainer, pl_module: WalrusModule, batch: Batch, conditions: Sequence[Condition]
+    ) -> None:
+        """Listen to a group of conditions."""
+        assert self._meter is not None
+        self._meter.start(len(conditions))
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: WalrusModule, rollout: Rollout) -> None:
         """Measure a group of conditions; after the last of a batch, write its windows' rows."""
         batch = rollout.batch
+        names = initial_conditions(predict_dataset(trainer), batch.windows)
         if self._compared is None:
             if rollout.conditions[0] is not UNSTEERED:
                 raise PhysteerError("Diagnostics needs the unsteered model first among the conditions")
-            self._name(trainer, batch)
             self._compared = self._comparison(batch, rollout.frames[0])
-            self._add_truths(self._compared)
+            self._add_truths(self._compared, names)
         compared = self._compared
+        tables = []
         for condition, frames in zip(rollout.conditions, rollout.frames, strict=True):
-            # a condition with a context of its own may have none for some windows, whose frames are NaN throughout
-            there = [condition.context is None or not bool(row.isnan().all()) for row in frames]
-            self._add(batch, condition, condition.role, compared.flow(frames), there)
+            table = _Rows(self._rows, batch, names, condition, condition.role, has_rollout(condition, batch))
+            tables.append(table)
+            table.add(compared.flow(frames))
             if condition is not UNSTEERED:
-                self._add(batch, condition, condition.role, compared.movement(frames), there)
-                aligned = compared.alignment(frames, condition.strength)
-                known = [a and b for a, b in zip(there, compared.has_target(condition.strength), strict=True)]
-                self._add(batch, condition, condition.role, aligned, known)
+                table.add(compared.movement(frames))
+                table.add(compared.alignment(frames, condition.strength), compared.has_target(condition.strength))
+        assert self._meter is not None
+        for number, row, *place in self._meter.rows():
+            tables[number].add_one(row, *place)
         if rollout.conditions[-1] is pl_module.conditions[-1]:
             for window, rows in self._rows.items():
                 write_part(trainer.default_root_dir, window, metrics_table(rows))
@@ -80,15 +101,19 @@ class Diagnostics(RolloutCallback):
         """Write the table of all windows, on the first process, once every process has written its own."""
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            dataset = trainer.predict_dataloaders.dataset  # type: ignore[union-attr]
-            merge_parts(Path(trainer.default_root_dir), map(str, dataset.windows))
+            merge_parts(trainer.default_root_dir, map(str, predict_dataset(trainer).windows))
 
-    def _name(self, trainer: L.Trainer, batch: Batch) -> None:
-        """Learn the initial conditions of a batch's windows, each of a trajectory once."""
-        dataset = trainer.predict_dataloaders.dataset  # type: ignore[union-attr]
-        for window in batch.windows:
-            if (key := (window.file, window.trajectory)) not in self._names:
-                self._names[key] = initial_condition(dataset, window)
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop listening."""
+        self._stop(pl_module)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Stop listening."""
+        self._stop(pl_module)
+
+    def _stop(self, pl_module: L.LightningModule) -> None:
+        if self._meter is not None:
+            self._meter.end(pl_module)
 
     def _comparison(self, batch: Batch, unsteered: Tensor) -> Comparison:
         targets: dict[int, Tensor] = {}
@@ -106,46 +131,56 @@ class Diagnostics(RolloutCallback):
                 base = solver_truth(batch, n_steps, {}).cpu()
         return Comparison(batch, unsteered, targets, base)
 
-    def _add_truths(self, compared: Comparison) -> None:
+    def _add_truths(self, compared: Comparison, names: Mapping[Window, str]) -> None:
         """Add the rows of the stored truth, and of those at the neighbouring parameters where there are any."""
-        self._add(compared.batch, TRUTH, "truth", compared.flow(compared.truth))
+        batch = compared.batch
+        _Rows(self._rows, batch, names, TRUTH, "truth", [True] * len(batch)).add(compared.flow(compared.truth))
         for sign, truth in compared.targets.items():
             condition = Condition(f"truth at the {self.parameter} {_NEXT[sign]}", strength=sign)
-            self._add(compared.batch, condition, "truth", compared.flow(truth), compared.has_target(sign))
+            _Rows(self._rows, batch, names, condition, "truth", compared.has_target(sign)).add(compared.flow(truth))
 
-    def _add(
-        self,
-        batch: Batch,
-        condition: Condition,
-        role: str,
-        measured: Iterator[tuple[str, str, Tensor]],
-        rows: list[bool] | None = None,
-    ) -> None:
-        """Add the rows of one condition's rollouts; of some of the batch's windows only, if ``rows`` says so."""
-        site = site_text(condition)
+
+@dataclass(frozen=True)
+class _Rows:
+    """Where the rows of one condition's rollouts from a batch of windows go."""
+
+    tables: dict[str, list[MetricRow]]
+    """By window."""
+    batch: Batch
+    names: Mapping[Window, str]
+    """The windows' initial conditions."""
+    condition: Condition
+    role: str
+    there: Sequence[bool]
+    """Of which windows there is a rollout."""
+
+    def add(self, measured: Measured, has_value: Sequence[bool] | None = None) -> None:
+        """Add metrics of all windows and steps, or of the windows that ``has_value`` names."""
         for field, metric, values in measured:  # values [B, T]
-            for row, window in enumerate(batch.windows):
-                if rows is not None and not rows[row]:
-                    continue
-                initial = self._names[window.file, window.trajectory]
-                mine = self._rows.setdefault(str(window), [])
-                for step, value in enumerate(values[row].tolist(), start=1):
-                    if metric == "blow_up_step" and math.isnan(value):
-                        continue  # not at this step
-                    mine.append(
-                        MetricRow(
-                            window=str(window),
-                            initial_condition=initial,
-                            condition=condition.name,
-                            role=role,
-                            direction=condition.direction,
-                            strength=condition.strength,
-                            mode=condition.mode,
-                            site=site,
-                            step=step,
-                            time=float(batch.times[row, batch.n_input + step - 1]),
-                            field=field,
-                            metric=metric,
-                            value=value,
-                        )
-                    )
+            for row, column in enumerate(values.tolist()):
+                for step, value in enumerate(column if has_value is None or has_value[row] else (), start=1):
+                    if metric != "blow_up_step" or not math.isnan(value):  # NaN: not at this step
+                        self.add_one(row, step, field, metric, value)
+
+    def add_one(self, row: int, step: int, field: str, metric: str, value: float) -> None:
+        """Add one value of one window and step."""
+        if not self.there[row]:
+            return
+        window, who = self.batch.windows[row], self.condition
+        self.tables.setdefault(str(window), []).append(
+            MetricRow(
+                window=str(window),
+                initial_condition=self.names[window],
+                condition=who.name,
+                role=self.role,
+                direction=who.direction,
+                strength=who.strength,
+                mode=who.mode,
+                site=site_text(who),
+                step=step,
+                time=float(self.batch.times[row, self.batch.n_input + step - 1]),
+                field=field,
+                metric=metric,
+                value=value,
+            )
+        )

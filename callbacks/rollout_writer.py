@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import lightning as L
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from physteer.callbacks.base import RolloutCallback
 from physteer.callbacks.naming import TRUTH, site_text, slug
-from physteer.data.batch import Batch
-from physteer.data.rollout_files import write_rollout
+from physteer.callbacks.windows import context_of, initial_conditions, predict_dataset
+from physteer.data.batch import Batch, Window
+from physteer.data.rollout_files import write_array, write_rollout
 from physteer.errors import PhysteerError
 from physteer.interventions import Condition
 from physteer.module import Rollout, WalrusModule
@@ -24,11 +26,13 @@ class RolloutWriter(RolloutCallback):
 
     Args:
         truth: write the stored frames too, as a condition of that name.
-        controls: write the rollouts along control directions too; ``Diagnostics`` measures them either way.
+        controls: write the rollouts along random and shuffled directions too; ``Diagnostics`` measures them either way.
+        numpy: write the predicted frames as ``rollouts/<condition>/numpy/<window>.npy`` too, [T, C, H, W, D] in float32
+            and the data set's units, with a ``.json`` that names the channels.
     """
 
-    def __init__(self, truth: bool = True, controls: bool = False) -> None:
-        self.truth, self.controls = truth, controls
+    def __init__(self, truth: bool = True, controls: bool = False, numpy: bool = False) -> None:
+        self.truth, self.controls, self.numpy = truth, controls, numpy
 
     def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that no two conditions would be written to the same folder."""
@@ -45,13 +49,16 @@ class RolloutWriter(RolloutCallback):
         """Write what was rolled out for one batch."""
         batch = rollout.batch
         folder = Path(trainer.default_root_dir) / "rollouts"
+        names = initial_conditions(predict_dataset(trainer), batch.windows)
         for condition, frames in zip(rollout.conditions, rollout.frames, strict=True):
-            if self.controls or condition.role in ("unsteered", "concept"):
-                self._write(folder, condition, batch, frames)
+            if self.controls or condition.role not in ("random", "shuffled"):
+                self._write(folder, condition, batch, frames, names)
         if self.truth and rollout.conditions[0] is pl_module.conditions[0]:
-            self._write(folder, TRUTH, batch, batch.targets)
+            self._write(folder, TRUTH, batch, batch.targets, names)
 
-    def _write(self, folder: Path, condition: Condition, batch: Batch, frames: Tensor) -> None:
+    def _write(
+        self, folder: Path, condition: Condition, batch: Batch, frames: Tensor, initial: Mapping[Window, str]
+    ) -> None:
         attributes: dict[str, str | int | float] = {
             "condition": condition.name,
             "role": condition.role,
@@ -60,7 +67,12 @@ class RolloutWriter(RolloutCallback):
             "mode": condition.mode,
             "site": site_text(condition),
         }
-        split = PurePosixPath(batch.origin.path).name
+        split, context = PurePosixPath(batch.origin.path).name, context_of(condition, batch)
         for row, window in enumerate(batch.windows):
-            path = folder / slug(condition.name) / "data" / split / f"{window}.hdf5"
-            write_rollout(path, batch, row, frames[row], attributes)
+            if bool(context[row].isnan().any()):
+                continue  # nothing to start from, so no rollout
+            place, told = folder / slug(condition.name), {**attributes, "initial_condition": initial[window]}
+            path = place / "data" / split / f"{window}.hdf5"
+            write_rollout(path, batch, row, frames[row], told, context[row])
+            if self.numpy:
+                write_array(place / "numpy" / f"{window}.npy", batch, row, frames[row], told)

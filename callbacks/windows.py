@@ -9,13 +9,14 @@ from weakref import WeakKeyDictionary
 import lightning as L
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from torch import Tensor
 from tqdm import tqdm
 
-from physteer.data.batch import Window
+from physteer.data.batch import Batch, Window
 from physteer.data.counterfactual import initial_condition
 from physteer.data.dataset import WindowDataset
 from physteer.errors import PhysteerError
-from physteer.interventions import Site
+from physteer.interventions import Condition, Site
 from physteer.module import WalrusModule
 
 T = TypeVar("T")
@@ -56,6 +57,19 @@ def initial_conditions(dataset: WindowDataset, windows: Sequence[Window]) -> dic
     for where, window in waiting(new.items(), "Reading initial conditions"):
         known[where] = initial_condition(dataset, window)
     return {window: known[window.file, window.trajectory] for window in windows}
+
+
+def context_of(condition: Condition, batch: Batch) -> Tensor:
+    """Return the frames that a condition's rollouts start from, [B, T, C, H, W, D]."""
+    return batch.context if condition.context is None else condition.context(batch)
+
+
+def has_rollout(condition: Condition, batch: Batch) -> list[bool]:
+    """Say of each window whether a condition has a rollout of it: its context is not NaN."""
+    if condition.context is None:
+        return [True] * len(batch)
+    found: list[bool] = (~context_of(condition, batch).isnan().flatten(1).any(1)).tolist()
+    return found
 
 
 def waiting(things: Collection[T], what: str) -> Iterator[T]:

@@ -1,5 +1,6 @@
 """Controls and Diagnostics through the real command line, on simulated data with a random Walrus."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,34 @@ def test_rows_of_finished_windows_outlive_a_killed_run_and_add_up_to_the_same_ta
     assert merge_parts(tmp_path / "run", [path.stem for path in parts])
     pd.testing.assert_frame_equal(read_metrics(tmp_path / "run"), whole, rtol=1e-4, atol=1e-7)
     assert sorted(again) == sorted(path.name for path in (tmp_path / "run/tables/parts").iterdir())
+
+
+def test_naturalness_of_every_condition_is_in_the_table(steered, tiny_well, tmp_path):
+    natural = "physteer.callbacks.naturalness.NaturalSpaces"
+    steered(callback(natural, sites=[SITE, "blocks.1"]), predict_split="train")
+    (tmp_path / "run").rename(tmp_path / "natural")
+    files = [str(tmp_path / f"natural/natural/{site}.safetensors") for site in (SITE, "blocks.1")]
+    table = steered(callback("Diagnostics", natural=files), strengths=(0.3, 3.0), include=["Reynolds_2e3"])
+    found = table[table.metric == "natural_percentile"]
+    assert set(found.field) == {SITE, "blocks.1"} and found.value.between(0, 100).all()
+    assert set(found.role) == {"unsteered", "concept"}
+    assert len(found) == 2 * 3 * 4 * 3  # sites, conditions, windows, steps
+    mean = found[found.field == SITE].groupby("condition").value.mean()
+    assert mean["c drop +3"] > mean["unsteered"], "far away is unnatural"
+
+
+def test_predicted_frames_as_arrays(steered, tmp_path):
+    table = steered(callback("RolloutWriter", numpy=True), callback("Diagnostics"), include=["2e3_Schmidt_5e-1"])
+    for window in read_rollouts(tmp_path / "run"):
+        for one in window.rollouts:
+            path = tmp_path / "run/rollouts" / one.path.parents[2].name / "numpy" / f"{one.window}.npy"
+            frames, told = np.load(path), json.loads(path.with_suffix(".json").read_text())
+            assert frames.shape == (3, 5, 32, 64, 1) and frames.dtype == np.float32
+            np.testing.assert_array_equal(frames[:, told["channels"].index("tracer")], one.read("tracer")[3:])
+            assert (told["condition"], told["parameters"]["Reynolds"]) == (one.condition, 2000)
+            assert told["initial_condition"] == one.initial_condition
+        (known,) = table[table.window == window.window].initial_condition.unique()
+        assert {one.initial_condition for one in window.rollouts} == {known}
 
 
 def test_schmidt_never_moves_velocity(steered):

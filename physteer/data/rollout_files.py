@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,18 @@ from physteer.data.batch import Batch, Channels, Grid
 from physteer.data.fields import ChannelSource
 from physteer.data.well_format import Axis, Boundary, WellField, WellFile, WellWriter
 from physteer.errors import PhysteerError
+from physteer.files import atomic_write
 
 _BOUNDARY: dict[int, Boundary] = {0: "wall", 1: "open", 2: "periodic"}
 
 
 def write_rollout(
-    path: Path, batch: Batch, row: int, frames: Tensor, attributes: Mapping[str, str | int | float]
+    path: Path,
+    batch: Batch,
+    row: int,
+    frames: Tensor,
+    attributes: Mapping[str, str | int | float],
+    context: Tensor | None = None,
 ) -> None:
     """Write one window's context and the frames that follow it; the file is whole or not there.
 
@@ -30,6 +37,7 @@ def write_rollout(
         row: which window of the batch.
         frames: [T, C, H, W, D], the frames after the context, in the data set's units.
         attributes: root attributes beside the simulation's parameters; the window's address is added.
+        context: [T, C, H, W, D], the frames given to the model; the window's own when None.
 
     Raises:
         PhysteerError: the file cannot be written, or frames of another shape.
@@ -53,13 +61,46 @@ def write_rollout(
         },
         grid_type=batch.grid.kind,
     )
-    every = torch.cat([part.detach().float().cpu() for part in (batch.context[row], frames)])  # [T, C, H, W, D]
+    given = batch.context[row] if context is None else context
+    every = torch.cat([part.detach().float().cpu() for part in (given, frames)])  # [T, C, H, W, D]
     values = _stored(every, batch.channels, batch.grid)
     with WellWriter(path, content) as writer:
         writer.write(
             {field.name: values[field.name][... if field.time_varying else 0] for field in content.fields},
             trajectories=0,
         )
+
+
+def write_array(
+    path: Path, batch: Batch, row: int, frames: Tensor, attributes: Mapping[str, str | int | float]
+) -> None:
+    """Write one window's predicted frames as a NumPy file, and beside it, as JSON, what they are.
+
+    Args:
+        path: where to; ends in ``.npy``.
+        batch: the batch the window came in.
+        row: which window of the batch.
+        frames: [T, C, H, W, D], in the data set's units.
+        attributes: told in the JSON beside channels, axes, times and the simulation's parameters.
+
+    Raises:
+        PhysteerError: a file cannot be written, or frames of another shape.
+    """
+    _check(batch, frames)
+    times = batch.times[row, batch.n_input : batch.n_input + len(frames)]
+    told = {
+        **attributes,
+        "window": str(batch.windows[row]),
+        "parameters": batch.parameters_of(row),
+        "dimensions": ["time", "channel", *batch.grid.axes, *("absent",) * (3 - len(batch.grid.axes))],
+        "channels": list(batch.channels.names),
+        "units": f"those of {batch.origin.dataset}",
+        "times": times.tolist(),
+    }
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.save(file, frames.detach().float().cpu().numpy())
+    with atomic_write(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(told, indent=1) + "\n")
 
 
 def _check(batch: Batch, frames: Tensor) -> None:
