@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import lightning as L
 import torch.distributed
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -20,3 +21,12 @@ def gather(trainer: L.Trainer, mine: T) -> list[T]:
     everyone: list[T | None] = [None] * trainer.world_size
     torch.distributed.all_gather_object(everyone, mine)
     return everyone  # type: ignore[return-value]
+
+
+def summed(trainer: L.Trainer, mine: Tensor) -> Tensor:
+    """Return the sum over processes of a tensor of one shape, on the CPU; a collective, only for epoch-end hooks."""
+    if trainer.world_size == 1:
+        return mine.cpu()
+    total = mine.to(trainer.strategy.root_device, copy=True)
+    torch.distributed.all_reduce(total)
+    return total.cpu()

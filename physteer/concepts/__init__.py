@@ -7,7 +7,7 @@ returns a small frozen result (`fit`). A `Selection` says which samples belong t
 from physteer.concepts.concept import FORMAT_VERSION, Concept
 from physteer.concepts.controls import ShuffledDifferences, random_directions
 from physteer.concepts.cross_moments import CrossMoments
-from physteer.concepts.difference import DifferenceOfMeans, standardized
+from physteer.concepts.difference import DifferenceOfMeans, frame_sums, standardized
 from physteer.concepts.moments import Moments, RunningMoments
 from physteer.concepts.published import read_published_activations, read_published_concept
 from physteer.concepts.ridge import RidgeFitter, RidgeProbes
@@ -26,6 +26,7 @@ __all__ = [
     "RunningMoments",
     "Selection",
     "ShuffledDifferences",
+    "frame_sums",
     "random_directions",
     "read_published_activations",
     "read_published_concept",

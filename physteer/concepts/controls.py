@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from physteer.concepts.concept import Concept
-from physteer.concepts.difference import FORMULA, standardized
+from physteer.concepts.difference import FORMULA, frame_sums
 from physteer.concepts.roster import Roster, digest
 from physteer.errors import PhysteerError
 
@@ -97,19 +97,28 @@ class ShuffledDifferences:
         Raises:
             PhysteerError: A unit is not in the roster, or the grid is not that of the activations before.
         """
-        if len(units) != len(h):
-            raise PhysteerError(f"{len(units)} units were named for {len(h)} windows")
+        self.add(units, frame_sums(h), h.shape[1])
+
+    def add(self, units: Sequence[str], sums: Tensor, n_frames: int) -> None:
+        """Add activations by their sums over frames.
+
+        Args:
+            units: which unit each row belongs to.
+            sums: [B, h, w, δ, d], of `frame_sums`; B may be 0, which tells the grid.
+            n_frames: T, how many frames each sum is of.
+
+        Raises:
+            PhysteerError: A unit is not in the roster, or the grid is not that of the activations before.
+        """
+        if len(units) != len(sums):
+            raise PhysteerError(f"{len(units)} units were named for {len(sums)} windows")
         unknown = [unit for labels in self.labels[:1] for unit in units if unit not in labels]
         if unknown:
             raise PhysteerError(f"unit {unknown[0]!r} is not among those whose labels were shuffled")
-        z = standardized(h)
-        if z.numel() == 0:
-            return
         members = [[labels[unit] == self.classes[0] for unit in units] for labels in self.labels]
-        weights = torch.tensor([*members, [True] * len(units)], dtype=torch.float64, device=z.device)  # [n + 1, B]
+        weights = torch.tensor([*members, [True] * len(units)], dtype=torch.float64, device=sums.device)  # [n + 1, B]
         windows = weights.sum(1).long().cpu()
-        by_window = z.sum(1).double().flatten(1)  # [B, h·w·δ·d]
-        self._add((weights @ by_window).view(-1, *z.shape[2:]), windows * z.shape[1], windows)
+        self._add((weights @ sums.flatten(1)).view(-1, *sums.shape[1:]), windows * n_frames, windows)
 
     def merge(self, other: ShuffledDifferences) -> None:
         """Add what another process has seen; it has the same roster and seed."""
@@ -132,7 +141,7 @@ class ShuffledDifferences:
         Raises:
             PhysteerError: A class is empty, or an activation was constant or not finite.
         """
-        if self._sums is None:
+        if self._sums is None or not int(self._windows[-1]):
             raise PhysteerError("no window was seen: there are no shuffled concepts to compute")
         feature, control = self.classes
         formula = FORMULA.format(feature=feature, control=control)
@@ -159,7 +168,7 @@ class ShuffledDifferences:
         return concepts
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return sums and counts as tensors, to be sent to another process or saved."""
+        """Return sums and counts as tensors, to be saved or added to those of other processes."""
         sums = torch.empty(0, dtype=torch.float64) if self._sums is None else self._sums
         return {"sums": sums, "frames": self._frames, "windows": self._windows}
 

@@ -41,6 +41,11 @@ def standardized(h: Tensor) -> Tensor:
     return centred.div_(std[..., None, None, None, None])
 
 
+def frame_sums(h: Tensor) -> Tensor:
+    """Return Σ_t z of every row, which several fitters can share: [B, T, h, w, δ, d] → [B, h, w, δ, d] in float64."""
+    return standardized(h).sum(1).double()
+
+
 class DifferenceOfMeans:
     """Fits Δ = mean of z over the feature class − mean of z over the control class, [h, w, δ, d].
 
@@ -67,16 +72,26 @@ class DifferenceOfMeans:
 
         Args:
             label: name of the class.
-            h: [B, T, h, w, δ, d]: B windows.
+            h: [B, T, h, w, δ, d]: B windows, or none, which tells the grid.
+
+        Raises:
+            PhysteerError: There is no such class, or the grid is not that of the activations before.
+        """
+        self.add(label, frame_sums(h), h.shape[1])
+
+    def add(self, label: str, sums: Tensor, n_frames: int) -> None:
+        """Add activations of one class by their sums over frames.
+
+        Args:
+            label: name of the class.
+            sums: [B, h, w, δ, d], of `frame_sums`.
+            n_frames: T, how many frames each sum is of.
 
         Raises:
             PhysteerError: There is no such class, or the grid is not that of the activations before.
         """
         self._known(label)
-        z = standardized(h)
-        if z.numel() == 0:
-            return
-        self._add(label, z.flatten(0, 1).sum(0).double(), frames=z.shape[0] * z.shape[1], windows=len(z))
+        self._add(label, sums.sum(0), frames=len(sums) * n_frames, windows=len(sums))
 
     def merge(self, other: DifferenceOfMeans) -> None:
         """Add what another process has seen; its classes have the same names."""
@@ -109,7 +124,7 @@ class DifferenceOfMeans:
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return sums and counts as tensors, to be sent to another process or saved."""
+        """Return sums and counts as tensors, to be saved or added to those of other processes."""
         state = {}
         for label in self.classes:
             state[f"{label}/sum"] = self._sums.get(label, torch.empty(0, dtype=torch.float64))
