@@ -14,6 +14,14 @@ from physteer.interventions.conditions import UNSTEERED, Condition, Role, repeat
 from physteer.interventions.edit import Edit, apply_edits
 from physteer.interventions.locus import EVERYWHERE, Clock, Locus
 from physteer.interventions.replacements import Interchange, InterchangeMean, Mean, Replacement, Resample, Scale, Zero
+from physteer.interventions.replay import (
+    KeepsPast,
+    StagedModel,
+    interchanged,
+    replayed,
+    take_last_frame_snapshot,
+    take_snapshot,
+)
 from physteer.interventions.rotation import (
     ColumnGroup,
     LowRankRotation,
@@ -22,6 +30,7 @@ from physteer.interventions.rotation import (
     evaluated_once,
 )
 from physteer.interventions.sites import DeclaresSites, Site, find_module, site_names
+from physteer.interventions.snapshot import LastFrameSnapshot, Snapshot, join_snapshots
 from physteer.interventions.steer import Steer, SteerMode, fit_to_grid
 from physteer.interventions.subspace import Complement, Span, Subspace, orthonormal
 
@@ -37,6 +46,8 @@ __all__ = [
     "Edit",
     "Interchange",
     "InterchangeMean",
+    "KeepsPast",
+    "LastFrameSnapshot",
     "Locus",
     "LowRankRotation",
     "Mean",
@@ -46,7 +57,9 @@ __all__ = [
     "Role",
     "Scale",
     "Site",
+    "Snapshot",
     "Span",
+    "StagedModel",
     "Steer",
     "SteerMode",
     "Subspace",
@@ -58,10 +71,15 @@ __all__ = [
     "evaluated_once",
     "find_module",
     "fit_to_grid",
+    "interchanged",
+    "join_snapshots",
     "observed",
     "orthonormal",
     "repeated",
+    "replayed",
     "separated",
     "site_names",
     "stack_conditions",
+    "take_last_frame_snapshot",
+    "take_snapshot",
 ]

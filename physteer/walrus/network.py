@@ -121,7 +121,7 @@ class Walrus(nn.Module):
             raise PhysteerError("this Walrus is not causal in time: an edit of the last frame changes all frames")
         past = []
         for i in range(start, len(self.blocks)):
-            past.append(self.blocks[i].time.past(h))  # type: ignore[union-attr]
+            past.append(self.blocks[i].time.past(h))  # type: ignore[operator, union-attr]
             if i < len(self.blocks) - 1:
                 h = self.blocks[i](h, context.positions[i])
         return tuple(past)

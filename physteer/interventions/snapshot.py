@@ -1,0 +1,125 @@
+"""Snapshots: what a pass had reached at a site, so that it can go on from there (`replayed`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from physteer.errors import PhysteerError
+from physteer.interventions.sites import Site
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A pass stopped before some block, off the autograd tape."""
+
+    site: Site
+    """Where the activation was taken."""
+    start: int
+    """The block to go on with; the number of blocks if only the decoder is left."""
+    state: Tensor
+    """[B, T, …] what that block gets."""
+    inner: Tensor | None
+    """The activation of a site inside that block; none: the site is the border before it."""
+    rows: tuple[Tensor, ...]
+    """What the stages need beside the activation, per row, each [B, …] on the CPU: for Walrus the random shifts."""
+    shared: str
+    """The same for all rows: for Walrus the fields' labels, the boundary codes and the grid."""
+
+    @property
+    def activation(self) -> Tensor:
+        """The site's activation as an edit sees it (`Site.select`), [B, T, …, d]."""
+        return self.site.select(self.state) if self.inner is None else self.inner
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory its tensors take."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by name; the first axis of each is the batch."""
+        named = {"state": self.state}
+        if self.inner is not None:
+            named["inner"] = self.inner
+        return named | {f"rows.{i}": tensor for i, tensor in enumerate(self.rows)}
+
+    def with_tensors(self, named: Mapping[str, Tensor]) -> Self:
+        """Return the same snapshot with other tensors."""
+        rows = _listed(named, "rows")
+        return dataclasses.replace(self, state=named["state"], inner=named.get("inner"), rows=rows)
+
+    def select(self, rows: Sequence[int]) -> Self:
+        """Return some rows of the batch, in this order, copied; a row may come more than once."""
+        index = torch.tensor(rows, dtype=torch.long, device="cpu")
+        return self.with_tensors({n: t.index_select(0, index.to(t.device)) for n, t in self.tensors().items()})
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        """Return it with the activations on a device and, if one is given, in a precision."""
+        return self.with_tensors(
+            {n: t if n.startswith("rows.") else t.to(device, dtype) for n, t in self.tensors().items()}
+        )
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+
+@dataclass(frozen=True, eq=False)
+class LastFrameSnapshot(Snapshot):
+    """A pass stopped before some block, to be gone on with for the last frame alone; all its activations have T = 1.
+
+    It keeps the keys and values of the frames before, of all blocks to come: for Walrus 2 (T − 1) h w δ d numbers per
+    row and block. That is 2 (T − 1) / T times the activation of all frames per block: for the published 2D size
+    (T = 6, 32 × 32 tokens, d = 1408) 58 MB in float32, 29 MB in bfloat16, times 20 from the middle of 40 blocks.
+    """
+
+    past: tuple[Tensor, ...]
+    """Per block from `start` on, [B, …]: what the model keeps of earlier frames (`KeepsPast.keep_past`)."""
+    n_frames: int
+    """T of the pass."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by name; the first axis of each is the batch."""
+        return super().tensors() | {f"past.{i}": tensor for i, tensor in enumerate(self.past)}
+
+    def with_tensors(self, named: Mapping[str, Tensor]) -> Self:
+        """Return the same snapshot with other tensors."""
+        return dataclasses.replace(super().with_tensors(named), past=_listed(named, "past"))
+
+
+S = TypeVar("S", bound=Snapshot)
+
+
+def join_snapshots(snapshots: Sequence[S]) -> S:
+    """Put the rows of snapshots together, in this order.
+
+    Raises:
+        PhysteerError: there are none, or they differ in more than their rows: in site, grid, fields or boundaries.
+    """
+    if not snapshots:
+        raise PhysteerError("there are no snapshots to join")
+    first = snapshots[0]
+    for other in snapshots[1:]:
+        for what, one, two in (
+            ("kinds", type(first).__name__, type(other).__name__),
+            ("sites", first.site, other.site),
+            ("fields, boundaries or grids", first.shared, other.shared),
+            ("shapes", _row_shapes(first), _row_shapes(other)),
+        ):
+            if one != two:
+                raise PhysteerError(f"snapshots of different {what} cannot be joined: {one} and {two}")
+    named = [snapshot.tensors() for snapshot in snapshots]
+    return first.with_tensors({name: torch.cat([each[name] for each in named]) for name in named[0]})
+
+
+def _listed(named: Mapping[str, Tensor], prefix: str) -> tuple[Tensor, ...]:
+    count = sum(name.startswith(f"{prefix}.") for name in named)
+    return tuple(named[f"{prefix}.{i}"] for i in range(count))
+
+
+def _row_shapes(snapshot: Snapshot) -> dict[str, list[int]]:
+    return {name: list(tensor.shape[1:]) for name, tensor in snapshot.tensors().items()}
