@@ -43,6 +43,19 @@ class Axis:
         return self.codes[0] == PERIODIC
 
     @property
+    def cells(self) -> int:
+        """Cells per token."""
+        return self.strides[0] * self.strides[1]
+
+    @property
+    def first_cell(self) -> int:
+        """Where the cells of the first token begin: in the middle of what it sees. Negative in the padding."""
+        if self.size == 1:
+            return 0
+        (k1, k2), s1 = KERNELS, self.strides[0]
+        return (k1 + s1 * (k2 - 1) - self.cells) // 2 - self.before - self.after
+
+    @property
     def tokens(self) -> int:
         """Tokens along this axis."""
         if self.size == 1:
