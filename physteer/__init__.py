@@ -4,23 +4,25 @@
 commands that need no torch start at once.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from physteer.data.module import WellDataModule
+    from physteer.data.pair_module import CounterfactualDataModule
     from physteer.module import WalrusModule
 
 __version__ = "0.1.0"
-__all__ = ["WalrusModule", "WellDataModule", "__version__"]
+__all__ = ["CounterfactualDataModule", "WalrusModule", "WellDataModule", "__version__"]
+
+_HOME = {
+    "CounterfactualDataModule": "physteer.data.pair_module",
+    "WalrusModule": "physteer.module",
+    "WellDataModule": "physteer.data.module",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "WalrusModule":
-        from physteer.module import WalrusModule
-
-        return WalrusModule
-    if name == "WellDataModule":
-        from physteer.data.module import WellDataModule
-
-        return WellDataModule
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'physteer' has no attribute {name!r}")

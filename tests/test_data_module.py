@@ -304,7 +304,8 @@ def test_finished_windows_are_left_out_of_predict(tiny_well: Path, world: int) -
     data = module(tiny_well, batch_size=3)
     everything = [str(window) for window in data.predict_dataset().windows]
     finished = {name for i, name in enumerate(everything) if i % 3 == 0 or i > 5}
-    left = [OnceInOrder(data.predict_dataset(), world, rank, finished) for rank in range(world)]
+    left_out = {index for index, name in enumerate(everything) if name in finished}
+    left = [OnceInOrder(data.predict_dataset(), world, rank, left_out) for rank in range(world)]
     found = [[everything[index] for index in share] for share in left]
     assert sorted(name for share in found for name in share) == sorted(set(everything) - finished)
     assert all(name in everything[rank::world] for rank, share in enumerate(found) for name in share)

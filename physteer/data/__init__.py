@@ -2,6 +2,7 @@
 
 * `WellDataModule` (Lightning) and `WindowDataset` read windows of any data set of The Well, local or remote, as
   `Sample` and `Batch`: fields by the network's names, with grid, boundaries, parameters and the address (`Window`).
+* `CounterfactualDataModule` yields pairs of windows whose counterfactual is known: simulated, stored or read off.
 * `WellWriter` writes files in the same format; `write_rollout` writes a rollout that way, `write_stats` a data set's
   normalisation constants.
 * `simulate` is the built-in solver for shear flow; `generate_shear_flow` makes whole data sets with it
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     from physteer.data.fields import ChannelSource
     from physteer.data.generate import ShearFlowSettings, generate_shear_flow
     from physteer.data.module import WellDataModule
+    from physteer.data.pair_module import CounterfactualDataModule
+    from physteer.data.pairs import Pair, PairBatch, PairDataset, PairRules
     from physteer.data.rollout_files import write_rollout
     from physteer.data.shear_flow import Frame, ShearFlowState, simulate
+    from physteer.data.truths import MatchedTruth, ReadoutTruth, SolverTruth
     from physteer.data.well_format import Axis, Scalar, WellField, WellFile, WellWriter
     from physteer.data.well_stats import write_stats
 
@@ -31,13 +35,21 @@ __all__ = [
     "Batch",
     "ChannelSource",
     "Channels",
+    "CounterfactualDataModule",
     "Frame",
     "Grid",
+    "MatchedTruth",
     "Origin",
+    "Pair",
+    "PairBatch",
+    "PairDataset",
+    "PairRules",
+    "ReadoutTruth",
     "Sample",
     "Scalar",
     "ShearFlowSettings",
     "ShearFlowState",
+    "SolverTruth",
     "WellDataModule",
     "WellField",
     "WellFile",
@@ -58,8 +70,11 @@ _MODULES = {
     "fields": ("ChannelSource",),
     "generate": ("ShearFlowSettings", "generate_shear_flow"),
     "module": ("WellDataModule",),
+    "pair_module": ("CounterfactualDataModule",),
+    "pairs": ("Pair", "PairBatch", "PairDataset", "PairRules"),
     "rollout_files": ("write_rollout",),
     "shear_flow": ("Frame", "ShearFlowState", "simulate"),
+    "truths": ("MatchedTruth", "ReadoutTruth", "SolverTruth"),
     "well_format": ("Axis", "Scalar", "WellField", "WellFile", "WellWriter"),
     "well_stats": ("write_stats",),
 }

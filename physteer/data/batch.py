@@ -153,6 +153,16 @@ class Batch:
         """The frames that follow, [B, T_out, C, H, W, D]."""
         return self.fields[:, self.n_input :]
 
+    def rows(self, index: Sequence[int]) -> Batch:
+        """Return some of the windows, in the order asked for."""
+        return dataclasses.replace(
+            self,
+            fields=self.fields[list(index)],
+            windows=tuple(self.windows[row] for row in index),
+            parameters={name: values[list(index)] for name, values in self.parameters.items()},
+            times=self.times[list(index)],
+        )
+
     def parameters_of(self, row: int) -> dict[str, float]:
         """Return the parameters of one window."""
         return {name: float(values[row]) for name, values in self.parameters.items()}

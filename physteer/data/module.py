@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal, TypeVar, get_args
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from physteer.data.batch import Sample, collate
+from physteer.data.batch import collate
 from physteer.data.dataset import WindowDataset, WindowSpec
 from physteer.data.order import OnceInOrder, TrainingOrder
 from physteer.errors import PhysteerError
 
 Split = Literal["train", "valid", "test"]
+T = TypeVar("T")
 
 
 class WellDataModule(L.LightningDataModule):
@@ -96,21 +97,21 @@ class WellDataModule(L.LightningDataModule):
         self._open: dict[str, WindowDataset] = {}  # by folder
         self._read = 0
 
-    def train_dataloader(self) -> DataLoader[Sample]:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Every window of ``train``, shuffled, one frame to predict."""
         dataset = self.dataset("train", self._one_step(1))
         world, rank = self._place()
         return self._loader(dataset, TrainingOrder(dataset, world, rank, self._read * self.batch_size))
 
-    def val_dataloader(self) -> list[DataLoader[Sample]]:
+    def val_dataloader(self) -> list[DataLoader[Any]]:
         """``valid``: windows with one frame to predict, and rollouts."""
         return self._evaluation("valid")
 
-    def test_dataloader(self) -> list[DataLoader[Sample]]:
+    def test_dataloader(self) -> list[DataLoader[Any]]:
         """``test``: windows with one frame to predict, and rollouts."""
         return self._evaluation("test")
 
-    def predict_dataloader(self) -> DataLoader[Sample]:
+    def predict_dataloader(self) -> DataLoader[Any]:
         """Rollouts of ``predict_split`` that are not finished."""
         return self._once(self.predict_dataset(), self.finished)
 
@@ -179,32 +180,40 @@ class WellDataModule(L.LightningDataModule):
         before = [fractions[name] for name in names[: names.index(split)]]
         return sum(before), sum([*before, fractions[split]])
 
-    def _evaluation(self, split: Split) -> list[DataLoader[Sample]]:
+    def _evaluation(self, split: Split) -> list[DataLoader[Any]]:
         specs = [self._one_step(self.one_step_every), self._rollouts()]
         return [self._once(self.dataset(split, spec)) for spec in specs]
 
-    def _loader(self, dataset: WindowDataset, sampler: Sampler[int] | None) -> DataLoader[Sample]:
+    def _loader(self, dataset: WindowDataset, sampler: Sampler[int] | None) -> DataLoader[Any]:
+        stack = functools.partial(collate, n_input=dataset.spec.n_input, origin=dataset.origin)
+        return self._load(dataset, sampler, stack)
+
+    def _load(
+        self, dataset: Dataset[T], sampler: Sampler[int] | None, stack: Callable[[list[T]], Any]
+    ) -> DataLoader[Any]:
         return _Loader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=functools.partial(collate, n_input=dataset.spec.n_input, origin=dataset.origin),
+            collate_fn=stack,
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _once(self, dataset: WindowDataset, finished: Collection[str] = ()) -> DataLoader[Sample]:
+    def _once(self, dataset: WindowDataset, finished: Collection[str] = ()) -> DataLoader[Any]:
         """Share the windows out so that none is read twice."""
         world, rank = self._place()
-        alone = world == 1 and not finished
-        return self._loader(dataset, None if alone else OnceInOrder(dataset, world, rank, finished))
+        if world == 1 and not finished:
+            return self._loader(dataset, None)
+        left_out = {index for index, window in enumerate(dataset.windows) if str(window) in finished}
+        return self._loader(dataset, OnceInOrder(dataset, world, rank, left_out))
 
     def _place(self) -> tuple[int, int]:
         """Return how many processes there are, and which one this is."""
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
 
-class _Loader(DataLoader[Sample]):
+class _Loader(DataLoader[Any]):
     """A loader whose workers' mistakes are told in one line, as without workers.
 
     It claims one batch where it has none: Lightning leaves out a loop of no batches with all its hooks, and the other

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container, Iterator
+from typing import Any
 
 from torch.utils.data import Dataset, DistributedSampler
-
-from physteer.data.batch import Sample
-from physteer.data.dataset import WindowDataset
 
 
 class TrainingOrder(DistributedSampler[int]):
@@ -23,7 +21,7 @@ class TrainingOrder(DistributedSampler[int]):
         skip: windows of the first epoch's share that were read already.
     """
 
-    def __init__(self, dataset: Dataset[Sample], world: int, rank: int, skip: int = 0) -> None:
+    def __init__(self, dataset: Dataset[Any], world: int, rank: int, skip: int = 0) -> None:
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # of Lightning's seed_everything
         super().__init__(dataset, num_replicas=world, rank=rank, shuffle=True, seed=seed)
         self.skip = skip
@@ -35,21 +33,21 @@ class TrainingOrder(DistributedSampler[int]):
 
 
 class OnceInOrder(DistributedSampler[int]):
-    """Every window once over all processes, in the order of the data set; Lightning's sampler repeats some.
+    """Every sample once over all processes, in the order of the data set; Lightning's sampler repeats some.
 
     A process's share does not depend on what is finished, so that an interrupted run goes on with the same batches.
 
     Args:
-        dataset: the windows.
+        dataset: what is read.
         world: how many processes there are.
         rank: which one this is.
-        finished: names of windows that are left out.
+        finished: indices that are left out.
     """
 
-    def __init__(self, dataset: WindowDataset, world: int, rank: int, finished: Container[str] = ()) -> None:
+    def __init__(self, dataset: Dataset[Any], world: int, rank: int, finished: Container[int] = ()) -> None:
         super().__init__(dataset, num_replicas=world, rank=rank, shuffle=False)
-        share = range(rank, len(dataset), world)
-        self.indices = [index for index in share if str(dataset.windows[index]) not in finished]
+        n: int = len(dataset)  # type: ignore[arg-type]  # torch's Dataset does not promise a length
+        self.indices = [index for index in range(rank, n, world) if index not in finished]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.indices)

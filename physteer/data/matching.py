@@ -1,0 +1,95 @@
+"""Which trajectories begin with the same flow: by the content of frame 0, never by their index."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from physteer.data.batch import Channels, Window
+from physteer.data.dataset import WindowDataset
+from physteer.errors import PhysteerError
+
+_GLANCE = 64
+"""Cells that are compared first; most initial conditions differ there already."""
+
+Trajectory = tuple[str, int]
+"""File and index."""
+
+
+@dataclass(frozen=True, eq=False)
+class InitialConditions:
+    """The initial condition of every trajectory of a split, and one frame of each."""
+
+    of: Mapping[Trajectory, int]
+    """Which initial condition a trajectory begins with: its place in `frames`."""
+    frames: tuple[Tensor, ...]
+    """The matched fields of each, in units of their RMS, flattened: [n]."""
+    tolerance: float
+
+    def shared_with(self, others: InitialConditions) -> set[int]:
+        """Return the initial conditions that others have too."""
+        return {n for n, frame in enumerate(self.frames) if _find(frame, others.frames, self.tolerance) is not None}
+
+    def without(self, numbers: Collection[int]) -> InitialConditions:
+        """Return the trajectories that begin with none of these initial conditions."""
+        kept = {trajectory: number for trajectory, number in self.of.items() if number not in numbers}
+        return InitialConditions(kept, self.frames, self.tolerance)
+
+
+def match_initial_conditions(
+    dataset: WindowDataset, fields: Sequence[str] = (), tolerance: float = 1e-3
+) -> InitialConditions:
+    """Find the trajectories that begin with the same flow; reads frame 0 of each once.
+
+    Args:
+        dataset: a split; only trajectories that have windows count.
+        fields: what must agree; where empty, the velocity or momentum, else the buoyancy, else all that evolves. Other
+            fields of frame 0 depend on the parameters in The Well's crossed data sets.
+        tolerance: largest difference anywhere, in units of the fields' common RMS.
+
+    Raises:
+        PhysteerError: there is no such field.
+    """
+    channels = dataset.origin.channels
+    telling = [channels.index(name) for name in fields] or telling_channels(channels)
+    trajectories = dict.fromkeys((window.file, window.trajectory) for window in dataset.windows)
+    found: dict[Trajectory, int] = {}
+    frames: list[Tensor] = []
+    for file, index in tqdm(trajectories, "matching initial conditions", disable=None, leave=False):
+        values = dataset.read(Window(file, index, 0), n_frames=1).fields[0, telling].flatten()
+        frame = values / values.square().mean().sqrt().clamp_min(1e-12)
+        number = _find(frame, frames, tolerance)
+        if number is None:
+            number = len(frames)
+            frames.append(frame)
+        found[file, index] = number
+    return InitialConditions(found, tuple(frames), tolerance)
+
+
+def telling_channels(channels: Channels) -> list[int]:
+    """Return the channels that tell initial conditions apart whatever the parameters.
+
+    Raises:
+        PhysteerError: no channel evolves.
+    """
+    names = channels.names
+    telling = [i for i, name in enumerate(names) if name.startswith(("velocity", "momentum"))]
+    telling = telling or [i for i, name in enumerate(names) if name == "buoyancy"] or channels.predicted
+    if not telling:
+        raise PhysteerError(f"none of the fields {', '.join(names)} evolves")
+    return telling
+
+
+def _find(frame: Tensor, known: Sequence[Tensor], tolerance: float) -> int | None:
+    """Return the place of an initial condition [n] among others, or None."""
+    some = torch.linspace(0, len(frame) - 1, min(len(frame), _GLANCE)).long()
+    glance = frame[some]
+    for number, other in enumerate(known):
+        near = other.shape == frame.shape and bool((other[some] - glance).abs().max() <= tolerance)
+        if near and bool((other - frame).abs().max() <= tolerance):
+            return number
+    return None

@@ -1,0 +1,154 @@
+"""The Lightning data module that yields counterfactual pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data import DataLoader
+
+from physteer.data.dataset import WindowDataset, WindowSpec
+from physteer.data.matching import InitialConditions, match_initial_conditions
+from physteer.data.module import Split, WellDataModule
+from physteer.data.order import OnceInOrder, TrainingOrder
+from physteer.data.pairs import Others, PairDataset, PairRules
+from physteer.data.truths import SolverTruth, Truth
+from physteer.errors import PhysteerError
+
+
+class CounterfactualDataModule(WellDataModule):
+    """Pairs of windows, (base, sources), of a data set whose parameters are crossed with initial conditions.
+
+    ``fit`` trains on pairs of ``train``, validates on pairs of ``valid``; ``test`` takes pairs of ``test``. With
+    ``null`` there is a second set of pairs at validation and test, whose sources differ from their bases in that
+    parameter alone: what must not change. ``predict`` yields windows, as in ``WellDataModule``.
+
+    Trajectories that begin with the same flow are found by the content of frame 0 within each split. Initial conditions
+    that ``train`` has too are left out of the other splits.
+
+    Args:
+        variables: parameters that the base gets from its sources, one source each.
+        truth: how the counterfactual is known: ``SolverTruth``, ``MatchedTruth`` or ``ReadoutTruth``.
+        null: a parameter that ``variables`` has nothing to do with, for pairs whose answer is the base's own future.
+        same_initial_condition: sources begin with the base's initial condition, so that tokens correspond.
+        other_parameters: ``same``: a source differs from its base in its variable alone; ``any``: in others too.
+        train_pairs: pairs of an epoch of ``fit``, drawn once.
+        evaluation_pairs: pairs of validation and of test.
+        pair_every: frames between the starts of windows.
+        horizon: frames that the answer has.
+        match_fields: fields of frame 0 that must agree; where empty the velocity or momentum, or else the buoyancy.
+        match_tolerance: largest difference of these fields, in units of their RMS.
+        well: arguments of ``WellDataModule``.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        variables: list[str],
+        truth: Truth | None = None,
+        null: str | None = None,
+        same_initial_condition: bool = True,
+        other_parameters: Others = "same",
+        train_pairs: int = 1024,
+        evaluation_pairs: int = 128,
+        pair_every: int = 1,
+        horizon: int = 1,
+        match_fields: list[str] = [],  # noqa: B006  jsonargparse shows it; never changed
+        match_tolerance: float = 1e-3,
+        **well: Any,
+    ) -> None:
+        super().__init__(path, **well)
+        for name, value in (
+            ("train_pairs", train_pairs),
+            ("evaluation_pairs", evaluation_pairs),
+            ("pair_every", pair_every),
+            ("horizon", horizon),
+        ):
+            if value < 1:
+                raise PhysteerError(f"data.{name} must be at least 1, found {value}")
+        if not variables or len(set(variables)) < len(variables):
+            raise PhysteerError(f"data.variables must name one or more different parameters; found {variables}")
+        if null in variables:
+            raise PhysteerError(f"data.null {null!r} is among data.variables, {variables}")
+        self.rules = PairRules(tuple(variables), same_initial_condition, other_parameters)
+        self.truth: Truth = SolverTruth() if truth is None else truth
+        self.null, self.train_pairs, self.evaluation_pairs = null, train_pairs, evaluation_pairs
+        self.pair_every, self.horizon = pair_every, horizon
+        self.match_fields, self.match_tolerance = match_fields, match_tolerance
+        self._matched: dict[str, InitialConditions] = {}  # by split
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Pairs of ``train``, in an order that only the seed and the epoch decide."""
+        pairs = self.pairs("train", self.rules, self.train_pairs)
+        world, rank = self._place()
+        return self._load(pairs, TrainingOrder(pairs, world, rank, self._read * self.batch_size), pairs.collate)
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """Pairs of ``valid``, and those of the null."""
+        return self._evaluated("valid")
+
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        """Pairs of ``test``, and those of the null."""
+        return self._evaluated("test")
+
+    def pairs(self, split: Split, rules: PairRules, n_pairs: int, *, twins: bool = False) -> PairDataset:
+        """Draw pairs of a split.
+
+        Raises:
+            PhysteerError: none match, or every initial condition of the split is also in ``train``.
+        """
+        windows = self.pair_windows(split)
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # of Lightning's seed_everything
+        return PairDataset(windows, self._held_out(split), rules, self.truth, n_pairs, seed=seed, twins=twins)
+
+    def pair_windows(self, split: Split) -> WindowDataset:
+        """Open the windows that pairs are made of."""
+        chosen = None if self.trajectories is None else tuple(self.trajectories)
+        spec = WindowSpec(
+            self.n_steps_input,
+            self.horizon,
+            strides=self.time_strides,
+            first=self.first_start,
+            every=self.pair_every,
+            trajectories=chosen,
+        )
+        return self.dataset(split, spec)
+
+    def _evaluated(self, split: Split) -> list[DataLoader[Any]]:
+        rules = [self.rules]
+        if self.null is not None:
+            rules.append(dataclasses.replace(self.rules, null=self.null))
+        world, rank = self._place()
+        loaders = []
+        for rule in rules:
+            pairs = self.pairs(split, rule, self.evaluation_pairs, twins=True)
+            loaders.append(self._load(pairs, OnceInOrder(pairs, world, rank), pairs.collate))
+        return loaders
+
+    def _held_out(self, split: Split) -> InitialConditions:
+        """Match a split's trajectories; without the initial conditions of ``train`` if it is another split."""
+        own = self._match(split)
+        if split == "train":
+            return own
+        try:
+            shared = own.shared_with(self._match("train"))
+        except PhysteerError:  # a folder with one split alone has nothing to hold out from
+            return own
+        if len(shared) == len(own.frames):
+            raise PhysteerError(
+                f"{self.path}: every initial condition of {split!r} is in 'train' too: none is held out"
+            )
+        if shared:
+            rank_zero_warn(
+                f"{self.path}: {len(shared)} of {len(own.frames)} initial conditions of {split!r} are in 'train' too; "
+                "they are left out"
+            )
+        return own.without(shared)
+
+    def _match(self, split: Split) -> InitialConditions:
+        if split not in self._matched:
+            windows = self.pair_windows(split)
+            self._matched[split] = match_initial_conditions(windows, self.match_fields, self.match_tolerance)
+        return self._matched[split]

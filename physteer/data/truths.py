@@ -1,0 +1,131 @@
+"""How the answer to a counterfactual question is known: simulated, stored, or read off the source."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from physteer.data.batch import Batch, Window
+from physteer.data.counterfactual import solver_truth
+from physteer.data.dataset import WindowDataset
+from physteer.data.readouts import READOUTS, readouts
+from physteer.errors import PhysteerError, did_you_mean
+
+if TYPE_CHECKING:
+    from physteer.data.pairs import Pair
+
+
+class Truth(Protocol):
+    """A source of counterfactual answers."""
+
+    def known(self, dataset: WindowDataset, pair: Pair) -> bool:
+        """Return whether the answer to a pair is known."""
+
+    def of(self, dataset: WindowDataset, pairs: Sequence[Pair], base: Batch, sources: Sequence[Batch]) -> Tensor:
+        """Return y*: [B, T_out, C, H, W, D] in the data set's units, or a readout [B]."""
+
+
+class SolverTruth:
+    """Restart the built-in simulator from the base's last context frame, at the counterfactual's parameters: exact.
+
+    Args:
+        remembered: answers that are kept in memory, the latest of them; simulating one takes some ten milliseconds.
+    """
+
+    def __init__(self, remembered: int = 2048) -> None:
+        if remembered < 0:
+            raise PhysteerError(f"SolverTruth.remembered must be at least 0; found {remembered}")
+        self.remembered = remembered
+        self._answers: OrderedDict[tuple[str, Window, object], Tensor] = OrderedDict()
+
+    def known(self, dataset: WindowDataset, pair: Pair) -> bool:
+        """Return True: the solver answers everything, or refuses the data set."""
+        return True
+
+    def of(self, dataset: WindowDataset, pairs: Sequence[Pair], base: Batch, sources: Sequence[Batch]) -> Tensor:
+        """Simulate what is not remembered, together."""
+        keys = [(dataset.path, pair.base, pair.changed) for pair in pairs]
+        new = [row for row, key in enumerate(keys) if key not in self._answers]
+        answers = {key: self._answers[key] for key in keys if key in self._answers}
+        if new:
+            part = base.rows(new)
+            names = dict.fromkeys(name for pair in pairs for name, _ in pair.changed)
+            values = {name: torch.tensor([dict(pairs[row].changed)[name] for row in new]) for name in names}
+            simulated = solver_truth(part, base.targets.shape[1], values)
+            answers |= {keys[row]: answer for row, answer in zip(new, simulated, strict=True)}
+        for key in keys:
+            self._answers[key] = answers[key]
+            self._answers.move_to_end(key)
+        while len(self._answers) > self.remembered:
+            self._answers.popitem(last=False)
+        return torch.stack([answers[key] for key in keys])
+
+    def __str__(self) -> str:
+        return "the solver's answer"
+
+
+class MatchedTruth:
+    """Take what is stored: the trajectory of the counterfactual's parameters from the base's initial condition.
+
+    Trajectories drift apart with their parameters, so this is an answer only while both still agree where the
+    prediction begins; other pairs are dropped.
+
+    Args:
+        agreement: largest RMS difference between the last context frames, in units of the base's RMS, over all fields.
+    """
+
+    def __init__(self, agreement: float = 0.05) -> None:
+        if not agreement > 0:
+            raise PhysteerError(f"MatchedTruth.agreement must be positive; found {agreement}")
+        self.agreement = agreement
+        self._agree: dict[tuple[str, Window, Window], bool] = {}
+
+    def known(self, dataset: WindowDataset, pair: Pair) -> bool:
+        """Return whether the trajectory is stored and agrees with the base at the last context frame."""
+        if pair.twin is None:
+            return False
+        key = (dataset.path, pair.base, pair.twin)
+        if key not in self._agree:
+            last, predicted = dataset.spec.n_input - 1, dataset.origin.channels.predicted
+            own, other = (dataset.read(window).fields[last, predicted].double() for window in (pair.base, pair.twin))
+            difference = (own - other).square().mean((1, 2, 3)).sqrt()
+            scale = own.square().mean((1, 2, 3)).sqrt().clamp_min(1e-12)
+            self._agree[key] = bool((difference / scale).max() <= self.agreement)
+        return self._agree[key]
+
+    def of(self, dataset: WindowDataset, pairs: Sequence[Pair], base: Batch, sources: Sequence[Batch]) -> Tensor:
+        """Read what follows in the stored trajectories."""
+        twins = [dataset.read(pair.twin) for pair in pairs if pair.twin is not None]
+        return torch.stack([twin.fields[base.n_input :] for twin in twins])
+
+    def __str__(self) -> str:
+        return f"a stored trajectory that agrees within {self.agreement:g}"
+
+
+class ReadoutTruth:
+    """Read a diagnostic off the source: what the base's readout should become.
+
+    Args:
+        readout: ``enstrophy``, ``vortex_area``, ``kinetic_energy`` or ``tracer_variance`` of the last context frame.
+        variable: which source, by its place among the variables.
+    """
+
+    def __init__(self, readout: str, variable: int = 0) -> None:
+        if readout not in READOUTS:
+            raise PhysteerError(f"no readout {readout!r}, only {', '.join(READOUTS)}{did_you_mean(readout, READOUTS)}")
+        self.readout, self.variable = readout, variable
+
+    def known(self, dataset: WindowDataset, pair: Pair) -> bool:
+        """Return True: every window has the readout."""
+        return True
+
+    def of(self, dataset: WindowDataset, pairs: Sequence[Pair], base: Batch, sources: Sequence[Batch]) -> Tensor:
+        """Return the sources' readouts, [B]."""
+        return readouts(sources[self.variable], [self.readout])[self.readout].float()
+
+    def __str__(self) -> str:
+        return f"the source's {self.readout}"
