@@ -90,8 +90,8 @@ class Diagnostics(RolloutCallback):
                 table.add(compared.movement(frames))
                 table.add(compared.alignment(frames, condition.strength), compared.has_target(condition.strength))
         assert self._meter is not None
-        for number, row, *place in self._meter.rows():
-            tables[number].add_one(row, *place)
+        for number, row, step, site, metric, value in self._meter.rows():
+            tables[number].add_one(row, step, site, metric, value)
         if rollout.conditions[-1] is pl_module.conditions[-1]:
             for window, rows in self._rows.items():
                 write_part(trainer.default_root_dir, window, metrics_table(rows))
