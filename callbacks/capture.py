@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from physteer.callbacks.base import RolloutCallback
-from physteer.callbacks.processes import gather
-from physteer.callbacks.rollout_writer import slug
-from physteer.callbacks.windows import window_shapes
-from physteer.concepts import DifferenceOfMeans, Selection
-from physteer.data.batch import Batch
-from physteer.data.readouts import READOUTS, readouts
+from physteer.callbacks.classes import roster_of, sort_windows, units_of
+from physteer.callbacks.naming import slug
+from physteer.callbacks.observer import WindowObserver
+from physteer.callbacks.processes import summed
+from physteer.callbacks.windows import initial_conditions, predict_dataset
+from physteer.concepts import DifferenceOfMeans, Roster, Selection, ShuffledDifferences, frame_sums
+from physteer.data.batch import Batch, Window
+from physteer.data.dataset import WindowDataset
 from physteer.errors import PhysteerError
 from physteer.interventions import Site
 from physteer.module import WalrusModule
 from physteer.walrus import model_id
 
 
-class Capture(RolloutCallback):
+class Capture(WindowObserver):
     """Measure a concept: the difference of mean activations between two classes of windows.
 
     In ``predict``, the first forward from every window is captured; activations are added to running sums per class
     and site, so memory does not grow with the data. One concept per site is written to
     ``concepts/<name>_<site>.safetensors`` in the run folder. Set ``data.rollout_steps: 1`` when nothing else needs
     longer rollouts.
+
+    Beside the concept, in the same pass, the concepts of shuffled labels: what the same difference of means gives where
+    there is nothing to find. Labels change places within initial conditions, between whole trajectories where a
+    trajectory is in one class, and go to ``concepts/shuffled/<name>_<site>_<number>.safetensors``. Memory per site: 2
+    sums of h·w·δ·d numbers in float64, and n + 1 more for n shuffles.
 
     Args:
         name: of the concept, for its file.
@@ -36,102 +46,152 @@ class Capture(RolloutCallback):
             ``file``, ``trajectory``, ``start``, ``stride``, and readouts of the last context frame (``enstrophy``,
             ``vortex_area``, ``kinetic_energy``, ``tracer_variance``).
         control: which windows do not; windows in neither class are left out.
+        shuffles: number of concepts of shuffled labels; 19 are the fewest with which p ≤ 0.05 is possible.
+        match_initial_conditions: leave out initial conditions, known by their content, that lack one of the classes.
+            The rest cancel in the difference, entirely where all have the classes in the same proportion. False mixes
+            initial conditions with the concept, as the published protocol does.
+        seed: of the shuffles.
     """
 
-    def __init__(self, name: str, sites: list[str], feature: str, control: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        sites: list[str],
+        feature: str,
+        control: str,
+        shuffles: int = 0,
+        match_initial_conditions: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(sites, every_frame=True)
         if not re.fullmatch(r"[\w.+-]+", name):
             raise PhysteerError(f"Capture.name becomes a file's name: letters, digits and _ . + -; found {name!r}")
-        if not sites or len(set(sites)) < len(sites):
-            raise PhysteerError(f"Capture.sites must name one or more different sites; found {sites}")
-        self.name, self.sites = name, [Site.parse(site) for site in sites]
+        if shuffles < 0:
+            raise PhysteerError(f"Capture.shuffles must be at least 0; found {shuffles}")
+        self.name, self.shuffles, self.seed = name, shuffles, seed
         self.classes = {"feature": Selection(feature), "control": Selection(control)}
-        self._sums: dict[Site, DifferenceOfMeans] = {}
-        self._rows: dict[str, list[int]] = {}
-        self._data = ""
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse what cannot be captured."""
-        if not isinstance(pl_module, WalrusModule) or stage != "predict":
-            raise PhysteerError("Capture listens to the rollouts of `physteer predict` alone")
+        self.match_initial_conditions = match_initial_conditions
+        self._labels: dict[Window, str] = {}
+        self._units: dict[Window, str] = {}
+        self._groups: dict[Window, int] = {}
+        self._seen = torch.empty(0)
+        self._concepts: dict[Site, DifferenceOfMeans] = {}
+        self._shuffled: dict[Site, ShuffledDifferences] = {}
+        self._earlier: list[Mapping[str, Tensor]] = []
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Ask for the sites' activations."""
-        assert isinstance(pl_module, WalrusModule)
-        for site, shape in window_shapes(trainer, pl_module, self.sites).items():
-            if len(shape) != 6:
-                raise PhysteerError(f"site {site} has the shape {list(shape)}; a concept needs [B, T, h, w, δ, d]")
-        self._sums, self._rows = {site: DifferenceOfMeans() for site in self.sites}, {}
-        pl_module.observers.append((self.sites, self._observe))
+        """Sort all windows into the classes, in every process alike, and ask for the sites' activations."""
+        super().on_predict_start(trainer, pl_module)
+        dataset = predict_dataset(trainer)
+        try:
+            roster = self._sort(sort_windows(dataset, self.classes), dataset)
+            self._concepts = {site: DifferenceOfMeans() for site in self.sites}
+            self._shuffled = {
+                site: ShuffledDifferences(roster, self.shuffles, self.seed) for site in self.sites if self.shuffles
+            }
+        except PhysteerError as error:
+            raise PhysteerError(f"concept {self.name!r}: {error}") from error
+        self._earlier = []
+        device = torch.device("cpu") if pl_module.device.type == "mps" else pl_module.device  # it has no float64
+        for site, shape in self.shapes.items():  # so that sums have a shape in a process without windows too
+            none = torch.zeros(0, *shape[2:], dtype=torch.float64, device=device)
+            for label in self.classes:
+                self._concepts[site].add(label, none, shape[1])
+            if self.shuffles:
+                self._shuffled[site].add([], none, shape[1])
 
-    def on_predict_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Sort the batch's windows into the classes, and listen to the next forward."""
-        assert isinstance(pl_module, WalrusModule)
-        if pl_module.conditions[0].edits:
-            raise PhysteerError("Capture needs the unsteered model first among the conditions")
-        rows: dict[str, list[int]] = {label: [] for label in self.classes}
-        wanted = {name for select in self.classes.values() for name in select.names}
-        measured = readouts(batch, wanted & READOUTS.keys())
-        for row, window in enumerate(batch.windows):
-            values = {name: float(value[row]) for name, value in measured.items()}
-            sample = {**batch.parameters_of(row), **vars(window), **values}
-            member = [label for label, select in self.classes.items() if select(sample)]
-            if len(member) == 2:
-                raise PhysteerError(f"{window} is in both classes: {self._described()}")
-            for label in member:
-                rows[label].append(row)
-        self._rows, self._data = rows, batch.origin.path
-        pl_module.every_frame |= any(_computed_last(pl_module, site) for site in self.sites)
+    def observe(self, site: Site, h: Tensor, batch: Batch) -> None:
+        """Add the activations of a batch to the sums of their classes."""
+        rows = [row for row, window in enumerate(batch.windows) if window in self._labels]
+        windows = [batch.windows[row] for row in rows]
+        sums, n_frames = frame_sums(h if len(rows) == len(h) else h[rows]), h.shape[1]
+        self._check_finite(site, sums, windows)
+        for label in self.classes:
+            members = [row for row, window in enumerate(windows) if self._labels[window] == label]
+            self._concepts[site].add(label, sums[members], n_frames)
+        if self.shuffles:
+            self._shuffled[site].add([self._units[window] for window in windows], sums, n_frames)
+        if site == self.sites[0]:
+            self._seen[[self._groups[window] for window in windows]] += 1
 
-    def on_rollout_step(self, trainer: L.Trainer, pl_module: WalrusModule, step: int, n_steps: int) -> None:
-        """Stop listening: the forwards after the first are of predicted frames, or steered."""
-        self._rows, pl_module.every_frame = {}, False
+    def keep(self, trainer: L.Trainer) -> Mapping[str, Tensor]:
+        """Return the sums."""
+        return self._state()
+
+    def restore(self, trainer: L.Trainer, parts: Sequence[Mapping[str, Tensor]]) -> None:
+        """Take the sums of earlier starts."""
+        self._earlier = list(parts)
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add up the processes' sums and write the concepts."""
         assert isinstance(pl_module, WalrusModule)
-        model, data = model_id(pl_module.network), next(filter(None, gather(trainer, self._data)), "")
+        mine = self._state()
+        # One tensor at a time: with many shuffles the sums of all processes would not fit into memory.
+        total = {
+            name: summed(trainer, sum((part[name].to(value.device) for part in self._earlier), value))
+            for name, value in mine.items()
+        }
+        described = {"model": model_id(pl_module.network), "data": predict_dataset(trainer).origin.path}
         selections = {label: select.expression for label, select in self.classes.items()}
-        concepts = {}
-        for site, sums in self._sums.items():
-            total = DifferenceOfMeans()
-            for state in gather(trainer, {name: value.cpu() for name, value in sums.state_dict().items()}):
-                part = DifferenceOfMeans()
-                part.load_state_dict(state)
-                total.merge(part)
+        folder, n_seen = Path(trainer.default_root_dir) / "concepts", int((total["initial_conditions"] > 0).sum())
+        for site in self.sites:
+            fitter = DifferenceOfMeans()
+            fitter.load_state_dict(_under(f"{site}/concept/", total))
             try:  # on every process, so that none waits for one that failed
-                concepts[site] = total.fit(site=str(site), model=model, data=data, selections=selections)
+                concepts = [fitter.fit(site=str(site), selections=selections, **described)]
+                if self.shuffles:
+                    self._shuffled[site].load_state_dict(_under(f"{site}/shuffled/", total))
+                    concepts += self._shuffled[site].fit(site=str(site), selections=selections, **described)
             except PhysteerError as error:
-                raise PhysteerError(f"concept {self.name!r} at {site}: {error} ({self._described()})") from error
-        if trainer.is_global_zero:
-            for site, concept in concepts.items():
-                concept.save(Path(trainer.default_root_dir) / "concepts" / f"{self.name}_{slug(str(site))}.safetensors")
+                raise PhysteerError(f"concept {self.name!r} at {site}: {error}") from error
+            if trainer.is_global_zero:
+                file = f"{self.name}_{slug(str(site))}"
+                names = [f"{file}.safetensors", *(f"shuffled/{file}_{i:02d}.safetensors" for i in range(self.shuffles))]
+                for path, concept in zip(names, concepts, strict=True):
+                    replace(concept, initial_conditions=n_seen).save(folder / path)
 
-    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop looking."""
-        self._stop(pl_module)
+    def _sort(self, labels: dict[Window, str], dataset: WindowDataset) -> Roster:
+        """Keep the windows to capture, with their classes, units and initial conditions."""
+        groups = initial_conditions(dataset, list(labels))
+        units = units_of(labels)
+        roster = roster_of(labels, units, groups)
+        if self.match_initial_conditions:
+            n_all, roster = len(set(roster.groups.values())), roster.matched()
+            n_matched = len(set(roster.groups.values()))
+            if not n_matched:
+                raise PhysteerError(
+                    f"none of the {n_all} initial conditions in {dataset.path} has windows of both classes; "
+                    "match_initial_conditions: false compares different ones"
+                )
+            if n_matched < n_all:
+                rank_zero_warn(
+                    f"concept {self.name!r}: {n_all - n_matched} of {n_all} initial conditions lack one of the classes "
+                    "and are left out; match_initial_conditions: false keeps them"
+                )
+        self._labels = {window: label for window, label in labels.items() if units[window] in roster.labels}
+        self._units = {window: units[window] for window in self._labels}
+        numbers = {name: number for number, name in enumerate(sorted(set(groups.values())))}
+        self._groups = {window: numbers[groups[window]] for window in self._labels}
+        self._seen = torch.zeros(len(numbers), dtype=torch.long)
+        return roster
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Stop looking."""
-        self._stop(pl_module)
+    def _check_finite(self, site: Site, sums: Tensor, windows: Sequence[Window]) -> None:
+        finite = sums.flatten(1).sum(1).isfinite().tolist()
+        for window, fine in zip(windows, finite, strict=True):
+            if not fine:
+                raise PhysteerError(
+                    f"concept {self.name!r}: the activation at {site} for {window} is constant or not finite"
+                )
 
-    def _stop(self, pl_module: L.LightningModule) -> None:
-        if isinstance(pl_module, WalrusModule):
-            pl_module.observers = [one for one in pl_module.observers if one[1] != self._observe]
-            pl_module.every_frame = False
-
-    def _described(self) -> str:
-        return ", ".join(f"{label}: {select.expression!r}" for label, select in self.classes.items())
-
-    def _observe(self, site: Site, h: Tensor) -> None:
-        for label, rows in self._rows.items():  # of the first condition: the unsteered one is always first
-            if rows:
-                self._sums[site].update(label, h[rows])
+    def _state(self) -> dict[str, Tensor]:
+        """Return all sums by name; those of other processes and starts add up with them."""
+        state = {"initial_conditions": self._seen}
+        for site in self.sites:
+            state |= {f"{site}/concept/{name}": value for name, value in self._concepts[site].state_dict().items()}
+            if self.shuffles:
+                state |= {f"{site}/shuffled/{name}": v for name, v in self._shuffled[site].state_dict().items()}
+        return state
 
 
-def _computed_last(pl_module: WalrusModule, site: Site) -> bool:
-    """Whether a site lies where, unless asked, only the last frame is computed: the last block and what follows it."""
-    stage, _, rest = site.module.partition(".")
-    last = str(len(pl_module.network.blocks) - 1)
-    return rest.split(".")[0] == last if stage == "blocks" else stage == "decoder"
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
