@@ -1,5 +1,6 @@
 """Lightning callbacks: thin parts that connect a trainer to the packages of physteer."""
 
+from physteer.callbacks.activation_store import ActivationStore
 from physteer.callbacks.base import RolloutCallback
 from physteer.callbacks.capture import Capture
 from physteer.callbacks.controls import Controls
@@ -9,6 +10,7 @@ from physteer.callbacks.export_weights import ExportWeights
 from physteer.callbacks.figures import Figures
 from physteer.callbacks.interrupts import Interrupts
 from physteer.callbacks.journal import Journal
+from physteer.callbacks.naturalness import NaturalSpaces
 from physteer.callbacks.progress import RolloutProgress
 from physteer.callbacks.rollout_writer import RolloutWriter
 from physteer.callbacks.run_record import RunRecord
@@ -16,6 +18,7 @@ from physteer.callbacks.score_table import ScoreTable
 from physteer.callbacks.steer import Steer
 
 __all__ = [
+    "ActivationStore",
     "Capture",
     "Controls",
     "DataInterpolation",
@@ -24,6 +27,7 @@ __all__ = [
     "Figures",
     "Interrupts",
     "Journal",
+    "NaturalSpaces",
     "RolloutCallback",
     "RolloutProgress",
     "RolloutWriter",
