@@ -31,6 +31,7 @@ from physteer.interventions.rotation import (
 )
 from physteer.interventions.sites import DeclaresSites, Site, find_module, site_names
 from physteer.interventions.snapshot import LastFrameSnapshot, Snapshot, join_snapshots
+from physteer.interventions.snapshot_cache import SnapshotCache, input_keys
 from physteer.interventions.steer import Steer, SteerMode, fit_to_grid
 from physteer.interventions.subspace import Complement, Span, Subspace, orthonormal
 
@@ -58,6 +59,7 @@ __all__ = [
     "Scale",
     "Site",
     "Snapshot",
+    "SnapshotCache",
     "Span",
     "StagedModel",
     "Steer",
@@ -71,6 +73,7 @@ __all__ = [
     "evaluated_once",
     "find_module",
     "fit_to_grid",
+    "input_keys",
     "interchanged",
     "join_snapshots",
     "observed",

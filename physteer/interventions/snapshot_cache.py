@@ -1,0 +1,224 @@
+"""A cache of snapshots, one per window: what a frozen prefix makes of a window is computed once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import warnings
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+import physteer
+from physteer.errors import PhysteerError
+from physteer.files import atomic_write, reason
+from physteer.interventions.sites import Site
+from physteer.interventions.snapshot import LastFrameSnapshot, Snapshot, join_snapshots
+
+HEADER = "physteer.snapshot"
+"""The key of our metadata in a safetensors header."""
+
+
+class SnapshotCache:
+    """Snapshots of one site of one model by window, in memory or in a folder, up to a size.
+
+    A snapshot is found by the content of all that makes it: model, site, precision, kind of snapshot, version of
+    physteer, and the inputs themselves (`input_keys`), jitter included. So a stale one cannot be found, and one folder
+    can serve many models, sites and processes. Files are whole or not there (two processes that write the same one
+    harm nothing), are read memory-mapped, and hold nothing but tensors and JSON.
+
+    What is over the size is not stored and made anew each time. Nothing is evicted: when every window comes once per
+    epoch, keeping a part for good finds that part each epoch, and keeping the latest finds less.
+    """
+
+    def __init__(
+        self,
+        site: Site | str,
+        model_key: str,
+        max_bytes: int,
+        folder: Path | str | None = None,
+        kind: type[Snapshot] = Snapshot,
+    ) -> None:
+        """Open a cache; a folder keeps what it had.
+
+        Args:
+            site: where the snapshots are taken.
+            model_key: names the model's weights (`physteer.walrus.model_id`); they must not change meanwhile.
+            max_bytes: of the tensors kept in memory, or of the files of the folder, whoever wrote them.
+            folder: where files go, made at need; none: memory, on the device where the snapshots were made.
+            kind: `Snapshot` or `LastFrameSnapshot`.
+        """
+        self.folder = None if folder is None else Path(folder)
+        self.max_bytes = max_bytes
+        self._identity = json.dumps([str(Site.parse(site)), model_key, kind.__name__, physteer.__version__])
+        self._kept: dict[str, Snapshot] = {}
+        self._checked: set[str] = set()
+        self._used = 0
+        self._unmeasured = max_bytes  # bytes written since the folder was last measured
+        self._told = False
+
+    def get(
+        self, keys: Sequence[str], make: Callable[[list[int]], Snapshot], device: torch.device | str = "cpu"
+    ) -> Snapshot:
+        """Return the snapshot of a batch, taking rows from the cache where they are there.
+
+        Args:
+            keys: of the batch's rows (`input_keys`); a window may come twice.
+            make: given positions in `keys`, takes the snapshot of these rows; called at most once, for what is missing.
+            device: where the result is wanted.
+
+        Returns:
+            All rows, in the order of the keys.
+        """
+        names = [self._name(key) for key in keys]
+        rows = {name: row for name in dict.fromkeys(names) if (row := self._load(name)) is not None}
+        missing = [i for i, name in enumerate(names) if name not in rows and name not in names[:i]]
+        if len(missing) == len(keys):
+            made = make(missing)
+            for i in missing:
+                self._store(names[i], made.select([i]))
+            return made.to(device)
+        if missing:
+            made = make(missing)
+            for j, i in enumerate(missing):
+                rows[names[i]] = made.select([j])
+                self._store(names[i], rows[names[i]])
+        return join_snapshots([rows[name].to(device) for name in names])
+
+    def _name(self, key: str) -> str:
+        # Autocast computes in another precision than the weights'.
+        cast = [torch.get_autocast_dtype(kind) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+        return hashlib.sha256(f"{self._identity}{cast}{key}".encode()).hexdigest()[:32]
+
+    def _path(self, name: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{name}.safetensors"
+
+    def _load(self, name: str) -> Snapshot | None:
+        if self.folder is None:
+            return self._kept.get(name)
+        path = self._path(name)
+        for last_try in (False, True):  # safetensors opens a file twice, and another process may put its own in between
+            try:
+                row = read_snapshot(path, check=name not in self._checked)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+                if last_try:
+                    warnings.warn(f"{path} is damaged and is made anew: {reason(error)}", stacklevel=3)
+            else:
+                self._checked.add(name)
+                return row
+        return None
+
+    def _store(self, name: str, row: Snapshot) -> None:
+        size = row.n_bytes
+        if self.folder is not None and self._unmeasured > self.max_bytes // 16:  # other processes write as well
+            self._used = _folder_bytes(self.folder)
+            self._unmeasured = 0
+        if self._used + size > self.max_bytes:
+            self._stop(f"it holds {self._used / 2**20:.0f} of {self.max_bytes / 2**20:.0f} MiB")
+            return
+        if self.folder is None:
+            self._kept[name] = row
+        else:
+            try:
+                write_snapshot(row, self._path(name))
+            except PhysteerError as error:  # a full disk is no reason to end a training
+                self._stop(str(error))
+                return
+        self._used += size
+        self._unmeasured += size
+
+    def _stop(self, why: str) -> None:
+        if not self._told:
+            where = "memory" if self.folder is None else self.folder
+            warnings.warn(f"the snapshot cache in {where} stores no more windows: {why}", stacklevel=4)
+        self._told = True
+
+
+def input_keys(tensors: Sequence[Tensor], shared: str) -> list[str]:
+    """Return a key for each row of a batch of model inputs: a digest of its numbers, bit for bit.
+
+    Args:
+        tensors: all inputs that differ between rows, each [B, …]: fields as the network gets them, random shifts.
+        shared: all inputs that do not, written out: labels, boundary codes, the network's precision.
+    """
+    digests = [hashlib.sha256(shared.encode()) for _ in range(len(tensors[0]))]
+    for tensor in tensors:
+        for digest, row in zip(digests, tensor.detach().cpu().contiguous(), strict=True):
+            digest.update(f"{row.dtype}{list(row.shape)}".encode())
+            digest.update(_bytes(row))
+    return [digest.hexdigest() for digest in digests]
+
+
+def write_snapshot(snapshot: Snapshot, path: Path) -> None:
+    """Write a snapshot as safetensors; the file is whole or not there.
+
+    Raises:
+        PhysteerError: the folder cannot be written to, or the disk is full.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.tensors().items()}
+    about = {
+        "kind": type(snapshot).__name__,
+        "site": str(snapshot.site),
+        "start": snapshot.start,
+        "shared": snapshot.shared,
+        "n_frames": snapshot.n_frames if isinstance(snapshot, LastFrameSnapshot) else None,
+        "checksum": _checksum(tensors),
+    }
+    with atomic_write(path) as temporary:
+        try:
+            save_file(tensors, temporary, {HEADER: json.dumps(about)})
+        except SafetensorError as error:  # what safetensors makes of a full disk
+            raise OSError(str(error)) from error
+
+
+def read_snapshot(path: Path, check: bool = True) -> Snapshot:
+    """Read a snapshot, memory-mapped, on the CPU; every number is read once to see whether the file is undamaged.
+
+    Args:
+        path: of the file.
+        check: whether to read all of it for that.
+
+    Raises:
+        FileNotFoundError: there is none.
+        SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError: it is not whole, its numbers are not
+            those that were written, or it is not a snapshot.
+    """
+    with safe_open(path, framework="pt") as file:
+        header: dict[str, str] = file.metadata() or {}
+        if HEADER not in header:
+            raise ValueError("it is not a snapshot")
+        about = json.loads(header[HEADER])
+        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if check and _checksum(tensors) != about["checksum"]:
+        raise ValueError("its checksum is wrong")
+    parts = Site.parse(about["site"]), about["start"], tensors["state"], None, (), about["shared"]
+    bare = Snapshot(*parts) if about["n_frames"] is None else LastFrameSnapshot(*parts, (), about["n_frames"])
+    return bare.with_tensors(tensors)
+
+
+def _folder_bytes(folder: Path) -> int:
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with contextlib.suppress(FileNotFoundError):  # someone takes the cache away meanwhile
+            total += file.stat().st_size
+    return total
+
+
+def _checksum(tensors: dict[str, Tensor]) -> int:
+    total = 0
+    for name in sorted(tensors):
+        total = zlib.crc32(_bytes(tensors[name]), zlib.crc32(name.encode(), total))
+    return total
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
