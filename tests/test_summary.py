@@ -36,10 +36,11 @@ def synthetic(
         for mode in modes:
             for a in strengths:
                 conditions.append((f"vortex {mode} {a:+g} {site}", "concept", "vortex", a, mode, site))
-            for a in sorted({abs(a) for a in strengths}):
+            for a in strengths:
                 for i in range(n_random):
                     conditions.append((f"random {i} {mode} {a:+g} {site}", "random", f"random {i}", a, mode, site))
                 conditions.append((f"shuffled {mode} {a:+g} {site}", "shuffled", "shuffled 1", a, mode, site))
+    conditions += [(f"data {a:+g}", "data", "data interpolation", a, "", "") for a in (-1.0, 1.0)]
     offsets = {(role, d, site, mode): rng.normal(size=8) for _, role, d, _, mode, site in conditions}
     rows = []
     for ic in range(n_initial):
@@ -54,7 +55,9 @@ def synthetic(
                         rows.append(MetricRow(*place, field, metric, float(value)))
 
                     noise = 0.03 * rng.normal(size=12)
-                    effect = {"truth": 0.6 * a, "concept": 0.5 * a, "unsteered": 0.0}.get(role, 0.25 * a * z[6])
+                    effect = {"truth": 0.6 * a, "concept": 0.5 * a, "data": 0.4 * a, "unsteered": 0.0}.get(
+                        role, 0.25 * a * z[6]
+                    )
                     base = 5.0 + ic + 0.1 * step
                     add("", "enstrophy", base * (1 + effect * step / n_steps + noise[0] * a))
                     add("", "vortex_area", 0.3 + 0.1 * effect + 0.1 * noise[1] * a)
@@ -63,6 +66,8 @@ def synthetic(
                     if role != "truth":
                         add("", "divergence_rms", 0.01 * (1 + abs(a)))
                         add("", "spectrum_distance", 0.1 * step * (1 + abs(a)))
+                        add("blocks.0", "natural_percentile", 50 + 100 * min(abs(a), 0.49))
+                        add("blocks.0", "residual_percentile", 51 + w)
                     for i, field in enumerate(FIELDS):
                         change = (0.2 if field in moving else 1e-5) * step / n_steps
                         if role == "truth":
@@ -72,7 +77,7 @@ def synthetic(
                         add(field, "vrmse", 0.1 * step / n_steps * (1 + abs(a)))
                         if role == "unsteered":
                             continue
-                        seen = quality if role == "concept" else 0.3 * np.tanh(z[i])
+                        seen = {"concept": quality, "data": 0.9}.get(role, 0.3 * np.tanh(z[i]))
                         seen = np.clip(seen + noise[4 + i], -1, 1)
                         size = 2 * abs(a) * (change if field in moving else 0.01)
                         add(field, "alignment_cosine", seen)
@@ -224,9 +229,9 @@ class TestSummary:
         assert at(findings, "enstrophy_truth", strength=-0.4, field="", step=6).value < -0.5
 
     def test_dose_response(self, findings):
-        (slope,) = [f for f in findings if f.quantity == "enstrophy_slope" and f.step == 6]
+        (slope,) = [f for f in findings if f.quantity == "enstrophy_slope" and f.step == 6 and f.role == "concept"]
         assert slope.value == pytest.approx(0.5, abs=0.05) and np.isnan(slope.strength) and slope.controls == 19
-        (share,) = [f for f in findings if f.quantity == "enstrophy_monotone" and f.step == 6]
+        (share,) = [f for f in findings if f.quantity == "enstrophy_monotone" and f.step == 6 and f.role == "concept"]
         assert share.value == 1
 
     def test_damage(self, findings):
@@ -238,7 +243,7 @@ class TestSummary:
         ).value == pytest.approx(0.6)
 
     def test_fields_that_should_not_move_are_judged_by_how_far_they_do(self):
-        table = synthetic(moving=("tracer",))
+        table = synthetic(moving=("tracer",), strengths=(-0.4, 0.4), n_random=1, n_initial=3)
         assert still_fields(make_cube(table)) == ("pressure", "velocity_x", "velocity_y")
         findings = summarise(table)
         assert {f.field for f in findings if f.quantity == "alignment_cosine"} == {"tracer"}
@@ -249,18 +254,42 @@ class TestSummary:
         assert at(summarise(added), "null_movement", field="velocity_x", step=6).value == 0.5
         assert "|Δu_x|" in summary_text(findings)
 
-    def test_each_random_direction_counts_once_and_of_the_same_sign_if_it_was_run(self, table):
-        down = table[(table["role"] == "random") & (table["direction"] == "random 3")]
-        down = down.assign(strength=-down["strength"], condition=down["condition"] + " down")
-        wins = down["metric"] == "alignment_cosine"
-        down.loc[wins, "value"] = 0.99
-        findings = summarise(pd.concat([table, down], ignore_index=True))
-        up, turned = (at(findings, "alignment_cosine", strength=a) for a in (0.4, -0.4))
-        assert (up.controls, up.p) == (19, 1 / 20) and (turned.controls, turned.p) == (19, 2 / 20)
+    def test_each_random_direction_counts_once_and_at_the_same_signed_strength(self, table):
+        random = (table["role"] == "random") & (table["strength"] == -0.4)
+        one = random & (table["direction"] == "random 3") & (table["metric"] == "alignment_cosine")
+        better = table.assign(value=table["value"].where(~one, 0.99))
+        findings = summarise(better)
+        up, down = (at(findings, "alignment_cosine", strength=a) for a in (0.4, -0.4))
+        assert (up.controls, up.p) == (19, 1 / 20) and (down.controls, down.p) == (19, 2 / 20)
+        only_up = summarise(table[~random])
+        assert at(only_up, "alignment_cosine", strength=-0.4).controls == 0
+        assert np.isnan(at(only_up, "alignment_cosine", strength=-0.4).p)
+        (slope,) = [f for f in only_up if f.quantity == "enstrophy_slope" and f.step == 6 and f.role == "concept"]
+        assert slope.controls == 19, "slopes are compared over the strengths that both have"
+
+    def test_random_directions_made_like_another_concept_do_not_count(self):
+        table = synthetic(strengths=(0.4,), n_random=3, n_initial=2)
+        random = table["role"] == "random"
+        for concept, controls in (("vortex", 3), ("speed", 0)):
+            named = table["direction"].where(~random, table["direction"] + f" like {concept}")
+            assert at(summarise(table.assign(direction=named)), "recovery").controls == controls
+
+    def test_interpolation_of_data_is_a_line_of_its_own(self, findings):
+        found = at(findings, "alignment_cosine", strength=1.0, role="data")
+        assert found.value == pytest.approx(0.9, abs=0.03) and found.controls == 0
+        (slope,) = [f for f in findings if f.quantity == "enstrophy_slope" and f.step == 6 and f.role == "data"]
+        assert slope.value == pytest.approx(0.4, abs=0.05) and slope.controls == 0
+        assert "\n  data interpolation\n    −1     1  " in summary_text(findings)
+
+    def test_naturalness_is_told_per_site(self, findings):
+        assert at(findings, "natural_percentile", field="blocks.0").value == pytest.approx(90)
+        assert at(findings, "residual_percentile", field="blocks.0", role="unsteered", strength=0.0).value == 51.5
+        text = summary_text(findings)
+        assert "natural" in text and "90.0" in text and "Unsteered at step 6: " in text and "natural 50.0" in text
 
     def test_controls_of_other_sites_and_modes_do_not_count(self):
         findings = summarise(synthetic(sites=("blocks.0", "blocks.1"), strengths=(0.2,), n_random=3, n_initial=2))
-        assert {f.controls for f in findings if f.quantity == "recovery"} == {3}
+        assert {f.controls for f in findings if f.quantity == "recovery" and f.role == "concept"} == {3}
 
     def test_without_counterfactuals_and_controls(self, table):
         few = table[table["role"].isin(["unsteered", "concept"]) & (table["field"] == "")]

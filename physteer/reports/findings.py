@@ -27,7 +27,7 @@ class Finding:
     quantity: str
     """One of `QUANTITIES`."""
     field: str
-    """Empty for the whole flow, `SEVERAL` for the mean over fields that truly change."""
+    """Empty for the whole flow, `SEVERAL` for the mean over fields that truly change; the site of percentiles."""
     step: int
     """0 for the whole rollout."""
     value: float
@@ -40,7 +40,7 @@ class Finding:
     p: float
     """(1 + controls as extreme)/(1 + controls) against random directions; NaN where it is not asked for."""
     controls: int
-    """Random directions at the same site, mode and |α|."""
+    """Random directions at the same sites, mode and α."""
 
     @property
     def setting(self) -> tuple[str, str, str, float]:
@@ -65,6 +65,8 @@ QUANTITIES = {
     "divergence_ratio": "RMS of ∇·u, Σ steered / Σ unsteered",
     "tracer_drift": "|⟨s⟩ − ⟨s⟩ of the truth| over the truth's spread",
     "spectrum_distance": "RMS over shells of ln E(k)/E_truth(k)",
+    "natural_percentile": "distance from natural activations in their main directions, among held-out natural ones, %",
+    "residual_percentile": "the same outside their main directions, %",
     "blow_ups": "rollouts that blew up though the unsteered one of their window did not",
     "already_diverged": "windows whose unsteered rollout blew up; nothing after that is compared",
 }

@@ -25,6 +25,7 @@ from physteer.reports.summary_tables import (
     alignment_grid,
     best_settings,
     cell_text,
+    controls_shown,
     details_grid,
     dose_grid,
     effect_grid,
@@ -39,7 +40,7 @@ _STUDIES = ("controls_", "alignment_", "heat_map_")
 _KINDS = ("dose_response_", "over_time_", "spectra_", "panels_", "concept_")
 LARGEST_VIDEO = 5 * 2**20  # bytes; larger ones are linked
 _UNITS = {"relative change": ", %", "difference": ", % of cells", "value": ""}
-_SETTINGS = 6  # shown at once
+_SETTINGS, _CONTROLS = 6, 4  # shown at once
 _LONGEST_TABLE = 60  # rows; longer tables are only named
 
 
@@ -161,12 +162,12 @@ def _summary(path: Path) -> Iterator[str]:
         return
     settings = [*settings_of(findings, "concept"), *settings_of(findings, "shuffled", "data")]
     yield f"<p>{escape(opening(findings))} {escape(' '.join(notes(findings)))}</p>"
-    best = best_settings(findings, _SETTINGS)
+    best = [*best_settings(findings, _SETTINGS), *controls_shown(findings, _CONTROLS)]
     folded = [details_grid(findings, settings)]
     grids = [alignment_grid(findings, best), effect_grid(findings, best), dose_grid(findings)]
     if len(best) < len(settings):
         folded = [alignment_grid(findings, settings), effect_grid(findings, settings), *folded]
-        yield f"<p>The {len(best)} settings that did most; all {len(settings)}, controls too, are folded below.</p>"
+        yield f"<p>The settings that did most, and controls; all {len(settings)} are folded below.</p>"
     for grid in grids:
         if grid and grid.rows:
             yield f"<h3>{escape(grid.title)}</h3>{_grid(grid)}"

@@ -23,6 +23,8 @@ STILL = 0.01
 """A field whose true change is below this share of the largest one's should not move."""
 DOSED = ("enstrophy", "vortex_area")
 """What dose–response is read off."""
+PERCENTILES = ("natural_percentile", "residual_percentile")
+"""How unnatural activations are, per site; 50 is usual."""
 _ERRORS = ("error_steered", "error_unsteered")
 
 Pool = Callable[[Floats, Sequence[str], Resampling], Interval]
@@ -103,6 +105,11 @@ def damage(cube: Cube) -> list[Quantity]:
         *(Quantity(name, "", _beside(values, cube.unsteered), ratio) for name, values in against.items()),
         Quantity("tracer_drift", "", _drift(cube)[..., None], mean),
         Quantity("spectrum_distance", "", cube.get("spectrum_distance")[..., None], mean),
+        *(
+            Quantity(name, site, cube.get(name, site)[..., None], mean)
+            for name in PERCENTILES
+            for site in cube.fields(name)
+        ),
     ]
 
 

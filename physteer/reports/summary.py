@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, partial
 
 import numpy as np
@@ -28,8 +29,8 @@ _VALUE_ONLY = Resampling(resamples=1)  # controls have no interval
 def summarise(table: pd.DataFrame, steps: Sequence[int] | None = None) -> list[Finding]:
     """Judge every steered setting of a run.
 
-    Windows whose unsteered rollout has blown up, and rollouts after their own blow-up, are left out and counted. Each
-    random direction counts once per setting: at the same α where it was run, else at −α.
+    Windows whose unsteered rollout has blown up, and rollouts after their own blow-up, are left out and counted. Random
+    directions are compared with at the same α, sign included.
 
     Args:
         table: from `read_metrics`.
@@ -50,7 +51,7 @@ def summarise(table: pd.DataFrame, steps: Sequence[int] | None = None) -> list[F
 
     @cache
     def value(number: int, control: int, step: int) -> float:
-        """Settings of one site, mode and |α| share their controls."""
+        """Settings of one site, mode and α share their controls."""
         return aims[number].measure(cube, control, step, _VALUE_ONLY).value
 
     for index in cube.of_role("concept", "shuffled", "data"):
@@ -61,24 +62,27 @@ def summarise(table: pd.DataFrame, steps: Sequence[int] | None = None) -> list[F
             found += _at_steps(cube, index, quantity)
         found += _counts(cube, index)
         found += _truths(cube, index)
-    concepts = [cube.conditions[i] for i in cube.of_role("concept")]
-    for series in dict.fromkeys((one.direction, one.site, one.mode) for one in concepts):
-        found += _doses(cube, *series)
+    dosed = [cube.conditions[i] for i in cube.of_role("concept", "data")]
+    for who in dict.fromkeys(replace(one, strength=math.nan, condition="") for one in dosed):
+        found += _doses(cube, who)
     return [finding for finding in found if finding.windows or finding.step == 0]
 
 
 def random_controls(cube: Cube, index: int) -> tuple[int, ...]:
-    """Find the random directions at a setting's site, mode and |α|, each once."""
+    """Find the random directions at a setting's sites, mode and α, sign included, each once."""
     mine = cube.conditions[index]
     chosen: dict[str, int] = {}
     for i in cube.of_role("random"):
         other = cube.conditions[i]
-        alike = (other.site, other.mode) == (mine.site, mine.mode)
-        if alike and math.isclose(abs(other.strength), abs(mine.strength), rel_tol=1e-6):
-            same_sign = other.strength * mine.strength > 0
-            if other.direction not in chosen or same_sign:
-                chosen[other.direction] = i
+        if _is_control(other, mine) and math.isclose(other.strength, mine.strength, rel_tol=1e-6):
+            chosen.setdefault(other.direction, i)
     return tuple(chosen.values())
+
+
+def _is_control(random: Tried, mine: Tried) -> bool:
+    """Whether a random direction is at a setting's sites and mode, and not made like another concept."""
+    _, like, concept = random.direction.partition(" like ")
+    return (random.site, random.mode) == (mine.site, mine.mode) and (not like or concept == mine.direction)
 
 
 def _at_steps(
@@ -135,17 +139,16 @@ def _truths(cube: Cube, index: int) -> Iterator[Finding]:
             yield _finding(cube.conditions[index], f"{metric}_truth", "", step, interval, cube)
 
 
-def _doses(cube: Cube, direction: str, site: str, mode: str) -> Iterator[Finding]:
-    """Yield slope and monotonicity over a concept's strengths, the unsteered rollouts (0, no change) among them."""
-    rows = {i: cube.conditions[i] for i in cube.of_role("concept", "random")}
-    rows = {i: one for i, one in rows.items() if (one.site, one.mode) == (site, mode)}
-    mine = [i for i, one in rows.items() if (one.role, one.direction) == ("concept", direction)]
+def _doses(cube: Cube, who: Tried) -> Iterator[Finding]:
+    """Yield slope and monotonicity over a series' strengths, the unsteered rollouts (0, no change) among them."""
+    rows = dict(enumerate(cube.conditions))
+    series = (who.role, who.direction, who.site, who.mode)
+    mine = [i for i, one in rows.items() if (one.role, one.direction, one.site, one.mode) == series]
     randoms: dict[str, list[int]] = {}
-    for i, one in rows.items():
-        if one.role == "random":
-            randoms.setdefault(one.direction, []).append(i)
+    for i in cube.of_role("random"):
+        if _is_control(rows[i], who):
+            randoms.setdefault(rows[i].direction, []).append(i)
     shared = {rows[i].strength for i in mine}.intersection(*({rows[i].strength for i in r} for r in randoms.values()))
-    who = Tried("concept", direction, site, mode, math.nan, "")
     for metric in DOSED:
         changes = change(cube, metric, cube.unsteered)
         for s, step in enumerate(cube.steps):

@@ -11,6 +11,12 @@ from physteer.reports.findings import SEVERAL, Finding
 _MOST = 8  # settings shown in a terminal
 _WIDTH, _MARGIN = 100, 12  # characters of a line; of its labels
 _STAR = 0.05
+_UNSTEERED = {
+    "tracer_drift": "tracer drift",
+    "spectrum_distance": "spectrum distance",
+    "natural_percentile": "natural",
+    "residual_percentile": "residual",
+}
 
 Setting = tuple[str, str, str, float]
 
@@ -23,7 +29,7 @@ class Column:
     quantity: str
     field: str = ""
     kind: str = "number"
-    """``number`` (signed), ``percent`` (signed), ``size`` (unsigned), ``factor`` or ``count``."""
+    """``number`` (signed), ``percent`` (signed), ``percentile``, ``size`` (unsigned), ``factor`` or ``count``."""
     interval: bool = False
     """Whether a terminal has room for it; the page always has."""
 
@@ -72,15 +78,21 @@ def alignment_grid(findings: Sequence[Finding], settings: Sequence[Setting]) -> 
 def effect_grid(findings: Sequence[Finding], settings: Sequence[Setting]) -> Grid:
     """Return the table of what happened to the flow, and of damage."""
     cells = _cells(findings)
+    sites = list(dict.fromkeys(f.field for f in findings if f.quantity == "natural_percentile"))
     columns = (
         Column("enstrophy", "enstrophy", kind="percent", interval=True),
         Column("truth", "enstrophy_truth", kind="percent"),
         Column("vortex area", "vortex_area", kind="percent", interval=True),
         Column("VRMSE ×", "vrmse_ratio", kind="factor"),
         Column("∇·u ×", "divergence_ratio", kind="factor"),
-        Column("drift", "tracer_drift", kind="size"),
-        Column("spectrum", "spectrum_distance", kind="size"),
         Column("blown", "blow_ups", kind="count"),
+        *(
+            Column(title + (f" {site}" if len(sites) > 1 else ""), quantity, site, kind="percentile")
+            for site in sites
+            for title, quantity in (("natural", "natural_percentile"), ("residual", "residual_percentile"))
+        ),
+        Column("spectrum", "spectrum_distance", kind="size"),
+        Column("drift", "tracer_drift", kind="size"),
     )
     return _grid("Effect on the flow, and damage", columns, settings, cells)
 
@@ -154,6 +166,11 @@ def best_settings(findings: Sequence[Finding], most: int = _MOST) -> list[Settin
     return [setting for setting in settings_of(findings, "concept") if setting in chosen]
 
 
+def controls_shown(findings: Sequence[Finding], most: int) -> list[Setting]:
+    """Choose the settings that concepts are shown beside: interpolation of data, then shuffled labels."""
+    return [*settings_of(findings, "data"), *settings_of(findings, "shuffled")][:most]
+
+
 def short(field: str) -> str:
     """Return a field's name as a column's: ``velocity_x`` as ``u_x``."""
     return field.replace("velocity_", "u_")
@@ -165,6 +182,8 @@ def number_text(value: float, kind: str = "number") -> str:
         return "—"
     if kind == "count":
         return f"{value:.0f}"
+    if kind == "percentile":
+        return f"{value:.1f}"
     if kind == "percent":
         value *= 100
         text = f"{value:+.1f}" if abs(value) < 100 else f"{value:+.3g}"
@@ -197,8 +216,8 @@ def summary_text(findings: Sequence[Finding]) -> str:
     lines = [opening(findings)]
     if len(settings) < len(every):
         lines.append(f"The {len(settings)} of {len(every)} settings that did most; all are in tables/summary.csv.")
-    shown = [*settings, *settings_of(findings, "shuffled", "data")[: _MOST - len(settings)]]
-    series = {setting[:3] for setting in settings}
+    shown = [*settings, *controls_shown(findings, max(_MOST - len(settings), 2))]
+    series = {setting[:3] for setting in shown}
     doses = dose_grid([finding for finding in findings if finding.setting[:3] in series])
     grids = [alignment_grid(findings, shown), effect_grid(findings, shown), doses]
     steps = sorted({f.step for f in findings if f.step})
@@ -277,7 +296,7 @@ def notes(findings: Sequence[Finding]) -> list[str]:
     initial = max((f.initial_conditions for f in findings), default=0)
     lines = ["[…]: 95 % bootstrap interval over initial conditions. Changes are against the unsteered rollout."]
     if controls:
-        lines.append(f"*: p ≤ 0.05 against {controls} random directions of equal norm at the same site, mode and |α|.")
+        lines.append(f"*: p ≤ 0.05 against {controls} random directions of equal norm at the same site, mode and α.")
         settings = len(settings_of(findings, "concept"))
         if settings > 1:
             lines.append(f"{settings} settings were tried: confirm a chosen one on other initial conditions.")
@@ -288,12 +307,14 @@ def notes(findings: Sequence[Finding]) -> list[str]:
         lines.append(f"{said}: p ≤ 0.05 needs at least 19 (callback Controls).")
     if initial < 10:
         lines.append(f"Intervals over {_count(initial, 'initial condition')} are too narrow; take ten or more.")
+    if any(f.quantity == "natural_percentile" for f in findings):
+        lines.append("natural, residual: percentile of the activation among held-out natural ones; 50 is usual.")
     base = [f for f in findings if f.role == "unsteered"]
     diverged = max((f.value for f in findings if f.quantity == "already_diverged"), default=0.0)
     last = max((f.step for f in base), default=0)
     parts = [
-        f"{name} {number_text(f.value, 'size')}"
-        for quantity, name in (("tracer_drift", "tracer drift"), ("spectrum_distance", "spectrum distance"))
+        f"{name} {number_text(f.value, 'percentile' if 'percentile' in quantity else 'size')}"
+        for quantity, name in _UNSTEERED.items()
         for f in base
         if f.quantity == quantity and f.step == last
     ]
