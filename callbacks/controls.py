@@ -13,6 +13,7 @@ import lightning as L
 from torch import Tensor
 
 from physteer.callbacks.base import ConditionCallback
+from physteer.callbacks.naming import site_text
 from physteer.callbacks.steer import read_concept
 from physteer.concepts import Concept, random_directions
 from physteer.concepts.roster import digest
@@ -66,7 +67,7 @@ class Controls(ConditionCallback):
             theirs = sorted({site for shuffle in shuffles for site in shuffle})
             raise PhysteerError(
                 f"Controls.shuffled has concepts of {', '.join(theirs)} only; what is steered is at "
-                f"{' and at '.join(dict.fromkeys(map(_sites, chosen)))}"
+                f"{' and at '.join(dict.fromkeys(map(site_text, chosen)))}"
             )
         self.add(pl_module, controls)
 
@@ -92,7 +93,7 @@ class Controls(ConditionCallback):
         for condition in chosen:
             steers = _steers(condition)
             like = "" if steers[0].mode == "drop" else condition.direction
-            setting = (_sites(condition), condition.mode, condition.strength, like)
+            setting = (site_text(condition), condition.mode, condition.strength, like)
             if setting in seen:
                 continue
             seen.add(setting)
@@ -132,7 +133,7 @@ def _along(condition: Condition, name: str, directions: Sequence[Tensor], role: 
         Edit(edit.site, Steer(direction, steer.strength, steer.mode), edit.subspace, edit.locus)
         for edit, steer, direction in zip(condition.edits, _steers(condition), directions, strict=True)
     )
-    called = f"{name} {condition.mode} {condition.strength:+.12g} at {_sites(condition)}"
+    called = f"{name} {condition.mode} {condition.strength:+.12g} at {site_text(condition)}"
     return replace(condition, name=called, edits=edits, direction=name, role=role)
 
 
@@ -140,10 +141,6 @@ def _steers(condition: Condition) -> list[Steer]:
     """Return what is steered along at each site; nothing for a condition that does something else."""
     steers = [edit.replacement for edit in condition.edits if isinstance(edit.replacement, Steer)]
     return steers if len(steers) == len(condition.edits) else []
-
-
-def _sites(condition: Condition) -> str:
-    return ", ".join(str(edit.site) for edit in condition.edits)
 
 
 def _files(patterns: Sequence[str]) -> list[str]:

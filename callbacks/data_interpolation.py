@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import lru_cache, partial
 
 import lightning as L
 import torch
@@ -50,20 +50,27 @@ class DataInterpolation(ConditionCallback):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Give the module one condition per strength."""
         assert isinstance(pl_module, WalrusModule)
+        # Strengths of one sign share the solver's work; the cache is gone when the conditions are.
+        solved = lru_cache(maxsize=2)(self._next_context)
+
+        def mixed(batch: Batch, strength: float) -> Tensor:
+            # lerp is exact at both ends
+            return torch.lerp(batch.context, solved(batch, math.copysign(1, strength)), abs(strength))
+
         named = "data interpolation"
         conditions = [
-            Condition(f"{named} {a:+.12g}", (), named, a, role="data", context=partial(self._context, strength=a))
+            Condition(f"{named} {a:+.12g}", (), named, a, role="data", context=partial(mixed, strength=a))
             for a in self.strengths
         ]
         self.add(pl_module, conditions)
 
-    def _context(self, batch: Batch, strength: float) -> Tensor:
-        """Return the mixed context, [B, T, C, H, W, D]."""
+    def _next_context(self, batch: Batch, sign: float) -> Tensor:
+        """Return x(θ') [B, T, C, H, W, D]; NaN in the rows of windows that have no θ'."""
         if self.parameter not in batch.parameters:
             known = ", ".join(batch.parameters)
             raise PhysteerError(f"DataInterpolation: the data have no parameter {self.parameter!r}; they have {known}")
-        values = next_values(batch.parameters[self.parameter], self.values, strength)
+        values = next_values(batch.parameters[self.parameter], self.values, sign)
         follows = solver_truth(batch, batch.n_input - 1, {self.parameter: values}, start=0)
-        there = torch.cat([batch.context[:, :1], follows], dim=1)
-        there[values.isnan()] = math.nan
-        return torch.lerp(batch.context, there, abs(strength))  # exact at both ends
+        context = torch.cat([batch.context[:, :1], follows], dim=1)
+        context[values.isnan()] = math.nan
+        return context

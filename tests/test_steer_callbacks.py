@@ -91,6 +91,7 @@ def changes(collector, name):
 # ---------------------------------------------------------------------- Steer
 
 
+@pytest.mark.filterwarnings("ignore:.*was measured at")
 def test_every_mode_and_strength_is_a_condition(folder, predicted):
     both = [concept(folder, "vortex_blocks.0"), concept(folder, "vortex_blocks.1")]
     found = predicted(
@@ -348,7 +349,13 @@ def test_a_run_has_controls_at_both_signs_and_data_in_its_table(folder, tiny_wel
     config = experiment(
         tmp_path / "steer.yaml",
         model={"checkpoint": str(folder / "walrus.safetensors"), "conditions_per_forward": 7},
-        data={"path": str(tiny_well), "rollout_steps": 2, "include": ["Schmidt_5e-1"], "trajectories": [0]},
+        data={
+            "path": str(tiny_well),
+            "rollout_steps": 2,
+            "include": ["Schmidt_5e-1"],
+            "trajectories": [0],
+            "batch_size": 1,
+        },
         callbacks=[steer, shuffled, data, callback("Diagnostics", parameter="Reynolds", values=VALUES)],
         default_root_dir=str(tmp_path / "run"),
     )
