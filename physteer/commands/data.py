@@ -1,10 +1,11 @@
-"""``physteer data``: simulate data sets in The Well's format."""
+"""``physteer data``: make data sets in The Well's format."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from physteer.commands.parser import Parser, positive, whole, whole_or_zero
@@ -17,7 +18,7 @@ def main(args: list[str]) -> int:
     Raises:
         PhysteerError: a value that is not allowed, or a folder that cannot be used.
     """
-    parser = Parser("physteer data", description="Simulate data sets in The Well's format.")
+    parser = Parser("physteer data", description="Make data sets in The Well's format.")
     generators = parser.add_subparsers(metavar="GENERATOR", required=True)
     _add_shear_flow(
         generators.add_parser(
@@ -27,6 +28,10 @@ def main(args: list[str]) -> int:
             formatter_class=_Formatter,
         )
     )
+    for name, words in _SIMPLE_FLOWS.items():
+        described = f"Write {words}. {_SIMPLE_FLOW}"
+        simple = generators.add_parser(name, help=words, description=described, formatter_class=_Formatter)
+        _add_simple_flow(simple, name.replace("-", "_"))
     given = parser.parse_args(args)
     run: Callable[[argparse.Namespace], int] = given.run
     return run(given)
@@ -45,8 +50,37 @@ Run it again after an interruption: finished files are kept.
 """
 
 
+_SIMPLE_FLOWS = {
+    "taylor-green": "Taylor–Green vortices in a mean flow: exact decaying vortices, pressure and tracer",
+    "advection": "blobs of tracer in a uniform flow: exact advection and diffusion",
+    "diffusion": "blobs of tracer at rest: exact diffusion",
+}
+_SIMPLE_FLOW = """
+Fields are exact values, nothing is simulated. Reynolds × Schmidt × initial condition, fully crossed in every split;
+viscosity is 1/Reynolds, diffusivity 1/(Reynolds·Schmidt); fields, box and layout are those of shear-flow.
+Run it again after an interruption: finished files are kept.
+"""
+
+
 def _add_shear_flow(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_shear_flow)
+    many, grid = _add_what_all_have(parser)
+    many.add_argument("--widths", type=positive, nargs="+", default=[0.05, 0.065, 0.08], help="half-widths of layers")
+    many.add_argument("--shears", type=whole, nargs="+", default=[2, 4], help="numbers of layers, even")
+    many.add_argument("--blobs", type=whole, nargs="+", default=[1, 2, 3], help="numbers of waves per layer")
+    grid.add_argument("--substeps", type=whole, help="solver steps per frame; by default from a stability rule")
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
+    machine.add_argument("--batch", type=whole, default=4, help="flows advanced together; more on a GPU")
+
+
+def _add_simple_flow(parser: argparse.ArgumentParser, dataset: str) -> None:
+    parser.set_defaults(run=_simple_flow, dataset=dataset)
+    _add_what_all_have(parser)
+
+
+def _add_what_all_have(parser: argparse.ArgumentParser) -> tuple[argparse._ArgumentGroup, argparse._ArgumentGroup]:
+    """Add what every generator asks for; return the groups, for more."""
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the data set")
     many = parser.add_argument_group("parameters and initial conditions")
     reynolds, schmidt = [100.0, 200.0, 500.0, 1000.0, 2000.0], [0.5, 1.0, 2.0]
@@ -57,35 +91,26 @@ def _add_shear_flow(parser: argparse.ArgumentParser) -> None:
     )
     many.add_argument("--valid", type=whole_or_zero, default=2, metavar="N", help="the same of the valid split")
     many.add_argument("--test", type=whole_or_zero, default=2, metavar="N", help="the same of the test split")
-    many.add_argument("--widths", type=positive, nargs="+", default=[0.05, 0.065, 0.08], help="half-widths of layers")
-    many.add_argument("--shears", type=whole, nargs="+", default=[2, 4], help="numbers of layers, even")
-    many.add_argument("--blobs", type=whole, nargs="+", default=[1, 2, 3], help="numbers of waves per layer")
     many.add_argument("--seed", type=whole_or_zero, default=0, help="of the initial conditions")
     grid = parser.add_argument_group("frames and grid")
     grid.add_argument("--frames", type=whole, default=40, help="frames per trajectory, the initial one included")
     grid.add_argument("--dt", type=positive, default=0.25, help="time between frames")
     grid.add_argument("--resolution", type=whole, nargs=2, default=[64, 128], metavar=("X", "Y"), help="grid points")
-    grid.add_argument("--substeps", type=whole, help="solver steps per frame; by default from a stability rule")
-    machine = parser.add_argument_group("machine")
-    machine.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
-    machine.add_argument("--batch", type=whole, default=4, help="flows advanced together; more on a GPU")
+    return many, grid
 
 
 def _shear_flow(given: argparse.Namespace) -> int:
     import torch
-    from tqdm import tqdm
 
     from physteer.data.generate import ShearFlowSettings, generate_shear_flow
 
-    for name in ("reynolds", "schmidt"):
-        if len(set(getattr(given, name))) < len(getattr(given, name)):
-            raise PhysteerError(f"--{name} names a value twice: {getattr(given, name)}")
+    _check_distinct(given)
     try:
         torch.zeros(1, device=given.device)
     except (RuntimeError, AssertionError) as error:
         raise PhysteerError(f"device {given.device!r} cannot be used: {str(error).splitlines()[0]}") from error
     settings = ShearFlowSettings(
-        counts=(given.initial_conditions, given.valid, given.test),
+        counts=_counts(given),
         frames=given.frames,
         dt=given.dt,
         resolution=tuple(given.resolution),
@@ -95,11 +120,7 @@ def _shear_flow(given: argparse.Namespace) -> int:
         blobs=tuple(given.blobs),
         substeps=given.substeps,
     )
-    total = sum(settings.counts) * len(given.reynolds) * len(given.schmidt)
-    size = total * given.frames * math.prod(given.resolution) * 4 * 4  # four float32 channels
-    print(f"{total} trajectories of {given.frames} frames, {size / 1e9:.2g} GB: {given.out}")
-    n_frames = total * given.frames
-    with tqdm(total=n_frames, unit=" frames", smoothing=0.05, mininterval=0.5, disable=None) as bar:
+    with _progress(given) as progress:
         written = generate_shear_flow(
             given.out,
             given.reynolds,
@@ -107,9 +128,49 @@ def _shear_flow(given: argparse.Namespace) -> int:
             settings,
             device=given.device,
             batch=given.batch,
-            progress=_quarters(n_frames) if bar.disable else bar.update,
+            progress=progress,
         )
-    files = len(given.reynolds) * len(given.schmidt) * sum(count > 0 for count in settings.counts)
+    return _conclude(given, written)
+
+
+def _simple_flow(given: argparse.Namespace) -> int:
+    from physteer.data.generate_simple import SimpleFlowSettings, generate_simple_flow
+
+    _check_distinct(given)
+    settings = SimpleFlowSettings(_counts(given), given.frames, given.dt, tuple(given.resolution), given.seed)
+    with _progress(given) as progress:
+        written = generate_simple_flow(
+            given.out, given.dataset, given.reynolds, given.schmidt, settings, progress=progress
+        )
+    return _conclude(given, written)
+
+
+def _counts(given: argparse.Namespace) -> tuple[int, int, int]:
+    return given.initial_conditions, given.valid, given.test
+
+
+def _check_distinct(given: argparse.Namespace) -> None:
+    for name in ("reynolds", "schmidt"):
+        if len(set(getattr(given, name))) < len(getattr(given, name)):
+            raise PhysteerError(f"--{name} names a value twice: {getattr(given, name)}")
+
+
+@contextlib.contextmanager
+def _progress(given: argparse.Namespace) -> Iterator[Callable[[int], object]]:
+    """Say how much is to come, and show how far it is; yields what is called with the frames just stored."""
+    from tqdm import tqdm
+
+    total = sum(_counts(given)) * len(given.reynolds) * len(given.schmidt)
+    size = total * given.frames * math.prod(given.resolution) * 4 * 4  # four float32 channels
+    print(f"{total} trajectories of {given.frames} frames, {size / 1e9:.2g} GB: {given.out}")
+    n_frames = total * given.frames
+    with tqdm(total=n_frames, unit=" frames", smoothing=0.05, mininterval=0.5, disable=None) as bar:
+        yield _quarters(n_frames) if bar.disable else bar.update
+
+
+def _conclude(given: argparse.Namespace, written: Sequence[Path]) -> int:
+    """Say what was written; return the exit status."""
+    files = len(given.reynolds) * len(given.schmidt) * sum(count > 0 for count in _counts(given))
     print(f"{len(written)} files written, {files - len(written)} kept: {given.out}")
     return 0
 

@@ -30,6 +30,8 @@ GENERATOR_VERSION = 1
 """Raised whenever the same settings would give other numbers."""
 
 SPLITS = ("train", "valid", "test")
+FIELDS = (WellField("tracer"), WellField("pressure"), WellField("velocity", order=1))
+"""Of The Well's shear_flow."""
 
 _Frames = Iterator[tuple[slice, int, Frame]]  # which trajectories, index of the frame, the frame
 _Job = tuple[dict[Path, WellFile], _Frames]
@@ -82,9 +84,9 @@ def scientific(value: float) -> str:
     return f"{'-' * sign}{mantissa}e{int(exponent) + len(digits) - 1}"
 
 
-def file_name(reynolds: float, schmidt: float) -> str:
+def file_name(reynolds: float, schmidt: float, dataset: str = "shear_flow") -> str:
     """Return the name of the file that holds a pair of parameters."""
-    return f"shear_flow_Reynolds_{scientific(reynolds)}_Schmidt_{scientific(schmidt)}.hdf5"
+    return f"{dataset}_Reynolds_{scientific(reynolds)}_Schmidt_{scientific(schmidt)}.hdf5"
 
 
 def generate_shear_flow(
@@ -118,7 +120,7 @@ def generate_shear_flow(
     folders = {split: out / "data" / split for split in SPLITS}
     for split, folder in folders.items():
         for path in sorted(folder.glob("*.hdf5")):
-            _check_same_settings(path, settings.record(split))
+            check_same_settings(path, settings.record(split))
     if settings.counts[0] and _missing(folders["train"], reynolds, schmidt):
         (out / "stats.yaml").unlink(missing_ok=True)  # it would not be that of the training files
     jobs = []
@@ -159,7 +161,12 @@ def _missing(folder: Path, reynolds: Sequence[float], schmidt: Sequence[float]) 
     return [one for one in schmidt if any(not (folder / file_name(value, one)).exists() for value in reynolds)]
 
 
-def _check_same_settings(path: Path, record: Mapping[str, object]) -> None:
+def check_same_settings(path: Path, record: Mapping[str, object]) -> None:
+    """Check that a file was made by the settings of `record`.
+
+    Raises:
+        PhysteerError: It was not, or cannot be read.
+    """
     try:
         with h5py.File(path) as file:
             stored = json.loads(file.attrs.get("settings", "{}"))
@@ -227,19 +234,24 @@ def _write(contents: Mapping[Path, WellFile], frames: _Frames, report: Callable[
             report(frame.tracer.shape[0] * frame.tracer.shape[1])
 
 
+def box_axes(resolution: tuple[int, int]) -> tuple[Axis, Axis]:
+    """Return the axes of The Well's shear_flow box, 0 ≤ x < 1 and −1 ≤ y < 1, periodic."""
+    x, y = (
+        Axis(name, low + length * np.arange(size) / size)
+        for name, low, length, size in zip("xy", (0.0, -1.0), LENGTHS, resolution, strict=True)
+    )
+    return x, y
+
+
 def _describe(
     reynolds: float, schmidt: float, layers: Sequence[ShearLayers], settings: ShearFlowSettings, split: str
 ) -> WellFile:
-    axes = tuple(
-        Axis(name, low + length * np.arange(size) / size)
-        for name, low, length, size in zip("xy", (0.0, -1.0), LENGTHS, settings.resolution, strict=True)
-    )
     return WellFile(
         dataset_name="shear_flow",
-        axes=axes,
+        axes=box_axes(settings.resolution),
         times=settings.dt * np.arange(settings.frames),
         n_trajectories=len(layers),
-        fields=(WellField("tracer"), WellField("pressure"), WellField("velocity", order=1)),
+        fields=FIELDS,
         parameters={"Reynolds": reynolds, "Schmidt": schmidt},
         scalars=(
             Scalar("width", [one.width for one in layers], sample_varying=True),
