@@ -36,6 +36,7 @@ class Steer(ConditionCallback):
             ``none``; or a list, for conditions in each.
         site: where to add it; the site it was measured at when null. Null for a list of concepts.
         rollout_steps: steps of the rollout at which to steer, from 0; null for all.
+        frames: frames of the context at which to steer, such as ``[-1]`` for the last alone; null for all.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Steer(ConditionCallback):
         mode: SteerMode | list[SteerMode] = "drop",
         site: str | None = None,
         rollout_steps: list[int] | None = None,
+        frames: list[int] | None = None,
     ) -> None:
         super().__init__()
         self.concepts = _distinct("concept", [concept] if isinstance(concept, str) else concept)
@@ -59,7 +61,9 @@ class Steer(ConditionCallback):
         self.site = site
         if rollout_steps is not None and (not rollout_steps or min(rollout_steps) < 0):
             raise PhysteerError(f"Steer.rollout_steps must be steps from 0, or null for all; found {rollout_steps}")
-        self.rollout_steps = rollout_steps
+        if frames is not None:
+            _distinct("frames", frames)
+        self.rollout_steps, self.frames = rollout_steps, frames
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse what cannot be steered."""
@@ -84,6 +88,9 @@ class Steer(ConditionCallback):
                     f"site {site} has the shape {list(shapes[site])}; steering needs [B, T, h, w, δ, d]"
                 )
             concept.check_width(shapes[site][-1], str(site))
+            context = shapes[site][1]
+            if self.frames is not None and not all(-context <= frame < context for frame in self.frames):
+                raise PhysteerError(f"Steer.frames {self.frames}: the context has {context} frames")
             for mode in self.modes:
                 fit_to_grid(concept.direction, shapes[site][2:5], mode)
             if str(site) != concept.site:
@@ -98,10 +105,11 @@ class Steer(ConditionCallback):
         self.add(pl_module, [self._condition(edited, mode, alpha) for mode in self.modes for alpha in self.strengths])
 
     def _condition(self, edited: Sequence[tuple[Site, Concept]], mode: SteerMode, strength: float) -> Condition:
-        locus = Locus(steps=self.rollout_steps)
+        locus = Locus(frames=self.frames, steps=self.rollout_steps)
         edits = tuple(Edit(site, AlongDirection(one.direction, strength, mode), locus=locus) for site, one in edited)
         direction = " + ".join(Path(path).stem for path in self.concepts)
-        how = mode if self.rollout_steps is None else f"{mode} steps {' '.join(map(str, self.rollout_steps))}"
+        loci = (("frames", self.frames), ("steps", self.rollout_steps))
+        how = " ".join([mode, *(f"{what} {' '.join(map(str, chosen))}" for what, chosen in loci if chosen is not None)])
         name = f"{direction} {how} {strength:+.12g}"
         if self.site is not None and self.site != edited[0][1].site:
             name += f" at {self.site}"

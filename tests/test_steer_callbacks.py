@@ -390,3 +390,27 @@ def test_words_of_the_command_line_may_be_lists_too(folder, tmp_path):
         cli = run(["predict", "--config", str(config), *words], only_build=True)
         (steer,) = [one for one in cli.trainer.callbacks if isinstance(one, Steer)]
         assert steer.concepts == concepts and steer.modes == ["drop", "none"]
+
+
+def test_steering_some_frames_alone(folder, predicted):
+    """The last frame is what the last block steers anyway; the first of three frames changes something else."""
+    concept = str(folder / "vortex_blocks.0.safetensors")
+    found = predicted(
+        Steer(concept, [0.3]), Steer(concept, [0.3], frames=[-1]), Steer(concept, [0.3], frames=[0, 1, 2]), Controls(1)
+    )
+    names = [f"vortex_blocks.0 drop{how} +0.3" for how in ("", " frames -1", " frames 0 1 2")]
+    everywhere, last, every = (found.frames[name] for name in names)
+    assert torch.allclose(everywhere, every, atol=1e-6)
+    assert not torch.allclose(everywhere, last, atol=1e-4)
+    assert "random 1 drop frames -1 +0.3 at blocks.0" in found.conditions
+    end = str(folder / "vortex_blocks.1.safetensors")
+    found = predicted(Steer(end, [0.3]), Steer(end, [0.3], frames=[-1]))
+    both = [found.frames[f"vortex_blocks.1 drop{how} +0.3"] for how in ("", " frames -1")]
+    assert torch.allclose(*both, atol=1e-6)
+
+
+def test_frames_that_are_not_there(folder, predicted):
+    with pytest.raises(PhysteerError, match=r"Steer.frames \[3\]: the context has 3 frames"):
+        predicted(Steer(str(folder / "vortex_blocks.0.safetensors"), [0.3], frames=[3]))
+    with pytest.raises(PhysteerError, match="Steer.frames must be one or more, all different"):
+        Steer(str(folder / "vortex_blocks.0.safetensors"), [0.3], frames=[])
