@@ -6,9 +6,9 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from physteer.callbacks.base import RolloutCallback
 from physteer.data.batch import Batch
 from physteer.data.module import WellDataModule
 from physteer.errors import PhysteerError
@@ -59,7 +58,7 @@ class Journal(L.Callback):
         if not self._earlier or not trainer.is_global_zero:
             return
         parts = [_read_sums(path) for path in self._earlier]
-        for name, callback in _listening(trainer):
+        for name, callback in _keepers(trainer):
             callback.restore(trainer, [part.get(name, {}) for part in parts])
         data = trainer.datamodule  # type: ignore[attr-defined]
         done, total = len(data.finished), len(data.predict_dataset())
@@ -85,18 +84,27 @@ class Journal(L.Callback):
     def _write(self, trainer: L.Trainer) -> None:
         sums = {
             f"{name}/{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, callback in _listening(trainer)
+            for name, callback in _keepers(trainer)
             for key, value in callback.keep(trainer).items()
         }
         with atomic_write(self._path) as temporary:
             temporary.write_bytes(save(sums, {"windows": json.dumps(self._windows)}))
 
 
-def _listening(trainer: L.Trainer) -> Iterator[tuple[str, RolloutCallback]]:
+@runtime_checkable
+class _Keeper(Protocol):
+    """What `RolloutCallback` and others have."""
+
+    def keep(self, trainer: L.Trainer) -> Mapping[str, Tensor]: ...
+
+    def restore(self, trainer: L.Trainer, parts: Sequence[Mapping[str, Tensor]]) -> None: ...
+
+
+def _keepers(trainer: L.Trainer) -> Iterator[tuple[str, _Keeper]]:
     """Yield the callbacks that keep something, by names that are the same at every start."""
     seen: Counter[str] = Counter()
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, RolloutCallback):
+        if isinstance(callback, _Keeper):
             name = type(callback).__name__
             yield f"{name} {seen[name]}", callback
             seen[name] += 1

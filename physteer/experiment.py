@@ -21,7 +21,7 @@ Experiment = Mapping[str, Any]
 """What decides the results of ``predict``, as JSON: settings by their names in YAML, digests of what they name."""
 
 # The weights and the data themselves are compared, wherever they lie. Batches, devices and processes only round.
-_TRAINER = ("limit_predict_batches", "fast_dev_run", "precision")
+_TRAINER = ("limit_predict_batches", "precision")
 _NOT_OF_THE_MODEL = {
     *("checkpoint", "network", "conditions_per_forward", "compile"),
     *("objective", "learning_rate", "weight_decay", "warmup_steps"),

@@ -191,6 +191,7 @@ class PhysteerCLI(LightningCLI):
     def _prepare_folder(self, model: WalrusModule, data: WellDataModule, ckpt_path: str | None) -> None:
         """Refuse a run folder of another experiment before anything is written, and keep a journal in one's own."""
         settings = yaml.safe_load(self._parser("predict").dump(self.config["predict"], skip_none=False))
+        limit = settings["trainer"]["limit_predict_batches"] = self.trainer.limit_predict_batches  # 1.0 is all
         given = self._last_checkpoint() if ckpt_path == "last" else ckpt_path
         experiment = experiment_of(settings, model, data, Path(given) if given else None)
         check_folder(Path(self.trainer.default_root_dir), experiment)
@@ -198,7 +199,7 @@ class PhysteerCLI(LightningCLI):
         for record in callbacks:
             if isinstance(record, RunRecord):
                 record.experiment = experiment
-        if self.trainer.limit_predict_batches == 1.0:  # a trial of some batches begins anew each time
+        if isinstance(limit, float) and limit == 1:  # a trial of some batches begins anew each time
             callbacks.insert(callbacks.index(self._interrupts), Journal())
 
     def _existing(self, kwargs: dict[str, Any]) -> dict[str, Any]:
