@@ -210,7 +210,7 @@ def _write_coordinates(path: Path, dataset: WindowDataset, times: Tensor) -> Non
         coordinates[name] = (["window"], values)
     group = zarr.open_group(path, mode="r+", zarr_format=2)
     for name, (dimensions, values) in coordinates.items():
-        array = group.create_array(name, data=values, overwrite=True)
+        array = group.create_array(name, data=values, fill_value=None, overwrite=True)  # else xarray takes 0 for none
         array.attrs["_ARRAY_DIMENSIONS"] = dimensions
     for site in group.attrs["sites"]:  # type: ignore[union-attr]
         group[str(site)].attrs["coordinates"] = " ".join(coordinates)
