@@ -9,6 +9,7 @@ from pathlib import Path
 
 import lightning as L
 
+from physteer.evaluation import ForecastEvaluation
 from physteer.files import atomic_write
 from physteer.module import WalrusModule
 from physteer.scores import MEAN, Score, score_rows, table
@@ -31,9 +32,9 @@ class ScoreTable(L.Callback):
         self._write(trainer, pl_module, "test", brief=False)
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str, *, brief: bool) -> None:
-        if not isinstance(pl_module, WalrusModule):
+        if not isinstance(pl_module, WalrusModule) or not isinstance(pl_module.evaluation, ForecastEvaluation):
             return
-        rows = score_rows(pl_module.scores)  # on every process, although only the first writes
+        rows = score_rows(pl_module.evaluation.scores)  # on every process, although only the first writes
         if not trainer.is_global_zero:
             return
         path = Path(trainer.default_root_dir) / "tables" / f"scores_{split}.csv"

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
-from physteer.data.batch import Batch, Origin
+from physteer.data.batch import Batch, Boundaries, Origin
 from physteer.errors import PhysteerError
+from physteer.evaluation import Evaluation, ForecastEvaluation
 from physteer.interventions import (
     UNSTEERED,
     Clock,
@@ -26,13 +27,11 @@ from physteer.interventions import (
     separated,
     stack_conditions,
 )
-from physteer.metrics import ForecastScores
 from physteer.mistakes import check_state
 from physteer.objectives import NextStepMAE
 from physteer.optimizer import adamw, warmup_then_cosine
 from physteer.rollout import SampleScale, jitter_generator, rollout, sample_scale
-from physteer.scores import LOADERS, logged, score_rows
-from physteer.walrus import Walrus, WalrusConfig, load, output_shapes
+from physteer.walrus import Shifts, Walrus, WalrusConfig, load, model_id, output_shapes
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,23 @@ class Rollout:
     conditions: tuple[Condition, ...]
     frames: Tensor
     """[conditions, B, T, C, H, W, D] on the CPU, in the data set's units: the predicted frames."""
+
+
+class NetworkInputs(NamedTuple):
+    """The arguments of `Walrus.forward` and `Walrus.encode`."""
+
+    fields: Tensor
+    """[N, T, C, H, W, D], normalised."""
+    labels: tuple[int, ...]
+    boundaries: Boundaries
+    shifts: Shifts | None
+
+    def rows(self, index: Sequence[int]) -> NetworkInputs:
+        """Return some of the windows."""
+        shifts = None
+        if self.shifts is not None:
+            shifts = Shifts(self.shifts.pixels[list(index)], self.shifts.tokens[list(index)])
+        return self._replace(fields=self.fields[list(index)], shifts=shifts)
 
 
 class WalrusModule(L.LightningModule):
@@ -105,8 +121,8 @@ class WalrusModule(L.LightningModule):
         """Set by callbacks, while they run, that need the last block's activation of frames before the last."""
         self.observers: list[tuple[Sequence[Site], Callable[[Site, Tensor], None]]] = []
         """Sites, and what gets their activations in rollouts, after edits; callbacks add to it while they run."""
-        self.scores = nn.ModuleDict()
-        """What the last validation or test measured: `one_step` and `rollout`, each `ForecastScores`."""
+        self.evaluation: Evaluation = ForecastEvaluation()
+        """What validation and test measure; callbacks that train something else put their own here in ``setup``."""
         if compile:
             for block in self.network.blocks:
                 # not block.compile(), which compiles hooks away: the blocks' outputs stay sites
@@ -114,19 +130,13 @@ class WalrusModule(L.LightningModule):
 
     # ------------------------------------------------------------------ one step
 
-    def normalised_differences(
-        self, window: Tensor, batch: Batch, *, step: int = 0, last_frame_only: bool = False
-    ) -> tuple[Tensor, SampleScale]:
-        """Run the network on a window.
+    def inputs(self, window: Tensor, batch: Batch, step: int = 0) -> tuple[NetworkInputs, SampleScale]:
+        """Return what the network gets of a window, and the scales it is normalised by.
 
         Args:
             window: [N, T, C, H, W, D] in the data set's units; N is a multiple of the batch's windows (conditions × B).
             batch: whose channels, grid and addresses the window has.
             step: of the rollout, for the jitter's draws.
-            last_frame_only: return only what follows the last frame.
-
-        Returns:
-            The predicted differences to the next frame in units of r_Δ, [N, T or 1, C, H, W, D], and the scales.
         """
         scale = sample_scale(window, self.network.config.eps)
         labels = self.network.config.labels(batch.channels.names)
@@ -135,19 +145,38 @@ class WalrusModule(L.LightningModule):
             repeats = len(window) // len(batch)
             generators = [jitter_generator(self.jitter_seed, str(w), step) for w in batch.windows * repeats]
             shifts = self.network.draw_shifts(batch.grid.shape, batch.grid.boundaries, generators)
-        y = self.network(window / scale.fields, labels, batch.grid.boundaries, shifts, last_frame_only=last_frame_only)
-        return y, scale
+        return NetworkInputs(window / scale.fields, labels, batch.grid.boundaries, shifts), scale
+
+    def normalised_differences(
+        self, window: Tensor, batch: Batch, *, step: int = 0, last_frame_only: bool = False
+    ) -> tuple[Tensor, SampleScale]:
+        """Run the network on a window; arguments as for `inputs`, and whether only what follows the last frame counts.
+
+        Returns:
+            The predicted differences to the next frame in units of r_Δ, [N, T or 1, C, H, W, D], and the scales.
+        """
+        inputs, scale = self.inputs(window, batch, step)
+        return self.network(*inputs, last_frame_only=last_frame_only), scale
 
     def predict_next(self, window: Tensor, batch: Batch, step: int = 0) -> Tensor:
-        """Return the frame after a window, [N, 1, C, H, W, D], in the data set's units: u + y r_Δ.
-
-        Channels that do not evolve keep their value, and inside a constant field ``mask`` the solution is 0.
-        """
+        """Return the frame after a window, [N, 1, C, H, W, D], in the data set's units."""
         last_only = self.network.config.causal_in_time and not self.every_frame
         y, scale = self.normalised_differences(window, batch, step=step, last_frame_only=last_only)
-        last = window[:, -1:]
-        evolving = torch.tensor(batch.channels.evolving, device=window.device)[:, None, None, None]
-        frame = torch.where(evolving, last + y[:, -1:].to(last.dtype) * scale.differences, last)
+        return self.next_frame(y[:, -1:], window[:, -1:], scale, batch)
+
+    def next_frame(self, y: Tensor, last: Tensor, scale: SampleScale, batch: Batch) -> Tensor:
+        """Return u + y r_Δ, the frame that the network's output says, in the data set's units.
+
+        Channels that do not evolve keep their value, and inside a constant field ``mask`` the solution is 0.
+
+        Args:
+            y: the network's output for the last frame, [N, 1, C, H, W, D].
+            last: u, the last frame, the same shape.
+            scale: of the window.
+            batch: whose channels these are.
+        """
+        evolving = torch.tensor(batch.channels.evolving, device=last.device)[:, None, None, None]
+        frame = torch.where(evolving, last + y.to(last.dtype) * scale.differences, last)
         if "mask" in batch.channels.names:
             solid = last[:, :, [batch.channels.index("mask")]] > 0
             frame = torch.where(evolving & solid, 0.0, frame)
@@ -194,7 +223,7 @@ class WalrusModule(L.LightningModule):
 
     # ------------------------------------------------------------------ Lightning's steps
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the objective's loss."""
         loss: Tensor = self.objective(self, batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
@@ -202,27 +231,27 @@ class WalrusModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Begin to score."""
-        self._begin_scores(self.trainer.val_dataloaders)
+        self.evaluation.begin(self, self.trainer.val_dataloaders)
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Score one step (first loader) or rollouts (second)."""
-        self._score(batch, dataloader_idx)
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Score a batch of one of the loaders."""
+        self.evaluation.score(self, batch, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores under ``val/``."""
-        self._log_scores("val")
+        self.log_dict(self.evaluation.results("val"), sync_dist=True)  # the same everywhere already
 
     def on_test_epoch_start(self) -> None:
         """Begin to score."""
-        self._begin_scores(self.trainer.test_dataloaders)
+        self.evaluation.begin(self, self.trainer.test_dataloaders)
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Score one step (first loader) or rollouts (second)."""
-        self._score(batch, dataloader_idx)
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Score a batch of one of the loaders."""
+        self.evaluation.score(self, batch, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
         """Log the scores under ``test/``."""
-        self._log_scores("test")
+        self.log_dict(self.evaluation.results("test"), sync_dist=True)  # the same everywhere already
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Roll out every condition from every window; callbacks get the steps and the frames."""
@@ -245,13 +274,36 @@ class WalrusModule(L.LightningModule):
         scheduler = warmup_then_cosine(optimizer, self.warmup_steps, int(total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def freeze(self) -> None:
+        """Train what callbacks add, not the network: it gets no gradients and is left out of checkpoints."""
+        self.network.requires_grad_(False)
+        self.strict_loading = (
+            False  # Lightning's own check would miss the network; `on_load_checkpoint` checks the rest
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave a frozen network out; its id is kept instead."""
+        if self._frozen:
+            checkpoint["state_dict"] = _without_network(checkpoint["state_dict"])
+            checkpoint["network"] = model_id(self.network)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model in one line.
 
         Raises:
-            PhysteerError: tensors are missing, unknown or of another shape.
+            PhysteerError: tensors are missing, unknown or of another shape, or belong to another frozen network.
         """
-        check_state(checkpoint["state_dict"], self.state_dict())
+        own = self.state_dict()
+        if self._frozen:
+            found, network = checkpoint.get("network"), model_id(self.network)
+            if found != network:
+                raise PhysteerError(f"the checkpoint was trained on the frozen model {found}; this model is {network}")
+            own = _without_network(own)
+        check_state(checkpoint["state_dict"], own)
+
+    @property
+    def _frozen(self) -> bool:
+        return not any(parameter.requires_grad for parameter in self.network.parameters())
 
     # ------------------------------------------------------------------ parts of the steps
 
@@ -277,26 +329,15 @@ class WalrusModule(L.LightningModule):
             _check_reached(sites, reached)
         return frame
 
-    def _begin_scores(self, loaders: Any) -> None:
-        for name, loader in zip(LOADERS, loaders, strict=True):
-            channels = loader.dataset.origin.channels
-            fields = [channels.names[i] for i in channels.predicted]
-            self.scores[name] = ForecastScores(loader.dataset.spec.n_output, fields).to(self.device)
-
-    def _score(self, batch: Batch, dataloader_idx: int) -> None:
-        n_steps, scored = batch.targets.shape[1], batch.channels.predicted
-        prediction = torch.cat([frame[:, :, scored] for frame in self.rollout(batch, n_steps)], dim=1)
-        scores = self.scores[LOADERS[dataloader_idx]]
-        scores.update(batch.context[:, :, scored], prediction, batch.targets[:, :, scored])  # type: ignore[operator]
-
-    def _log_scores(self, stage: str) -> None:
-        self.log_dict(logged(score_rows(self.scores), stage), sync_dist=True)  # the same everywhere already
-
     def _tell(self, event: str, *args: Any) -> None:
         """Call a hook of the callbacks that have it (`physteer.callbacks.base.RolloutCallback`)."""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if hasattr(callback, event):
                 getattr(callback, event)(self.trainer, self, *args)
+
+
+def _without_network(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if not name.startswith("network.")}
 
 
 def _check_reached(sites: Sequence[Site], reached: Container[str]) -> None:

@@ -155,6 +155,11 @@ class PairDataset(Dataset[PairSample]):
         sources = tuple(read[source] for source in pair.sources)
         return PairSample(pair, read[pair.base], sources, read[twin] if twin else None)
 
+    @property
+    def initial_conditions(self) -> tuple[str, ...]:
+        """Names of all initial conditions that bases have: their numbers."""
+        return tuple(str(number) for number in sorted(self._together))
+
     def pair(self, index: int) -> Pair:
         """Draw pair number ``index``.
 
