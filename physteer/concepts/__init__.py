@@ -8,6 +8,7 @@ from physteer.concepts.concept import FORMAT_VERSION, Concept
 from physteer.concepts.controls import ShuffledDifferences, random_directions
 from physteer.concepts.cross_moments import CrossMoments
 from physteer.concepts.difference import DifferenceOfMeans, frame_sums, standardized
+from physteer.concepts.leace import LeaceEraser, LeaceFitter
 from physteer.concepts.moments import Moments, RunningMoments
 from physteer.concepts.published import read_published_activations, read_published_concept
 from physteer.concepts.ridge import RidgeFitter, RidgeProbes
@@ -19,6 +20,8 @@ __all__ = [
     "Concept",
     "CrossMoments",
     "DifferenceOfMeans",
+    "LeaceEraser",
+    "LeaceFitter",
     "Moments",
     "RidgeFitter",
     "RidgeProbes",

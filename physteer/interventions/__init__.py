@@ -12,6 +12,7 @@ from physteer.interventions.attach import attached, captured, observed
 from physteer.interventions.boundless import BoundlessRotation
 from physteer.interventions.conditions import UNSTEERED, Condition, Role, repeated, separated, stack_conditions
 from physteer.interventions.edit import Edit, apply_edits
+from physteer.interventions.erase import Erase
 from physteer.interventions.locus import EVERYWHERE, Clock, Locus
 from physteer.interventions.replacements import Interchange, InterchangeMean, Mean, Replacement, Resample, Scale, Zero
 from physteer.interventions.replay import (
@@ -45,6 +46,7 @@ __all__ = [
     "Condition",
     "DeclaresSites",
     "Edit",
+    "Erase",
     "Interchange",
     "InterchangeMean",
     "KeepsPast",
