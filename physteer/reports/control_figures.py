@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from physteer.metrics.statistics import Resampling, bootstrap_mean
 from physteer.reports.cube import Cube, Floats, make_cube, step_choice
+from physteer.reports.doses import draw_response, label_changes, label_strengths
 from physteer.reports.quantities import DOSED, change, still_fields
 from physteer.reports.rollouts import Series
 from physteer.reports.style import (
@@ -24,15 +26,13 @@ from physteer.reports.style import (
     heading,
     new_figure,
     save,
-    signed,
     strength_colour,
     strength_label,
     style,
 )
 from physteer.reports.summary import random_controls
 
-_SHUFFLED, _DATA = (0, (4, 2.2)), (0, (1, 1.4))
-_LINES: dict[str, Any] = {"random": "-", "shuffled": _SHUFFLED, "data": _DATA}
+_LINES: dict[str, Any] = {"random": "-", "shuffled": (0, (4, 2.2)), "data": (0, (1, 1.4))}
 _TRUE = "#1f7a4d"
 _TITLES = {"enstrophy": "Enstrophy", "vortex_area": "Vortex area"}
 _MOST_STRENGTHS, _MOST_FIELDS = 4, 4
@@ -70,18 +70,11 @@ def draw_controlled_dose_response(table: pd.DataFrame, series: Series, path: Pat
                 _dose(axes, cube, changes[:, :, s], series)
                 _true_change(axes, cube, metric, s, [cube.conditions[i].strength for i in mine])
                 axes.set_title(f"{_TITLES[metric]}, step {step}")
-                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(100 * value)))
-            row[0].set_ylabel("change (% of cells)" if metric == "vortex_area" else "change (%)")
-        strengths = sorted({0.0, *(cube.conditions[i].strength for i in mine)})
-        for axes in cells[-1]:
-            axes.set_xlabel("strength α")
-            axes.set_xticks(strengths, [signed(strength) for strength in strengths])
-        roles = {cube.conditions[i].role for i in range(len(cube.conditions))}
+            label_changes(row, of_cells=metric == "vortex_area")
+        label_strengths(cells[-1], (cube.conditions[i].strength for i in mine))
         handles = [Line2D([], [], color=INK, linewidth=2.4, marker="o", markeredgecolor="white", label="concept")]
         handles += [Line2D([], [], color=MUTED, linewidth=0.8, label="random directions")] if n_random else []
-        for role, label in (("shuffled", "shuffled labels"), ("data", "interpolation of data")):
-            if role in roles:
-                handles.append(Line2D([], [], color=INK, linewidth=1.2, linestyle=_LINES[role], label=label))
+        handles += _control_handles(cube)
         if cube.truth(1) is not None or cube.truth(-1) is not None:
             handles.append(Line2D([], [], color=_TRUE, linewidth=1.4, marker="D", markersize=5, label="true change"))
         cells[0, 0].legend(handles=handles, loc="best", fontsize=8.5, handlelength=2.4)
@@ -90,7 +83,18 @@ def draw_controlled_dose_response(table: pd.DataFrame, series: Series, path: Pat
         return save(figure, path, title, caption)
 
 
+def _control_handles(cube: Cube, data: str = "interpolated data") -> list[Line2D]:
+    """Return what the legend says of controls that are lines."""
+    return [
+        Line2D([], [], color=INK, linewidth=1.2, linestyle=_LINES[role], label=label)
+        for role, label in (("shuffled", "shuffled labels"), ("data", data))
+        if cube.of_role(role)
+    ]
+
+
 def _conditions(cube: Cube, series: Series, role: str) -> list[int]:
+    if role == "data":  # changes the input, at no site
+        return cube.of_role("data")
     same = (series.site, series.mode)
     found = [i for i in cube.of_role(role) if (cube.conditions[i].site, cube.conditions[i].mode) == same]
     return [i for i in found if role != "concept" or cube.conditions[i].direction == series.direction]
@@ -106,31 +110,34 @@ def _curves(cube: Cube, series: Series, role: str) -> dict[str, list[int]]:
 
 def _dose(axes: Axes, cube: Cube, changes: Floats, series: Series) -> None:
     """Draw one panel; changes are [conditions, windows]."""
-    ics = cube.initial_conditions
-    axes.axhline(0, color=INK, linewidth=0.8, zorder=1.5)
+    ics, mine = cube.initial_conditions, _conditions(cube, series, "concept")
+    largest = max(abs(cube.conditions[i].strength) for i in mine)
     for role, look in _LINES.items():
         for members in _curves(cube, series, role).values():
             points = [(cube.conditions[i].strength, float(over_initial_conditions(changes[i], ics))) for i in members]
-            points = sorted([(0.0, 0.0), *points])
             random = role == "random"
             axes.plot(
-                *zip(*points, strict=True),
+                *_up_to(sorted([(0.0, 0.0), *points]), 1.1 * largest),
                 color=MUTED if random else INK,
                 linewidth=0.8 if random else 1.2,
                 alpha=0.55 if random else 1.0,
                 linestyle=look,
                 zorder=2 if random else 3,
             )
-    mine = _conditions(cube, series, "concept")
-    estimates = {cube.conditions[i].strength: bootstrap_mean(changes[i], ics, _FEWER) for i in mine}
-    strengths = sorted([0.0, *estimates])
-    values = [estimates[a].value if a in estimates else 0.0 for a in strengths]
-    low, high = ([getattr(estimates[a], end) if a in estimates else 0.0 for a in strengths] for end in ("low", "high"))
-    largest = max(map(abs, strengths))
-    middle = [strength_colour(a, largest) for a in strengths]
-    axes.fill_between(strengths, low, high, color=MUTED, alpha=0.3, linewidth=0, zorder=3.5)
-    axes.plot(strengths, values, color=INK, linewidth=2.4, zorder=4)
-    axes.scatter(strengths, values, c=middle, s=52, edgecolors="white", linewidths=0.9, zorder=5)
+    estimates = [(0.0, 0.0, 0.0, 0.0)]
+    for i in mine:
+        found = bootstrap_mean(changes[i], ics, _FEWER)
+        estimates.append((cube.conditions[i].strength, found.value, found.low, found.high))
+    draw_response(axes, estimates)
+
+
+def _up_to(points: Sequence[tuple[float, float]], largest: float) -> tuple[Floats, Floats]:
+    """Cut a line where it leaves the strengths of the concept: other controls may go further."""
+    strengths, values = np.array(points).T
+    ends = np.clip([strengths[0], strengths[-1]], -largest, largest)
+    inside = strengths[(strengths > ends[0]) & (strengths < ends[1])]
+    at = np.array([ends[0], *inside, ends[1]])
+    return at, np.interp(at, strengths, values)
 
 
 def _true_change(axes: Axes, cube: Cube, metric: str, step: int, strengths: Sequence[float]) -> None:
@@ -171,10 +178,10 @@ def draw_alignment(table: pd.DataFrame, series: Series, path: Path) -> Path | No
     caption = (
         f"Cosine of ŷ(steered) − ŷ(unsteered) with y(θ′) − y(θ), mean over {len(set(cube.initial_conditions))} initial "
         f"conditions, with its 95 % interval. Grey: the range of {'–'.join(map(str, counts))} random directions "
-        "at the same |α|."
+        "at the same α."
     )
     with style():
-        figure = new_figure(1.15 + 1.75 * len(chosen))
+        figure = new_figure(1.45 + 1.75 * len(chosen))
         cells = figure.subplots(len(chosen), len(fields), squeeze=False, sharex=True, sharey=True)
         for row, index in zip(cells, chosen, strict=True):
             strength = cube.conditions[index].strength
@@ -191,11 +198,10 @@ def draw_alignment(table: pd.DataFrame, series: Series, path: Path) -> Path | No
         handles: list[Line2D | Patch] = [Line2D([], [], color=INK, linewidth=2.2, label="concept")]
         if any(counts):
             handles.append(Patch(color=MUTED, alpha=0.25, linewidth=0, label="random directions"))
-        if cube.of_role("shuffled"):
-            handles.append(Line2D([], [], color=INK, linewidth=1.1, linestyle=_SHUFFLED, label="shuffled labels"))
-        figure.legend(handles=handles, loc="upper right", ncols=3, fontsize=9, bbox_to_anchor=(0.995, 0.999))
+        handles += _control_handles(cube, "interpolated data, nearest α")
+        figure.legend(handles=handles, loc="lower left", ncols=4, fontsize=9, bbox_to_anchor=(0.005, 0.0))
         heading(figure, title, caption)
-        arrange(figure)
+        arrange(figure, bottom=0.3)
         return save(figure, path, title, caption)
 
 
@@ -217,8 +223,10 @@ def _alignment(
             axes.plot(at, lines[:, seen].T, color=MUTED, linewidth=0.5, alpha=0.5, zorder=2.2)
     mine = cube.conditions[index]
     for role in ("shuffled", "data"):
-        for i in _conditions(cube, series, role):
-            if abs(abs(cube.conditions[i].strength) - abs(mine.strength)) < 1e-9:
+        for members in _curves(cube, series, role).values():
+            i = min(members, key=lambda i: abs(cube.conditions[i].strength - mine.strength))
+            same = math.isclose(cube.conditions[i].strength, mine.strength)
+            if same or (role == "data" and cube.conditions[i].strength * mine.strength > 0):
                 line = over_initial_conditions(cosine[i], ics)
                 axes.plot(steps, line, color=INK, linewidth=1.1, linestyle=_LINES[role], zorder=3)
     estimates = [bootstrap_mean(cosine[index, :, s], ics, _FEWER) for s in range(len(steps))]

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from physteer.reports.diagnostics import FLOW_METRICS, MEAN_VRMSE, Diagnostic, Metric
+from physteer.reports.doses import draw_response, label_changes, label_strengths
 from physteer.reports.effects import SpanValue, changes, dose_response, is_steered, spans, truth_change
 from physteer.reports.rollouts import TRUTH, UNSTEERED, Series
 from physteer.reports.style import (
@@ -23,7 +24,6 @@ from physteer.reports.style import (
     heading,
     new_figure,
     save,
-    signed,
     strength_colour,
     strength_label,
     style,
@@ -66,8 +66,7 @@ def draw_dose_response(rows: Sequence[Diagnostic], series: Series, path: Path) -
                 _dose_response(axes, cell, series)
                 axes.set_title(f"{metric.title}, {part}")
             _label_change(axes_row, metric, cells_row, series)
-        for axes in cells[-1]:
-            axes.set_xlabel("strength α")
+        label_strengths(cells[-1], dose_response(grid[0][0], series))
         heading(figure, title, caption)
         arrange(figure)
         return save(figure, path, title, caption)
@@ -81,26 +80,11 @@ def _dose_response(axes: Axes, cell: Sequence[SpanValue], series: Series) -> Non
     for values in by_window.values():
         strengths = sorted(values)
         axes.plot(strengths, [values[s] for s in strengths], color=MUTED, linewidth=0.7, alpha=0.45, zorder=2)
-    axes.axhline(0, color=INK, linewidth=0.9, zorder=1.5)
     truth = truth_change(cell)
     if truth.n:
         axes.axhline(truth.mean, color=INK, linewidth=1.3, linestyle=(0, (4, 2.5)), zorder=2.5)
     curve = dose_response(cell, series)
-    strengths, estimates = list(curve), list(curve.values())
-    axes.fill_between(
-        strengths,
-        [e.low for e in estimates],
-        [e.high for e in estimates],
-        color=MUTED,
-        alpha=0.28,
-        linewidth=0,
-        zorder=3,
-    )
-    axes.plot(strengths, [e.mean for e in estimates], color=INK, linewidth=2.0, zorder=4)
-    largest = max(map(abs, strengths))
-    for strength, point in curve.items():
-        colour = strength_colour(strength, largest)
-        axes.plot(strength, point.mean, "o", color=colour, markersize=7.5, markeredgecolor="white", zorder=5)
+    draw_response(axes, [(strength, e.mean, e.low, e.high) for strength, e in curve.items()])
 
 
 def _label_change(
@@ -116,11 +100,7 @@ def _label_change(
     low, high = min(bounds), max(bounds)
     margin = 0.06 * (high - low) or 0.01
     axes_row[0].set_ylim(low - margin, high + margin)
-    axes_row[0].set_ylabel("change (%)" if metric.relative else "change (% of cells)")
-    strengths = list(dose_response(cells[0], series))
-    for axes in axes_row:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(100 * value)))
-        axes.set_xticks(strengths, [signed(strength) for strength in strengths])
+    label_changes(axes_row, of_cells=not metric.relative)
     handles = [
         Line2D([], [], color=INK, linewidth=2, label="steered, mean"),
         Line2D([], [], color=MUTED, linewidth=0.8, label="steered, each rollout"),

@@ -12,11 +12,9 @@ from physteer.reports.planes import (
     Shown,
     beyond,
     colour_scale,
-    parameter_text,
+    headline,
     picture,
     plane_of,
-    source_text,
-    steering_text,
 )
 from physteer.reports.rollouts import TRUTH, UNSTEERED, Series, WindowRollouts, WrittenRollout
 from physteer.reports.style import MUTED, WIDTH, bare, heading, new_figure, save, style
@@ -47,8 +45,7 @@ def draw_panels(window: WindowRollouts, series: Series, field: Shown, path: Path
     steps = sorted(set(np.linspace(0, n_steps, n_columns).round().astype(int).tolist()))
     largest = max(abs(rollout.strength) for rollout in rollouts)
     panels = [[picture(rollout, field, step, largest) for step in steps] for rollout in rollouts]
-    title = f"{field.title} · {parameter_text(first)}" if first.parameters else field.title
-    subtitle = "   ·   ".join(part for part in (steering_text(series), f"{window.split}: {source_text(first)}") if part)
+    title, subtitle = headline(field, first, series)
     with style():
         figure = _draw(panels, field, first, steps)
         heading(figure, title, subtitle)

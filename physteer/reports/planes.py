@@ -128,6 +128,13 @@ def beyond(panels: Sequence[Sequence[Panel]], scale: Normalize) -> str:
     return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[below, above]
 
 
+def headline(field: Shown, rollout: WrittenRollout, series: Series) -> tuple[str, str]:
+    """Return the title and subtitle of pictures of one window: field and parameters; steering and source."""
+    title = f"{field.title} · {parameter_text(rollout)}" if rollout.parameters else field.title
+    parts = (steering_text(series), f"{rollout.split}: {source_text(rollout)}")
+    return title, "   ·   ".join(part for part in parts if part)
+
+
 def parameter_text(rollout: WrittenRollout) -> str:
     """Return ``Reynolds 1000, Schmidt 0.5``."""
     return ", ".join(f"{name} {value:g}" for name, value in rollout.parameters)

@@ -126,10 +126,10 @@ def heading(figure: Figure, title: str, subtitle: str) -> None:
     figure.text(0.008, 1 - 0.4 / height, subtitle, fontsize=10, color=MUTED, va="top")
 
 
-def arrange(figure: Figure) -> None:
-    """Fit the axes below the heading."""
+def arrange(figure: Figure, bottom: float = 0.0) -> None:
+    """Fit the axes below the heading, and above what is left free at the bottom, in inches."""
     height = figure.get_size_inches()[1]
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.68 / height), h_pad=1.6, w_pad=1.4)
+    figure.tight_layout(rect=(0, bottom / height, 1, 1 - 0.68 / height), h_pad=1.6, w_pad=1.4)
 
 
 def bare(axes: Axes) -> None:

@@ -24,11 +24,9 @@ from physteer.reports.planes import (
     Shown,
     beyond,
     colour_scale,
-    parameter_text,
+    headline,
     picture,
     plane_of,
-    source_text,
-    steering_text,
 )
 from physteer.reports.rollouts import TRUTH, UNSTEERED, Series, WrittenRollout
 from physteer.reports.style import FAINT, INK, MUTED, heading, new_figure, style
@@ -167,9 +165,8 @@ def _background(
 ) -> Frame:
     """Draw what no frame changes: title, labels, colour bar."""
     first = rollouts[0]
-    title = f"{field.title} · {parameter_text(first)}" if first.parameters else field.title
     series = next((r.series for r in rollouts if r.condition not in (TRUTH, UNSTEERED)), Series())
-    subtitle = "   ·   ".join(part for part in (steering_text(series), f"{first.split}: {source_text(first)}") if part)
+    title, subtitle = headline(field, first, series)
     with style():
         figure = new_figure(place.height / _DPI, place.width / _DPI)
         figure.set_dpi(_DPI)
