@@ -10,6 +10,7 @@ from physteer.concepts.cross_moments import CrossMoments
 from physteer.concepts.difference import DifferenceOfMeans, frame_sums, standardized
 from physteer.concepts.leace import LeaceEraser, LeaceFitter
 from physteer.concepts.moments import Moments, RunningMoments
+from physteer.concepts.probe_controls import RandomFeatures, other_windows
 from physteer.concepts.published import read_published_activations, read_published_concept
 from physteer.concepts.ridge import RidgeFitter, RidgeProbes
 from physteer.concepts.roster import Roster
@@ -23,6 +24,7 @@ __all__ = [
     "LeaceEraser",
     "LeaceFitter",
     "Moments",
+    "RandomFeatures",
     "RidgeFitter",
     "RidgeProbes",
     "Roster",
@@ -30,6 +32,7 @@ __all__ = [
     "Selection",
     "ShuffledDifferences",
     "frame_sums",
+    "other_windows",
     "random_directions",
     "read_published_activations",
     "read_published_concept",

@@ -117,7 +117,7 @@ def best_match(prediction: Tensor, truth: Tensor) -> Tensor:
     """Return the smallest |ŷ − y| over the tokens of each window, [B, m].
 
     A minimum over many tokens is small by chance: it says something only beside the same minimum for truths of other
-    windows (`physteer.concepts.other_units`).
+    windows (`physteer.concepts.other_windows`).
 
     Args:
         prediction: ŷ [B, n, m] at n tokens.

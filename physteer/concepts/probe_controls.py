@@ -1,0 +1,79 @@
+"""What a probe is compared with before anyone believes it: truths of other windows, and features nobody learned.
+
+The raw patch is a third control (`physteer.metrics.patches`): does a layer add anything to its input?
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from physteer.concepts.roster import digest
+from physteer.errors import PhysteerError
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def other_windows(initial_conditions: Mapping[Key, str], seed: int = 0) -> dict[Key, Key]:
+    """Shuffle windows so that each gets one of another initial condition, whose truth a probe cannot know.
+
+    A permutation: windows are lined up by initial condition, initial conditions and windows within each in random
+    order, and the line is turned by the largest number of windows that one initial condition has.
+
+    Args:
+        initial_conditions: of each window of one split.
+        seed: the permutation depends on it and on the windows alone, not on their order or on processes.
+
+    Returns:
+        For each window, the one whose truth it gets.
+
+    Raises:
+        PhysteerError: More than half of the windows share an initial condition.
+    """
+    groups: dict[str, list[Key]] = {}
+    for window, name in initial_conditions.items():
+        groups.setdefault(name, []).append(window)
+    most = max(map(len, groups.values()), default=0)
+    if 2 * most > len(initial_conditions):
+        raise PhysteerError(
+            f"{most} of {len(initial_conditions)} windows share an initial condition: shuffled targets need every one "
+            "to be that of half of the windows at most"
+        )
+    line = [
+        window
+        for name in sorted(groups, key=lambda name: digest("initial condition", seed, name))
+        for window in sorted(groups[name], key=lambda window: digest("window", seed, str(window)))
+    ]
+    return {window: line[(place + most) % len(line)] for place, window in enumerate(line)}
+
+
+class RandomFeatures:
+    """tanh(x̂ A + b) of raw patches x̂: as many features as a layer has channels, none of them learned.
+
+    A is normal with variance 1/inputs, b with variance 1; both depend on the seed and the sizes alone.
+    """
+
+    def __init__(self, inputs: int, width: int, seed: int = 0) -> None:
+        """Draw the features.
+
+        Args:
+            inputs: numbers in a patch.
+            width: number of features.
+            seed: of A and b.
+        """
+        generator = torch.Generator().manual_seed(
+            int.from_bytes(digest("features", seed, inputs, width)[:8], "big") >> 1
+        )
+        self._weights = torch.randn(inputs, width, generator=generator) / math.sqrt(inputs)
+        self._bias = torch.randn(width, generator=generator)
+
+    def __call__(self, patch: Tensor) -> Tensor:
+        """Return the features [..., width] of patches [..., inputs], float32."""
+        if patch.shape[-1] != len(self._weights):
+            raise PhysteerError(f"random features of {len(self._weights)} numbers cannot take {patch.shape[-1]}")
+        weights, bias = self._weights.to(patch.device), self._bias.to(patch.device)
+        return (patch.to(weights) @ weights + bias).tanh()
