@@ -118,6 +118,33 @@ def test_two_processes_write_what_one_writes(folder, tiny_well, run):
         assert one.attrs == two.attrs
 
 
+class FailsOnce(L.Callback):
+    """Fails in the second batch of the first run."""
+
+    armed = True
+
+    def on_predict_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        if batch_idx == 1 and FailsOnce.armed:
+            FailsOnce.armed = False
+            raise PhysteerError("it failed")
+
+
+def test_a_run_that_is_started_again_ends_with_the_same(folder, tiny_well, run):
+    path = config(folder, tiny_well, "again", [*EVERYTHING, "test_capture.FailsOnce"])
+    assert main(["predict", "--config", str(path)]) == 2
+    assert not (folder / "again/activations.zarr").exists() and not (folder / "again/natural").exists()
+    for start in ("in the middle", "with nothing left to do"):
+        assert main(["predict", "--config", str(path)]) == 0, start
+        for name in (f"concepts/re_{SITES[1]}", f"concepts/shuffled/re_{SITES[0]}_02", f"natural/{SITES[1]}"):
+            ours, theirs = (load_file(one / f"{name}.safetensors") for one in (run, folder / "again"))
+            for key in ours.keys() - {"directions"}:
+                torch.testing.assert_close(theirs[key], ours[key], rtol=1e-4, atol=1e-6)
+        concept = Concept.load(folder / f"again/concepts/re_{SITES[1]}.safetensors")
+        assert concept.counts == {"feature": 6, "control": 6} and concept.initial_conditions == 3
+        with xr.open_zarr(run / "activations.zarr") as one, xr.open_zarr(folder / "again/activations.zarr") as other:
+            xr.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 # ---------------------------------------------------------------------- shuffled labels
 
 
