@@ -63,6 +63,7 @@ class CrossMoments:
             return
         x = widened(x)
         y = widened(y).to(x.device)
+        self._move(x.device)
         for first in range(0, len(x), _ROWS):
             self._add(x[first : first + _ROWS].double(), y[first : first + _ROWS].double())
         if not bool(self._yy.isfinite().all()):
@@ -126,10 +127,11 @@ class CrossMoments:
         return [i for i, yes in enumerate(varies) if yes]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the sums as tensors, to be sent to another process or saved."""
+        """Return the sums as tensors on the CPU, to be sent to another process or saved."""
         mean_x = torch.empty(0, dtype=torch.float64) if self._mean_x is None else self._mean_x
         sums = {"mean_y": self._mean_y, "xx": self._xx, "xy": self._xy, "yy": self._yy, "range": self._range}
-        return {"count": torch.tensor(self.count), "mean_x": mean_x, **sums}
+        sums |= {"count": torch.tensor(self.count), "mean_x": mean_x}
+        return {name: tensor.cpu() for name, tensor in sums.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Replace what was seen by what `state_dict` returned, of the same targets."""
@@ -139,6 +141,12 @@ class CrossMoments:
         self._mean_x = state["mean_x"].clone() if self.count else None
         self._mean_y, self._xx, self._xy = (state[name].clone() for name in ("mean_y", "xx", "xy"))
         self._yy, self._range = state["yy"].clone(), state["range"].clone()
+
+    def _move(self, device: torch.device) -> None:
+        """Move the sums to where activations come from."""
+        if self._mean_x is not None:
+            self._mean_x, self._xx, self._xy = (part.to(device) for part in (self._mean_x, self._xx, self._xy))
+        self._mean_y, self._yy, self._range = (part.to(device) for part in (self._mean_y, self._yy, self._range))
 
     def _add(self, x: Tensor, y: Tensor) -> None:
         """Add one block of rows, float64; x and y are changed."""
@@ -159,8 +167,7 @@ class CrossMoments:
             self._mean_x = torch.zeros(width, dtype=torch.float64, device=device)
             self._xx = torch.zeros(width, width, dtype=torch.float64, device=device)
             self._xy = torch.zeros(width, len(self.targets), dtype=torch.float64, device=device)
-            self._mean_y, self._yy = self._mean_y.to(device), self._yy.to(device)
-            self._range = self._range.to(device)
+            self._move(device)
         if mean_x.shape != self._mean_x.shape:
             raise PhysteerError(f"activations of width {len(mean_x)} cannot join those of width {len(self._mean_x)}")
         total = self.count + count
