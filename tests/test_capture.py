@@ -214,6 +214,23 @@ def test_initial_conditions_without_both_classes_are_left_out(folder, tiny_well,
     assert "left out" not in capsys.readouterr().err
 
 
+def test_a_concept_of_some_frames(folder, tiny_well, by_hand):
+    batch, _, seen = by_hand
+    feature = batch.parameters["Reynolds"] >= 2000
+    for frames in ([-1], [0, 1]):  # the last block computes the last frame alone unless asked
+        capture = callback("Capture", name="c", sites=["blocks.1"], frames=frames, **CLASSES)
+        found = Concept.load(
+            predict(folder, tiny_well, f"frames{frames[0]}", [capture]) / "concepts/c_blocks.1.safetensors"
+        )
+        fitter = DifferenceOfMeans()
+        for label, rows in (("feature", feature), ("control", ~feature)):
+            fitter.update(label, seen["blocks.1"][rows][:, frames])
+        torch.testing.assert_close(found.direction, fitter.fit(site="").direction, rtol=1e-4, atol=1e-5)
+        assert found.formula.endswith(
+            f"frames {', '.join(map(str, frames))} of the context; matched initial conditions"
+        )
+
+
 @pytest.mark.parametrize(
     ("listed", "message"),
     [
