@@ -4,6 +4,7 @@ from physteer.callbacks.activation_store import ActivationStore
 from physteer.callbacks.base import RolloutCallback
 from physteer.callbacks.capture import Capture
 from physteer.callbacks.controls import Controls
+from physteer.callbacks.das import DAS
 from physteer.callbacks.data_interpolation import DataInterpolation
 from physteer.callbacks.diagnostics import Diagnostics
 from physteer.callbacks.export_weights import ExportWeights
@@ -12,12 +13,15 @@ from physteer.callbacks.interrupts import Interrupts
 from physteer.callbacks.journal import Journal
 from physteer.callbacks.naturalness import NaturalSpaces
 from physteer.callbacks.progress import RolloutProgress
+from physteer.callbacks.rollout_video import RolloutVideo
 from physteer.callbacks.rollout_writer import RolloutWriter
 from physteer.callbacks.run_record import RunRecord
 from physteer.callbacks.score_table import ScoreTable
 from physteer.callbacks.steer import Steer
+from physteer.callbacks.wandb_report import WandbReport
 
 __all__ = [
+    "DAS",
     "ActivationStore",
     "Capture",
     "Controls",
@@ -30,8 +34,10 @@ __all__ = [
     "NaturalSpaces",
     "RolloutCallback",
     "RolloutProgress",
+    "RolloutVideo",
     "RolloutWriter",
     "RunRecord",
     "ScoreTable",
     "Steer",
+    "WandbReport",
 ]

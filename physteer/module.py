@@ -274,7 +274,7 @@ class WalrusModule(L.LightningModule):
         scheduler = warmup_then_cosine(optimizer, self.warmup_steps, int(total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def freeze(self) -> None:
+    def freeze_network(self) -> None:
         """Train what callbacks add, not the network: it gets no gradients and is left out of checkpoints."""
         self.network.requires_grad_(False)
         self.strict_loading = (

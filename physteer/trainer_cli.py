@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
 import physteer.callbacks
-from physteer.callbacks import Interrupts, Journal, RolloutProgress, RunRecord, ScoreTable
+from physteer.callbacks import Interrupts, Journal, RolloutProgress, RunRecord, ScoreTable, WandbReport
 from physteer.data.module import WellDataModule
 from physteer.errors import PhysteerError
 from physteer.experiment import check_folder, experiment_of
@@ -30,6 +30,9 @@ from physteer.quiet import quiet
 _TENSORS_ONLY: dict[str, Any] = (
     {"weights_only": True} if "weights_only" in inspect.signature(L.Trainer.fit).parameters else {}
 )
+
+_HELP = {"--model.help": "--model.help=physteer.WalrusModule", "--data.help": "--data.help=physteer.WellDataModule"}
+"""Asked about settings without a class, tell those of our own: any other Lightning module may be named too."""
 
 
 def run(words: list[str], *, only_build: bool = False) -> PhysteerCLI:
@@ -46,6 +49,7 @@ def run(words: list[str], *, only_build: bool = False) -> PhysteerCLI:
         PhysteerError: the configuration, or something it names, is wrong.
     """
     check_yaml(words)
+    words = [_HELP.get(word, word) for word in words]
     with quiet():
         try:
             # given None, LightningCLI reads sys.argv itself, which DDP replays in its other processes
@@ -85,8 +89,8 @@ class PhysteerCLI(LightningCLI):
         self._only_build = only_build
         self._interrupts = Interrupts()
         super().__init__(
-            WalrusModule,
-            WellDataModule,
+            L.LightningModule,
+            L.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=RunRecord,
@@ -170,8 +174,12 @@ class PhysteerCLI(LightningCLI):
             _finish_wandb(0 if succeeded else 1)
 
     def fit(self, **kwargs: Any) -> None:
-        """Run ``Trainer.fit``."""
+        """Run ``Trainer.fit``, and ``Trainer.test`` on the best checkpoint where a callback wants that."""
         self.trainer.fit(**_TENSORS_ONLY, **kwargs)
+        if any(getattr(callback, "test_after_fit", False) for callback in self.trainer.callbacks):
+            best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+            kwargs["ckpt_path"] = "best" if best else None
+            self.trainer.test(verbose=False, **_TENSORS_ONLY, **kwargs)
 
     def validate(self, **kwargs: Any) -> None:
         """Run ``Trainer.validate``; `ScoreTable` prints the scores."""
@@ -235,6 +243,8 @@ def _missing(callbacks: list[L.Callback], settings: Namespace) -> list[L.Callbac
     checkpoints = settings.enable_checkpointing is not False and not settings.fast_dev_run
     if absent(ModelCheckpoint) and checkpoints:
         more.append(ModelCheckpoint(save_last=True))  # what `--ckpt_path last` looks for
+    if absent(WandbReport):
+        more.append(WandbReport())
     return more
 
 

@@ -174,7 +174,7 @@ def module(tiny_well: Path, **more) -> CounterfactualDataModule:
 
 
 def test_the_data_module_holds_initial_conditions_out(tiny_well: Path, tmp_path: Path) -> None:
-    data = module(tiny_well, null="Schmidt", train_pairs=10, evaluation_pairs=5)
+    data = module(tiny_well, null_parameter="Schmidt", train_pairs=10, evaluation_pairs=5)
     assert sum(len(batch) for batch in data.train_dataloader()) == 10
     pairs, nulls = data.test_dataloader()
     assert [len(batch) for batch in pairs] == [4, 1]
@@ -202,7 +202,7 @@ def test_any_number_of_processes_sees_the_same_pairs(tiny_well: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"null": "Reynolds"}, "data.null 'Reynolds' is among"),
+        ({"null_parameter": "Reynolds"}, "data.null_parameter 'Reynolds' is among"),
         ({"train_pairs": 0}, "data.train_pairs must be at least 1"),
         ({"horizon": 0}, "data.horizon must be at least 1"),
     ],

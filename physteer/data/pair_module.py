@@ -22,8 +22,8 @@ class CounterfactualDataModule(WellDataModule):
     """Pairs of windows, (base, sources), of a data set whose parameters are crossed with initial conditions.
 
     ``fit`` trains on pairs of ``train``, validates on pairs of ``valid``; ``test`` takes pairs of ``test``. With
-    ``null`` there is a second set of pairs at validation and test, whose sources differ from their bases in that
-    parameter alone: what must not change. ``predict`` yields windows, as in ``WellDataModule``.
+    ``null_parameter`` there is a second set of pairs at validation and test, whose sources differ from their bases in
+    that parameter alone: what must not change. ``predict`` yields windows, as in ``WellDataModule``.
 
     Trajectories that begin with the same flow are found by the content of frame 0 within each split. Initial conditions
     that ``train`` has too are left out of the other splits.
@@ -31,7 +31,7 @@ class CounterfactualDataModule(WellDataModule):
     Args:
         variables: parameters that the base gets from its sources, one source each.
         truth: how the counterfactual is known: ``SolverTruth``, ``MatchedTruth`` or ``ReadoutTruth``.
-        null: a parameter that ``variables`` has nothing to do with, for pairs whose answer is the base's own future.
+        null_parameter: one that ``variables`` has nothing to do with, for pairs whose answer is the base's own future.
         same_initial_condition: sources begin with the base's initial condition, so that tokens correspond.
         other_parameters: ``same``: a source differs from its base in its variable alone; ``any``: in others too.
         train_pairs: pairs of an epoch of ``fit``, drawn once.
@@ -48,7 +48,7 @@ class CounterfactualDataModule(WellDataModule):
         path: str,
         variables: list[str],
         truth: Truth | None = None,
-        null: str | None = None,
+        null_parameter: str | None = None,
         same_initial_condition: bool = True,
         other_parameters: Others = "same",
         train_pairs: int = 1024,
@@ -70,11 +70,11 @@ class CounterfactualDataModule(WellDataModule):
                 raise PhysteerError(f"data.{name} must be at least 1, found {value}")
         if not variables or len(set(variables)) < len(variables):
             raise PhysteerError(f"data.variables must name one or more different parameters; found {variables}")
-        if null in variables:
-            raise PhysteerError(f"data.null {null!r} is among data.variables, {variables}")
+        if null_parameter in variables:
+            raise PhysteerError(f"data.null_parameter {null_parameter!r} is among data.variables, {variables}")
         self.rules = PairRules(tuple(variables), same_initial_condition, other_parameters)
         self.truth: Truth = SolverTruth() if truth is None else truth
-        self.null, self.train_pairs, self.evaluation_pairs = null, train_pairs, evaluation_pairs
+        self.null_parameter, self.train_pairs, self.evaluation_pairs = null_parameter, train_pairs, evaluation_pairs
         self.pair_every, self.horizon = pair_every, horizon
         self.match_fields, self.match_tolerance = match_fields, match_tolerance
         self._matched: dict[str, InitialConditions] = {}  # by split
@@ -118,8 +118,8 @@ class CounterfactualDataModule(WellDataModule):
 
     def _evaluated(self, split: Split) -> list[DataLoader[Any]]:
         rules = [self.rules]
-        if self.null is not None:
-            rules.append(dataclasses.replace(self.rules, null=self.null))
+        if self.null_parameter is not None:
+            rules.append(dataclasses.replace(self.rules, null=self.null_parameter))
         world, rank = self._place()
         loaders = []
         for rule in rules:

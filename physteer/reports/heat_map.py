@@ -36,7 +36,7 @@ def draw_heat_map(findings: Sequence[Finding], direction: str, path: Path, step:
         for f in findings
         if (f.role, f.direction, f.quantity) == ("concept", direction, "alignment_cosine") and f.step
     ]
-    sites = sorted({f.site for f in mine}, key=_natural)
+    sites = sorted({f.site for f in mine}, key=natural)
     modes = sorted({f.mode for f in mine})
     if len(sites) * len(modes) < 2:
         return None
@@ -106,6 +106,6 @@ def _map(axes: Axes, block: Sequence[Sequence[Finding | None]]) -> AxesImage:
     return image
 
 
-def _natural(name: str) -> list[tuple[int, int | str]]:
+def natural(name: str) -> list[tuple[int, int | str]]:
     """Sort ``blocks.2`` before ``blocks.10``."""
     return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]

@@ -1,0 +1,23 @@
+"""Distributed alignment search on a frozen network: which subspace of an activation carries a variable.
+
+`Arm`s are the interventions that are trained or compared side by side; `Prefixes` gives them what the frozen network
+computes before their sites, once per window; `InterchangeObjective` is what ``fit`` minimises, `InterchangeEvaluation`
+what validation and test measure. The `DAS` callback puts them on a `WalrusModule`.
+"""
+
+from physteer.das.arms import Arm, Kind, make_arms
+from physteer.das.evaluation import InterchangeEvaluation
+from physteer.das.losses import FieldLoss, ReadoutLoss
+from physteer.das.objective import InterchangeObjective
+from physteer.das.prefixes import Prefixes
+
+__all__ = [
+    "Arm",
+    "FieldLoss",
+    "InterchangeEvaluation",
+    "InterchangeObjective",
+    "Kind",
+    "Prefixes",
+    "ReadoutLoss",
+    "make_arms",
+]

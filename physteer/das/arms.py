@@ -1,0 +1,154 @@
+"""The interventions that one run trains or compares."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from physteer.errors import PhysteerError
+from physteer.interventions import (
+    BoundlessRotation,
+    Edit,
+    Interchange,
+    InterchangeMean,
+    Locus,
+    LowRankRotation,
+    Site,
+    Span,
+    Subspace,
+    evaluated_once,
+)
+
+Kind = Literal["learned", "shuffled", "random", "direction", "full"]
+"""Learned from pairs; learned from pairs whose sources were shuffled; drawn at random; given; everything."""
+
+
+class Arm(nn.Module):
+    """An interchange at one site: what of the base's activation is taken from the sources."""
+
+    def __init__(self, site: Site, kind: Kind, subspaces: Sequence[Subspace | None], rank: int, name: str = "") -> None:
+        """Put together an arm.
+
+        Args:
+            site: where.
+            kind: what it is there for.
+            subspaces: for each variable what is taken from its source; none: everything.
+            rank: dimensions per variable; 0 where they are learned.
+            name: of a given direction, or the number of a random one.
+        """
+        super().__init__()
+        self.site, self.kind, self.rank, self.name = site, kind, rank, name
+        self.subspaces = nn.ModuleList(nn.Identity() if one is None else one for one in subspaces)
+
+    @property
+    def label(self) -> str:
+        """What tables call it, unique within a run."""
+        rank = f"rank {self.rank}" if self.kind in ("learned", "shuffled", "random") and self.rank else ""
+        return " ".join(filter(None, (str(self.site), self.kind, rank, self.name)))
+
+    @property
+    def key(self) -> str:
+        """The label as the name of a part of a network."""
+        return re.sub(r"\W+", "_", self.label)
+
+    @property
+    def trained(self) -> bool:
+        """Whether ``fit`` changes it."""
+        return self.kind in ("learned", "shuffled")
+
+    @property
+    def boundless(self) -> list[BoundlessRotation]:
+        """Its subspaces that learn their own size."""
+        return [one for one in self.subspaces if isinstance(one, BoundlessRotation)]
+
+    @contextmanager
+    def edits(self, sources: Sequence[Tensor], locus: Locus, *, by_mean: bool) -> Iterator[list[Edit]]:
+        """Give the edits of one forward and its backward pass; rotations are evaluated once while the context is open.
+
+        Args:
+            sources: the site's activation in each variable's sources, row by row.
+            locus: which frames are exchanged.
+            by_mean: exchange the spatial mean alone, for sources of other initial conditions.
+        """
+        replacement = InterchangeMean if by_mean else Interchange
+        with evaluated_once(self):
+            yield [
+                Edit(self.site, replacement(locus.take(source)), space if isinstance(space, Subspace) else None, locus)
+                for space, source in zip(self.subspaces, sources, strict=True)
+            ]
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """What arms a run has at each of its sites."""
+
+    ranks: tuple[int, ...]
+    """Of learned rotations, per variable."""
+    boundless: bool = False
+    """Learn one rotation of unknown size too."""
+    shuffled: bool = True
+    """Beside each learned rotation, train one on shuffled pairs."""
+    random: int = 3
+    """Random rotations beside each rank."""
+    full: bool = True
+    """Exchange everything too."""
+    seed: int = 0
+    """Of all rotations' first values."""
+
+
+def make_arms(
+    widths: Mapping[Site, int], n_variables: int, plan: ArmPlan, directions: Mapping[str, tuple[Site, Tensor]]
+) -> list[Arm]:
+    """Make the arms of every site.
+
+    Args:
+        widths: channels at each site.
+        n_variables: each has a source of its own, and columns of its own in every rotation.
+        plan: which arms.
+        directions: given ones to compare with, [d] by name, each at its site.
+
+    Raises:
+        PhysteerError: a rank is below 1 or, times the variables, above a width; a direction is where no site is.
+    """
+    arms = []
+    for number, (site, width) in enumerate(widths.items()):
+        seed = plan.seed + 1000 * number  # sites of one width would share their draws
+        for rank in plan.ranks:
+            total = rank * n_variables
+            if not 1 <= total <= width:
+                raise PhysteerError(
+                    f"rank {rank} for {n_variables} variable(s) at {site}: there are {width} channels to divide"
+                )
+            for kind in ("learned", "shuffled") if plan.shuffled else ("learned",):
+                arms.append(Arm(site, kind, _groups(LowRankRotation(width, total, seed), rank, n_variables), rank))
+            for i in range(plan.random):
+                drawn = _groups(LowRankRotation(width, total, seed + 1 + i), rank, n_variables)
+                arms.append(Arm(site, "random", drawn, rank, str(i + 1)))
+        if plan.boundless:
+            if n_variables > 1:
+                raise PhysteerError("a boundless rotation is for one variable: how it is divided is not learned")
+            arms.append(Arm(site, "learned", [BoundlessRotation(width, seed)], 0, "boundless"))
+        for name, (where, vector) in directions.items():
+            if where == site:
+                span = Span((vector / vector.norm())[:, None])
+                arms.append(Arm(site, "direction", [span] * n_variables, 1, name))
+        if plan.full:
+            arms.append(Arm(site, "full", [None] * n_variables, width))
+    for name, (where, _) in directions.items():
+        if where not in widths:
+            raise PhysteerError(
+                f"direction {name} is at {where}, which is none of the sites {', '.join(map(str, widths))}"
+            )
+    for arm in arms:
+        if not arm.trained:
+            arm.requires_grad_(False)
+    return arms
+
+
+def _groups(rotation: LowRankRotation, rank: int, n_variables: int) -> Sequence[Subspace]:
+    return [rotation] if n_variables == 1 else rotation.split([rank] * n_variables)

@@ -1,0 +1,103 @@
+"""What ``fit`` minimises when it trains interventions on a frozen network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from physteer.das.arms import Arm
+from physteer.das.prefixes import Prefixes
+from physteer.data.pairs import PairBatch
+from physteer.interventions import Edit, Locus, Site, Snapshot, check_gradient, replayed
+from physteer.module import WalrusModule
+from physteer.rollout import SampleScale, sample_scale
+
+
+class InterchangeObjective(nn.Module):
+    """The sum over trained arms of the loss of their edited predictions, plus λβ for each boundless rotation.
+
+    The arms share nothing, so each one's gradient is what it would be alone. Only what follows a site is run.
+    """
+
+    def __init__(
+        self, arms: Sequence[Arm], prefixes: Prefixes, loss: nn.Module, locus: Locus, *, by_mean: bool, price: float
+    ) -> None:
+        """Put together an objective.
+
+        Args:
+            arms: trained and others; they belong to ``WalrusModule.interventions``.
+            prefixes: of the arms' sites.
+            loss: called with (prediction, pairs, scale).
+            locus: which frames are exchanged.
+            by_mean: exchange spatial means alone.
+            price: λ.
+        """
+        super().__init__()
+        self.loss = loss
+        self.locus, self.by_mean, self.price = locus, by_mean, price
+        self.arms, self.prefixes = tuple(arms), prefixes  # a tuple: their parameters are not this module's
+
+    def forward(self, module: WalrusModule, pairs: PairBatch) -> Tensor:
+        """Return the loss of a batch.
+
+        Raises:
+            PhysteerError: at the first step, an arm's rotation has no gradient.
+        """
+        total = torch.zeros((), device=module.device)
+        scale = sample_scale(pairs.base.context, module.network.config.eps)
+        shuffled = torch.roll(torch.arange(len(pairs)), 1).tolist()  # pairs come in random order
+        trained = [arm for arm in self.arms if arm.trained]
+        first = module.global_step == 0
+        for site in dict.fromkeys(arm.site for arm in trained):
+            base, sources = self.snapshots(module, pairs, site)
+            for arm in (one for one in trained if one.site == site):
+                rows = shuffled if arm.kind == "shuffled" else None
+                given = [source if rows is None else source[rows] for source in sources]
+                with arm.edits(given, self.locus, by_mean=self.by_mean) as edits:
+                    prediction = self._predicted(module, base, edits, pairs, scale)
+                    loss: Tensor = self.loss(prediction, pairs, scale)
+                    if first and arm.kind == "learned" and not arm.boundless:
+                        check_gradient(edits, loss)
+                    for rotation in arm.boundless:
+                        loss = loss + self.price * rotation.share
+                    total = total + _without_graph(loss, [p for p in arm.parameters() if p.requires_grad])
+        return total
+
+    def snapshots(self, module: WalrusModule, pairs: PairBatch, site: Site) -> tuple[Snapshot, list[Tensor]]:
+        """Return the base windows' snapshot and the sources' activations at a site."""
+        base = self.prefixes(module, pairs.base, site)
+        return base, [self.prefixes(module, source, site, draws=pairs.base).activation for source in pairs.sources]
+
+    def predicted(
+        self, module: WalrusModule, pairs: PairBatch, arm: Arm, base: Snapshot, sources: Sequence[Tensor]
+    ) -> Tensor:
+        """Return an arm's edited next frame, [B, 1, C, H, W, D] in the data set's units."""
+        scale = sample_scale(pairs.base.context, module.network.config.eps)
+        with arm.edits(sources, self.locus, by_mean=self.by_mean) as edits:
+            return self._predicted(module, base, edits, pairs, scale)
+
+    def unedited(self, module: WalrusModule, pairs: PairBatch, base: Snapshot) -> Tensor:
+        """Return the base windows' own next frame, through the same suffix."""
+        return self._predicted(module, base, [], pairs, sample_scale(pairs.base.context, module.network.config.eps))
+
+    def _predicted(
+        self, module: WalrusModule, base: Snapshot, edits: Sequence[Edit], pairs: PairBatch, scale: SampleScale
+    ) -> Tensor:
+        y = replayed(module.network, base, edits, last_frame_only=True)
+        return module.next_frame(y, pairs.base.context[:, -1:], scale, pairs.base)
+
+
+def _without_graph(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """Return a scalar of the loss's value and gradient that holds on to no activation.
+
+    Differentiated at once, one arm's graph is gone before the next one's is built.
+    """
+    if not torch.is_grad_enabled():
+        return loss
+    gradients = torch.autograd.grad(loss, parameters)
+    value = loss.detach()
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        value = value + ((parameter - parameter.detach()) * gradient).sum()
+    return value

@@ -1,0 +1,138 @@
+"""Where a variable lives: recovery by site and rank, beside its controls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+
+from physteer.reports.heat_map import natural
+from physteer.reports.interchange_table import MODEL, InterchangeScore
+from physteer.reports.style import INK, MUTED, WIDTH, bare, diverging, heading, new_figure, save, style
+
+_LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _ROW = 1.35, 1.0, 1.4, 0.5, 0.25, 0.42  # inches
+_PANELS = {
+    "learned": "learned rotation",
+    "shuffled": "trained on shuffled pairs",
+    "random": "best random rotation",
+    "full": "everything exchanged",
+}
+
+
+def draw_recovery_map(rows: Sequence[InterchangeScore], variables: Sequence[str], path: Path) -> Path | None:
+    """Draw the recovery of every site and rank: a map for the learned rotations and one for each control.
+
+    Args:
+        rows: of one split.
+        variables: whose counterfactual it is.
+        path: of the PNG.
+
+    Returns:
+        The path, or None where nothing was learned.
+    """
+    means = [r for r in rows if r.metric == "recovery" and r.field == ""]
+    learned = [r for r in means if r.kind == "learned"]
+    if not learned:
+        return None
+    sites = sorted({r.site for r in learned}, key=natural)
+    ranks = list(dict.fromkeys((r.rank, r.name) for r in sorted(learned, key=lambda r: (r.name, r.rank))))
+    kinds = [kind for kind in _PANELS if any(r.kind == kind for r in means)]
+    width = (WIDTH - _LEFT - _RIGHT - _GAP * (len(kinds) - 1)) / len(kinds)
+    height = _ROW * len(sites)
+    total = _TOP + height + _BOTTOM
+    ceiling = next((r.value for r in means if r.kind == MODEL), math.nan)
+    n = max(r.initial_conditions for r in learned)
+    title = f"Counterfactual recovery of {', '.join(variables)}, by site and rank"
+    caption = (
+        f"1 − Σ‖edited − true counterfactual‖² / Σ‖unedited − true counterfactual‖², mean over fields, {n} held-out "
+        f"initial conditions, {len(learned)} cells tried"
+    )
+    if math.isfinite(ceiling):
+        caption += f"; the model's own ceiling is {ceiling:+.2f}"
+    with style():
+        figure = new_figure(total)
+        image = None
+        for i, kind in enumerate(kinds):
+            box = (_LEFT + i * (width + _GAP), _BOTTOM, width, height)
+            axes = figure.add_axes((box[0] / WIDTH, box[1] / total, box[2] / WIDTH, box[3] / total))
+            block = [[_cell(means, site, kind, rank) for rank in ranks] for site in sites]
+            image = _map(axes, block)
+            axes.set_title(_PANELS[kind], pad=22)
+            axes.set_xticks(range(len(ranks)), [name or f"rank {rank}" for rank, name in ranks])
+            if i == 0:
+                axes.set_yticks(range(len(sites)), sites)
+        assert image is not None
+        bar = ((WIDTH - _RIGHT + 0.15) / WIDTH, _BOTTOM / total, 0.14 / WIDTH, height / total)
+        figure.colorbar(image, cax=figure.add_axes(bar), label="recovery", extend="min")
+        heading(figure, title, caption + ".")
+        return save(figure, path, title, caption)
+
+
+def draw_field_bars(rows: Sequence[InterchangeScore], variables: Sequence[str], path: Path) -> Path | None:
+    """Draw the recovery of each field at the best site and rank, with intervals, beside the controls.
+
+    Returns:
+        The path, or None where nothing was learned.
+    """
+    learned = [r for r in rows if (r.metric, r.field, r.kind) == ("recovery", "", "learned")]
+    if not learned:
+        return None
+    best = max(learned, key=lambda r: r.value)
+    mine = [r for r in rows if r.metric == "recovery" and r.site == best.site]
+    shown = [
+        ("learned", [r for r in mine if (r.kind, r.rank, r.name) == ("learned", best.rank, best.name)]),
+        ("shuffled pairs", [r for r in mine if (r.kind, r.rank, r.name) == ("shuffled", best.rank, best.name)]),
+        ("random", [r for r in mine if (r.kind, r.rank, r.name) == ("random", best.rank, "1")]),
+        ("everything", [r for r in mine if r.kind == "full"]),
+    ]
+    shown = [(label, those) for label, those in shown if those]
+    fields = list(dict.fromkeys(r.field for r in shown[0][1]))
+    title = f"Recovery of {', '.join(variables)} by field: {best.site}, rank {best.rank}"
+    caption = "The site and rank with the largest mean; intervals over initial conditions. 0: as unedited, 1: exact."
+    colours = ("#c8641a", "#8d96a3", "#c3c8d0", "#3a6fb5")
+    with style():
+        figure = new_figure(3.9)
+        axes = figure.add_axes((0.06, 0.12, 0.92, 0.66))
+        for i, (label, those) in enumerate(shown):
+            x = np.arange(len(fields)) + (i - (len(shown) - 1) / 2) * 0.2
+            values = np.array([r.value for r in those])
+            error = np.array([[r.value - r.low for r in those], [r.high - r.value for r in those]])
+            error = np.clip(np.nan_to_num(error), 0, None)
+            axes.bar(x, values, 0.18, yerr=error, label=label, color=colours[i], ecolor=MUTED, capsize=2)
+        axes.axhline(0, color=INK, linewidth=0.8)
+        axes.set_xticks(range(len(fields)), [field.replace("_", " ") or "mean over fields" for field in fields])
+        axes.set_ylabel("recovery")
+        axes.set_ylim(max(-1.0, axes.get_ylim()[0]), 1.0)
+        axes.grid(axis="x", visible=False)
+        axes.legend(ncols=len(shown), loc="upper right")
+        heading(figure, title, caption)
+        return save(figure, path, title, caption)
+
+
+def _cell(means: Sequence[InterchangeScore], site: str, kind: str, rank: tuple[int, str]) -> InterchangeScore | None:
+    own = [r for r in means if (r.site, r.kind) == (site, kind)]
+    if kind == "full":
+        return own[0] if own else None
+    if kind == "random":
+        return max((r for r in own if r.rank == rank[0]), key=lambda r: r.value, default=None)
+    return next((r for r in own if (r.rank, r.name) == rank), None)
+
+
+def _map(axes: Axes, block: Sequence[Sequence[InterchangeScore | None]]) -> AxesImage:
+    values = np.array([[math.nan if r is None else r.value for r in row] for row in block])
+    image = axes.imshow(values, cmap=diverging(), vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
+    bare(axes)
+    axes.tick_params(length=0, labelbottom=False, labeltop=True)
+    for i, row in enumerate(block):
+        for j, cell in enumerate(row):
+            if cell is not None and math.isfinite(cell.value):
+                colour = "white" if abs(cell.value) > 0.55 else INK
+                text = f"{cell.value:+.2f}".replace("-", "−")
+                if math.isfinite(cell.low):
+                    text += f"\n[{cell.low:+.2f}, {cell.high:+.2f}]".replace("-", "−")
+                axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=7.5, linespacing=1.1)
+    return image
