@@ -10,7 +10,7 @@ from physteer.reports import report, summary_of
 class Figures(L.Callback):
     """When ``predict`` ends, read what it wrote and make tables, figures and ``report.html`` in the run folder.
 
-    The same as ``physteer report RUN`` afterwards.
+    The same as ``physteer report RUN`` afterwards. List ``RolloutVideo`` before it for videos in the report.
     """
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -23,7 +23,7 @@ from physteer.errors import PhysteerError
 from physteer.metrics import vrmse
 from physteer.metrics.flow import enstrophy
 from physteer.reports import read_rollouts, report, write_report
-from physteer.reports.build import spread
+from physteer.reports.choice import spread
 from physteer.reports.concept_maps import token_alignment, token_norms
 from physteer.reports.diagnostics import Metric, diagnose, read_table, read_velocity, write_table
 from physteer.reports.effects import Span, SpanValue, changes, effects, estimate, spans
@@ -358,7 +358,7 @@ class Page(HTMLParser):
 
 class TestReport:
     def test_whole_report(self, run, capsys):
-        assert main(["report", str(run), "--windows", "2"]) == 0
+        assert main(["report", str(run), "--windows", "2", "--videos", "2"]) == 0
         assert capsys.readouterr().out.strip() == str(run / "report.html")
         figures = sorted(path.name for path in (run / "figures").iterdir())
         assert [name.split("_shear")[0] for name in figures] == [

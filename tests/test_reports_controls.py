@@ -11,9 +11,10 @@ from test_summary import synthetic
 
 from physteer.data.module import WellDataModule
 from physteer.data.rollout_files import write_rollout
+from physteer.errors import PhysteerError
 from physteer.metrics.flow import energy_spectrum
+from physteer.reports import film, read_rollouts, report, summary_of
 from physteer.reports import html as html_report
-from physteer.reports import read_rollouts, report, summary_of
 from physteer.reports.control_figures import draw_alignment, draw_controlled_dose_response, over_initial_conditions
 from physteer.reports.diagnostics import read_velocity
 from physteer.reports.heat_map import draw_heat_map
@@ -104,6 +105,7 @@ class Elements(HTMLParser):
 
 class TestReport:
     def test_summary_first_then_figures_then_videos(self, run):
+        film(run, n_windows=1)
         page = report(run, n_windows=1)
         elements = Elements(page.read_text()).found
         names = [section["id"] for section in elements["section"]]
@@ -130,9 +132,21 @@ class TestReport:
         large.write_bytes(bytes(html_report.LARGEST_VIDEO + 1))
         text = html_report.write_report(run).read_text()
         assert "videos/mine.mp4" in [video["src"] for video in Elements(text).found["video"]]
-        report(run, n_windows=1)
-        assert large.exists()  # only what a report made is replaced
+        film(run, n_windows=1, fields=["velocity_y"])
+        assert large.exists()  # only what was filmed before is replaced
+        assert [path.name.split("_01_")[1][:10] for path in (run / "videos").glob("steered_*")] == ["velocity_y"]
         large.unlink()
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            ({"fields": ["vortcity"]}, "no field 'vortcity' to draw, only vorticity, tracer, .* mean 'vorticity'"),
+            ({"strengths": [0.3]}, r"no video: steered with were \[0.4\], none of \[0.3\]"),
+        ],
+    )
+    def test_what_cannot_be_filmed_is_said(self, run, words, message):
+        with pytest.raises(PhysteerError, match=message):
+            film(run, n_windows=1, **words)
 
     def test_a_run_without_a_table_has_no_summary(self, run, tmp_path):
         (tmp_path / "config.yaml").write_text("a: 1\n")

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from experiments import NETWORK, experiment
+from experiments import NETWORK, callback, experiment, weights
 from wandb.proto import wandb_internal_pb2
 
 from physteer.cli import main
+from physteer.concepts import Concept
+from physteer.reports.table import read_metrics
 
 LOGGER = Path(__file__).parents[1] / "configs/logger/wandb.yaml"
 BLOCK = 32768
@@ -113,3 +116,85 @@ def test_a_failed_run_is_marked_so(tiny_well, tmp_path, monkeypatch):
     assert main(["fit", "--config", str(config)]) == 2
     run = finished(tmp_path / "run/wandb")
     assert [record.exit.exit_code for record in run if record.HasField("exit")] == [1]
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("DATA", "CACHE", "CONFIG"):  # what W&B keeps outside the run folder
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "wandb" / name.lower()))
+
+
+def artifacts(run) -> dict[str, wandb_internal_pb2.ArtifactRecord]:
+    return {record.artifact.name: record.artifact for record in run if record.artifact.type == "concept"}
+
+
+def test_a_steered_run_sends_curves_summary_figures_videos_and_its_concept(tiny_well, tmp_path, offline):
+    direction = torch.randn(8, 8, 1, 32, generator=torch.Generator().manual_seed(0))
+    path = tmp_path / "a+b.safetensors"
+    Concept(direction, "blocks.0", classes={"feature": "Reynolds >= 2000"}).save(path)
+    config = experiment(
+        tmp_path / "steer.yaml",
+        model={"checkpoint": str(weights(tmp_path / "walrus.safetensors"))},
+        data={"path": str(tiny_well), "rollout_steps": 3, "include": ["Reynolds_2e2_Schmidt_5e-1"]},
+        callbacks=[
+            callback("Steer", concept=str(path), strengths=[-0.2, 0.2]),
+            callback("Controls", random=1, strengths=[0.2]),
+            callback("Diagnostics", parameter="Reynolds", values=[200, 2000]),
+            "RolloutWriter",
+            callback("RolloutVideo", windows=1, fields=["tracer"], strengths=[0.2]),
+            "Figures",
+        ],
+        logger=str(LOGGER),
+        default_root_dir=str(tmp_path / "run"),
+    )
+    assert main(["predict", "--config", str(config)]) == 0
+    folder = tmp_path / "run"
+    run = finished(folder / "wandb")
+    history = [items(record.history.item) for record in run if record.HasField("history")]
+    curves = [row for row in history if "rollout_step" in row]
+    assert [row["rollout_step"] for row in curves] == [1, 2, 3]
+    table = read_metrics(folder)
+    table = table[(table.condition == "a+b drop +0.2") & (table.step == 2)]
+    for metric, field in (("alignment_cosine", "tracer"), ("movement", "velocity_x")):
+        expected = table[(table.metric == metric) & (table.field == field)].value.mean()
+        assert curves[1][f"steer/a+b/blocks.0/drop/+0.2/{metric}/{field}"] == pytest.approx(expected)
+    assert {"unsteered/enstrophy", "truth/enstrophy", "truth/above/enstrophy"} <= curves[0].keys()
+    assert not [name for name in curves[0] if "random" in name]
+    axes = {record.metric.glob_name: record.metric.step_metric for record in run if record.HasField("metric")}
+    assert axes["steer/*"] == "rollout_step"
+
+    (media,) = [row for row in history if "summary/path" in row]
+    kinds = {name.removesuffix("/_type"): content for name, content in media.items() if name.endswith("/_type")}
+    assert kinds["summary"] == "table-file"
+    assert kinds["figures/controls_a+b_drop_blocks.0"] == "image-file"
+    assert [kind for name, kind in kinds.items() if name.startswith("videos/")] == ["video-file"]
+    files = next((folder / "wandb").glob("offline-run-*")) / "files"
+    told = json.loads((files / media["summary/path"]).read_text())
+    assert told["columns"][:4] == ["direction", "site", "mode", "strength"] and len(told["data"]) > 20
+    (film,) = [content for name, content in media.items() if name.startswith("videos/") and name.endswith("/path")]
+    (written,) = (folder / "videos").iterdir()
+    assert (files / film).read_bytes() == written.read_bytes()
+
+    (concept,) = artifacts(run).values()
+    assert (concept.name, concept.type) == ("a_b", "concept")
+    assert json.loads(concept.metadata)["classes"] == {"feature": "Reynolds >= 2000"}
+    (entry,) = concept.manifest.contents
+    assert entry.path == path.name and entry.size == path.stat().st_size
+
+
+def test_a_capture_run_sends_its_concepts(tiny_well, tmp_path, offline):
+    capture = callback(
+        "Capture", name="re", sites=["blocks.0", "blocks.1"], feature="Reynolds >= 2000", control="Reynolds <= 500"
+    )
+    config = experiment(
+        tmp_path / "capture.yaml",
+        model={"checkpoint": str(weights(tmp_path / "walrus.safetensors"))},
+        data={"path": str(tiny_well), "rollout_steps": 1},
+        callbacks=[capture],
+        logger=str(LOGGER),
+        default_root_dir=str(tmp_path / "run"),
+    )
+    assert main(["predict", "--config", str(config)]) == 0
+    assert artifacts(finished(tmp_path / "run/wandb")).keys() == {"re_blocks.0", "re_blocks.1"}

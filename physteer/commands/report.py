@@ -21,10 +21,13 @@ def main(args: list[str]) -> int:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the run folder")
     parser.add_argument("--windows", type=whole, default=4, metavar="N", help="windows whose fields are drawn")
+    parser.add_argument("--videos", type=whole, metavar="N", help="film rollouts of N windows first")
     given = parser.parse_args(args)
 
-    from physteer.reports import report, summary_of  # imports torch and matplotlib: not needed for --help
+    from physteer.reports import film, report, summary_of  # imports torch and matplotlib: not needed for --help
 
+    if given.videos is not None:
+        film(given.run, given.videos)
     path = report(given.run, given.windows)
     if summary := summary_of(given.run):
         print(summary)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, fields, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from physteer.concepts import Concept
 from physteer.errors import PhysteerError
 from physteer.files import atomic_write
+from physteer.reports.choice import MOST_SERIES, file_name, spread
 from physteer.reports.concept_maps import draw_concept
 from physteer.reports.control_figures import draw_alignment, draw_controlled_dose_response
 from physteer.reports.curves import draw_dose_response, draw_over_time
@@ -24,8 +24,6 @@ from physteer.reports.html import concept_files, write_report
 from physteer.reports.panels import draw_panels
 from physteer.reports.planes import shown_fields
 from physteer.reports.rollouts import (
-    TRUTH,
-    UNSTEERED,
     Series,
     WindowRollouts,
     WrittenRollout,
@@ -36,22 +34,20 @@ from physteer.reports.spectra import draw_spectra
 from physteer.reports.summary import summarise
 from physteer.reports.summary_tables import ranked_settings, settings_of, summary_text
 from physteer.reports.table import read_metrics
-from physteer.reports.video import draw_video
 
 OWN_FIGURES = (
     *("dose_response_*.png", "over_time_*.png", "spectra_*.png", "panels_*.png", "concept_*.png"),
     *("controls_*.png", "alignment_*.png", "heat_map_*.png"),
 )
-MOST_SERIES = 4  # with figures of their own; all are in the tables
-MOST_VIDEOS = 2  # windows with videos, per series and sign of α
 
 
 def report(run_folder: Path | str, n_windows: int = 4) -> Path:
-    """Make ``tables/``, ``figures/``, ``videos/`` and ``report.html`` from what a run folder holds.
+    """Make ``tables/``, ``figures/`` and ``report.html`` from what a run folder holds.
 
     Args:
-        run_folder: with rollouts, a table of metrics, concepts, or only a configuration; what is missing is left out.
-        n_windows: windows whose fields are drawn, spread over the files they are from; at most two have videos.
+        run_folder: with rollouts, a table of metrics, concepts, videos, or only a configuration; what is missing is
+            left out.
+        n_windows: windows whose fields are drawn, spread over the files they are from.
 
     Returns:
         The path of ``report.html``.
@@ -64,7 +60,7 @@ def report(run_folder: Path | str, n_windows: int = 4) -> Path:
         raise PhysteerError(f"no run folder {run_folder}")
     figures = run_folder / "figures"
     stale = [path for pattern in OWN_FIGURES for path in figures.glob(pattern)]
-    for path in (*stale, *(run_folder / "videos").glob("steered_*.mp4")):
+    for path in stale:
         path.unlink()
     for path in concept_files(run_folder):
         draw_concept(Concept.load(path), path.stem, figures / f"concept_{path.stem}.png")
@@ -77,7 +73,6 @@ def report(run_folder: Path | str, n_windows: int = 4) -> Path:
             windows = [replace(window, rollouts=tuple(_no_controls(window, roles))) for window in windows]
         rows = _write_tables(windows, run_folder / "tables")
         _draw(windows, rows, figures, n_windows)
-        _film(windows, run_folder / "videos", min(n_windows, MOST_VIDEOS))
     if table is not None:
         _judge(table, run_folder)
     return write_report(run_folder)
@@ -102,10 +97,10 @@ def _judge(table: pd.DataFrame, run_folder: Path) -> None:
     best = list(dict.fromkeys(setting[:3] for setting in ranked_settings(findings)))
     for direction, site, mode in best[:MOST_SERIES]:
         series = Series(direction, mode, site)
-        draw_controlled_dose_response(table, series, figures / f"controls_{_slug(str(series))}.png")
-        draw_alignment(table, series, figures / f"alignment_{_slug(str(series))}.png")
+        draw_controlled_dose_response(table, series, figures / f"controls_{file_name(str(series))}.png")
+        draw_alignment(table, series, figures / f"alignment_{file_name(str(series))}.png")
     for direction in dict.fromkeys(setting[0] for setting in settings_of(findings, "concept")):
-        draw_heat_map(findings, direction, figures / f"heat_map_{_slug(direction)}.png")
+        draw_heat_map(findings, direction, figures / f"heat_map_{file_name(direction)}.png")
 
 
 def summary_of(run_folder: Path | str) -> str:
@@ -122,54 +117,17 @@ def _no_controls(window: WindowRollouts, roles: Mapping[str, str]) -> Iterator[W
             yield replace(rollout, role=role)
 
 
-def _film(windows: Sequence[WindowRollouts], folder: Path, n_windows: int) -> None:
-    """Make videos of the strongest steering of either sign beside truth and unsteered."""
-    jobs = []
-    for number, window in enumerate(spread(windows, n_windows), 1):
-        references = [one for name in (TRUTH, UNSTEERED) if (one := window.find(name)) is not None]
-        for series in window.series[:MOST_SERIES]:
-            steered = window.steered(series)
-            if steered[0].role != "concept":
-                continue
-            ends = {one.strength > 0: one for one in sorted(steered, key=lambda one: abs(one.strength))}
-            for rollout in ends.values():
-                for field in shown_fields(rollout):
-                    who = f"{_slug(str(series))}_{rollout.strength:+g}"
-                    name = f"steered_{who}_{number:02d}_{field.name}_{window.window}.mp4"
-                    jobs.append(([*references, rollout], field, folder / name))
-    for rollouts, field, path in tqdm(jobs, "videos", unit="video", disable=None):
-        draw_video(rollouts, field, path)
-
-
 def _draw(windows: Sequence[WindowRollouts], rows: Sequence[Diagnostic], folder: Path, n_windows: int) -> None:
     series = list(dict.fromkeys(one for window in windows for one in window.series))[:MOST_SERIES] or [Series()]
     chosen = spread(windows, n_windows)
     with tqdm(total=len(series) * (3 + len(chosen)), desc="figures", disable=None) as bar:
         for one in series:
-            draw_dose_response(rows, one, folder / f"dose_response_{_slug(str(one))}.png")
-            draw_over_time(rows, one, folder / f"over_time_{_slug(str(one))}.png")
-            draw_spectra(windows, one, folder / f"spectra_{_slug(str(one))}.png")
+            draw_dose_response(rows, one, folder / f"dose_response_{file_name(str(one))}.png")
+            draw_over_time(rows, one, folder / f"over_time_{file_name(str(one))}.png")
+            draw_spectra(windows, one, folder / f"spectra_{file_name(str(one))}.png")
             bar.update(3)
             for number, window in enumerate(chosen, 1):
                 for field in shown_fields(window.rollouts[0]):
-                    name = f"panels_{_slug(str(one))}_{number:02d}_{field.name}_{window.split}_{window.window}.png"
+                    name = f"panels_{file_name(str(one))}_{number:02d}_{field.name}_{window.split}_{window.window}.png"
                     draw_panels(window, one, field, folder / name)
                 bar.update()
-
-
-def spread(windows: Sequence[WindowRollouts], count: int) -> list[WindowRollouts]:
-    """Choose windows evenly over files (one per set of parameters) and over their trajectories."""
-    by_file: dict[tuple[str, str], list[WindowRollouts]] = {}
-    for window in windows:
-        by_file.setdefault((window.split, window.rollouts[0].source[0]), []).append(window)
-    groups = list(by_file.values())
-    if len(groups) >= count:
-        last = max(count - 1, 1)
-        groups = [groups[round(i * (len(groups) - 1) / last)] for i in range(count)]
-        return [group[i % len(group)] for i, group in enumerate(groups)]
-    rounds = max(map(len, groups))
-    return [group[i] for i in range(rounds) for group in groups if i < len(group)][:count]
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^\w.+-]+", "_", text).strip("_") or "all"

@@ -11,6 +11,7 @@ from matplotlib.colors import Colormap, Normalize
 from numpy.typing import NDArray
 from torch import Tensor
 
+from physteer.errors import PhysteerError, did_you_mean
 from physteer.metrics.flow import vorticity
 from physteer.reports.diagnostics import read_velocity
 from physteer.reports.rollouts import TRUTH, UNSTEERED, Series, WrittenRollout
@@ -44,15 +45,33 @@ class Shown:
 
 
 def shown_fields(rollout: WrittenRollout) -> list[Shown]:
-    """List what can be drawn: the vorticity, and the tracer or else the first scalar that changes in time."""
-    shown = []
-    if rollout.grid == "cartesian" and {"velocity_x", "velocity_y"} <= set(rollout.names):
-        shown.append(Shown("vorticity", "Vorticity", diverging(), True))
+    """List what is drawn unless asked otherwise: the vorticity, and the tracer or else the first changing scalar."""
+    names = ["vorticity"] if _has_vorticity(rollout) else []
     scalars = [name for name, field in rollout.fields if not field.component and field.time_varying]
     if scalars:
-        name = "tracer" if "tracer" in scalars else scalars[0]
-        shown.append(Shown(name, name.replace("_", " ").capitalize(), sequential(), False))
-    return shown
+        names.append("tracer" if "tracer" in scalars else scalars[0])
+    return [shown_field(rollout, name) for name in names]
+
+
+def shown_field(rollout: WrittenRollout, name: str) -> Shown:
+    """Return how a field is drawn.
+
+    Args:
+        rollout: that has it.
+        name: ``vorticity``, or a stored field such as ``velocity_x``.
+
+    Raises:
+        PhysteerError: there is no such field.
+    """
+    known = [*(["vorticity"] if _has_vorticity(rollout) else []), *rollout.names]
+    if name not in known:
+        raise PhysteerError(f"no field {name!r} to draw, only {', '.join(known)}{did_you_mean(name, known)}")
+    signed = name == "vorticity" or bool(dict(rollout.fields)[name].component)
+    return Shown(name, name.replace("_", " ").capitalize(), diverging() if signed else sequential(), signed)
+
+
+def _has_vorticity(rollout: WrittenRollout) -> bool:
+    return rollout.grid == "cartesian" and {"velocity_x", "velocity_y"} <= set(rollout.names)
 
 
 def picture(rollout: WrittenRollout, field: Shown, step: int, largest: float) -> Panel:

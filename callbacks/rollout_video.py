@@ -1,0 +1,45 @@
+"""Videos of a run's rollouts."""
+
+from __future__ import annotations
+
+import math
+
+import lightning as L
+
+from physteer.callbacks.rollout_writer import RolloutWriter
+from physteer.errors import PhysteerError
+from physteer.reports import film
+
+
+class RolloutVideo(L.Callback):
+    """When ``predict`` ends, film truth, unsteered and steered side by side: ``videos/steered_*.mp4`` in the run folder.
+
+    The colour scale is one, and the caption tells parameters, steering and step. It films what ``RolloutWriter`` wrote;
+    list it before ``Figures``, whose report shows the videos.
+
+    Args:
+        windows: how many windows, spread over the files they are from.
+        fields: ``vorticity`` and stored fields such as ``tracer`` or ``velocity_x``; null for the vorticity and the
+            tracer, or else the first scalar.
+        strengths: values of α; null for the strongest of either sign.
+    """
+
+    def __init__(self, windows: int = 2, fields: list[str] | None = None, strengths: list[float] | None = None) -> None:
+        if windows < 1:
+            raise PhysteerError(f"RolloutVideo.windows must be at least 1; found {windows}")
+        if strengths is not None and not (strengths and all(map(math.isfinite, strengths))):
+            raise PhysteerError(
+                f"RolloutVideo.strengths must be one or more finite numbers, or null; found {strengths}"
+            )
+        self.windows, self.fields, self.strengths = windows, fields, strengths
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse a run without rollouts to film."""
+        if not any(isinstance(callback, RolloutWriter) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            raise PhysteerError("RolloutVideo films the rollouts that RolloutWriter writes: list RolloutWriter too")
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Film, on the first process, once every process has written its rollouts."""
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            film(trainer.default_root_dir, self.windows, self.fields, self.strengths)
