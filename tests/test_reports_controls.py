@@ -80,7 +80,8 @@ def run(tiny_well, tmp_path_factory):
     noise = torch.randn(batch.targets.shape, generator=torch.Generator().manual_seed(0))
     for name, strength, direction in CONDITIONS + STEERED:
         frames = batch.targets + (0.02 * noise if name != "truth" else 0)
-        attributes = {"condition": name, "strength": strength, "direction": direction}
+        role = direction.split()[0].replace("vortex", "concept") if direction else "unsteered"
+        attributes = {"condition": name, "role": role, "strength": strength, "direction": direction}
         attributes |= {"mode": "drop", "site": "blocks.0"} if direction else {"mode": "", "site": ""}
         place = folder / "rollouts" / name.replace(" ", "_") / "data" / "test"
         for row, window in enumerate(batch.windows):
