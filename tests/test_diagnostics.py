@@ -121,6 +121,27 @@ def test_predicted_frames_as_arrays(steered, tmp_path):
         assert {one.initial_condition for one in window.rollouts} == {known}
 
 
+def test_interpolated_data_are_judged_and_written_like_steered_rollouts(steered, tmp_path):
+    """From their own context; windows that have no next parameter have no such rollout, and no rows."""
+    up = {"parameter": "Reynolds", "values": [200, 2000]}
+    table = steered(
+        callback("DataInterpolation", **up, strengths=[1.0]),
+        callback("Diagnostics", **up),
+        "RolloutWriter",
+        include=["Schmidt_5e-1"],
+    )
+    data = table[table.role == "data"]
+    assert data.window.str.contains("Reynolds_2e2").all() and set(data.strength) == {1.0}
+    assert {"movement", "alignment_cosine", "vrmse", "enstrophy"} <= set(data.metric)
+    assert not (data.metric == "blow_up_step").any()
+    for window in read_rollouts(tmp_path / "run"):
+        mine, other = window.find("data interpolation +1"), window.find("unsteered")
+        assert (mine is None) == ("Reynolds_2e3" in window.window)
+        if mine is not None:
+            assert mine.role == "data" and (mine.read("velocity_x", 0) == other.read("velocity_x", 0)).all()
+            assert (mine.read("velocity_x", 2) - other.read("velocity_x", 2)).abs().max() > 1e-4, "another context"
+
+
 def test_schmidt_never_moves_velocity(steered):
     """The exact null: between Schmidt numbers the true change of velocity is nothing, so nothing aligns with it."""
     table = steered(
