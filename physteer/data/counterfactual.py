@@ -98,7 +98,8 @@ def solver_truth(
 def initial_condition(dataset: WindowDataset, window: Window) -> str:
     """Name a trajectory's initial condition by its content, never by its index: equal flows at frame 0, equal names.
 
-    The name is a digest of frame 0's velocity (or buoyancy, or else of every evolving field) in thousandths of its RMS.
+    The name is a digest of frame 0's velocity (at rest its buoyancy, or else every evolving field) in thousandths of its
+    RMS.
 
     Args:
         dataset: the split the window is from.
@@ -106,8 +107,9 @@ def initial_condition(dataset: WindowDataset, window: Window) -> str:
     """
     frame = dataset.read(Window(window.file, window.trajectory, 0), n_frames=1).fields[0]  # [C, H, W, D]
     names = dataset.origin.channels.names
-    telling = [i for i, name in enumerate(names) if name.startswith(("velocity", "momentum"))]
-    telling = telling or [i for i, name in enumerate(names) if name == "buoyancy"] or dataset.origin.channels.predicted
+    moving = [i for i, name in enumerate(names) if name.startswith(("velocity", "momentum"))]
+    buoyant = [i for i, name in enumerate(names) if name == "buoyancy"]
+    telling = next((some for some in (moving, buoyant) if bool(frame[some].any())), dataset.origin.channels.predicted)
     content = frame[telling].double()
     grains = (content / content.square().mean().sqrt().clamp_min(1e-12) * 1000).round().to(torch.int32)
     return hashlib.sha256(grains.numpy().tobytes()).hexdigest()[:12]

@@ -2,6 +2,8 @@
 
 OUT/stats.yaml
 OUT/data/{train,valid,test}/{taylor_green,advection,diffusion}_Reynolds_{Re}_Schmidt_{Sc}.hdf5
+
+All are of the data set `simple_flows`, so that one folder can hold several kinds.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ def generate_simple_flow(
     """Write a data set, keeping files that are already there; return the files written.
 
     Args:
-        out: folder of the data set.
+        out: folder of the data set; other kinds may be there.
         dataset: one of `SIMPLE_FLOWS`.
         reynolds: Reynolds numbers, positive, distinct.
         schmidt: Schmidt numbers, positive, distinct.
@@ -79,7 +81,7 @@ def generate_simple_flow(
     written = []
     for index, (split, count) in enumerate(zip(SPLITS, settings.counts, strict=True)):
         folder = out / "data" / split
-        for path in sorted(folder.glob("*.hdf5")):
+        for path in sorted(folder.glob(f"{dataset}_Reynolds_*.hdf5")):
             check_same_settings(path, settings.record(dataset, split))
         flows = SIMPLE_FLOWS[dataset](count, (settings.seed, index))
         for value, number in [(one, other) for one in reynolds for other in schmidt] if count else ():
@@ -108,7 +110,7 @@ def _write(
     progress: Callable[[int], object],
 ) -> None:
     content = WellFile(
-        dataset_name=dataset,
+        dataset_name="simple_flows",
         axes=box_axes(settings.resolution),
         times=settings.dt * np.arange(settings.frames),
         n_trajectories=len(flows),
