@@ -82,7 +82,10 @@ def test_every_window_is_run_once(tmp_path, kept, take, site):
         assert same(windows.get(cache, rows), windows.run(rows))
     assert windows.made == [0, 1, 2, 4, 3]
     if folder is not None:
-        windows.get(open_cache(folder, site=site, kind=kind), [0, 1, 2, 3, 4])
+        again = open_cache(folder, site=site, kind=kind)
+        windows.get(again, [0, 1, 2, 3, 4])
+        activations = again.get_activations([windows.keys[row] for row in (3, 1)], windows.run)
+        assert torch.equal(activations, windows.get(again, [3, 1]).activation)
         assert len(windows.made) == 5 and len(list(folder.iterdir())) == 5
 
 

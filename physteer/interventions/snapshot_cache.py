@@ -76,20 +76,27 @@ class SnapshotCache:
         Returns:
             All rows, in the order of the keys.
         """
+        return join_snapshots([row.to(device) for row in self._rows(keys, make)])
+
+    def get_activations(
+        self, keys: Sequence[str], make: Callable[[list[int]], Snapshot], device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """Return the site's activation alone, which is all that is needed of the sources of an interchange.
+
+        Arguments are those of `get`.
+        """
+        return torch.cat([row.activation.to(device) for row in self._rows(keys, make)])
+
+    def _rows(self, keys: Sequence[str], make: Callable[[list[int]], Snapshot]) -> list[Snapshot]:
         names = [self._name(key) for key in keys]
         rows = {name: row for name in dict.fromkeys(names) if (row := self._load(name)) is not None}
         missing = [i for i, name in enumerate(names) if name not in rows and name not in names[:i]]
-        if len(missing) == len(keys):
-            made = make(missing)
-            for i in missing:
-                self._store(names[i], made.select([i]))
-            return made.to(device)
         if missing:
             made = make(missing)
             for j, i in enumerate(missing):
                 rows[names[i]] = made.select([j])
                 self._store(names[i], rows[names[i]])
-        return join_snapshots([rows[name].to(device) for name in names])
+        return [rows[name] for name in names]
 
     def _name(self, key: str) -> str:
         # Autocast computes in another precision than the weights'.
@@ -111,7 +118,7 @@ class SnapshotCache:
                 return None
             except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
                 if last_try:
-                    warnings.warn(f"{path} is damaged and is made anew: {reason(error)}", stacklevel=3)
+                    warnings.warn(f"{path} is damaged and is made anew: {reason(error)}", stacklevel=4)
             else:
                 self._checked.add(name)
                 return row
@@ -139,7 +146,7 @@ class SnapshotCache:
     def _stop(self, why: str) -> None:
         if not self._told:
             where = "memory" if self.folder is None else self.folder
-            warnings.warn(f"the snapshot cache in {where} stores no more windows: {why}", stacklevel=4)
+            warnings.warn(f"the snapshot cache in {where} stores no more windows: {why}", stacklevel=5)
         self._told = True
 
 
