@@ -9,7 +9,7 @@ from physteer.reports.cube import make_cube, step_choice
 from physteer.reports.findings import SEVERAL, read_summary, write_summary
 from physteer.reports.quantities import still_fields
 from physteer.reports.summary import summarise
-from physteer.reports.summary_tables import summary_text
+from physteer.reports.summary_text import summary_text
 from physteer.reports.table import COLUMNS, MetricRow, metrics_table, read_metrics, write_metrics
 
 FIELDS = ("tracer", "pressure", "velocity_x", "velocity_y")

@@ -1,6 +1,7 @@
 """Scores of rollouts and diagnostics of flows: functions of tensors, and torchmetrics that add up over processes."""
 
 from physteer.metrics.baselines import linear_extrapolation, persistence
+from physteer.metrics.dose_response import DoseResponse, dose_response, kendall, slope, spearman
 from physteer.metrics.flow import (
     Periodic,
     Spacing,
@@ -26,7 +27,6 @@ from physteer.metrics.natural_space import Distances, NaturalSpace, TokenCovaria
 from physteer.metrics.naturalness import NaturalDistances, Naturalness, Percentiles
 from physteer.metrics.probes import ProbeScores, best_match, mae_of, r2_of
 from physteer.metrics.statistics import (
-    DoseResponse,
     Interval,
     Resampling,
     bootstrap,
@@ -34,12 +34,8 @@ from physteer.metrics.statistics import (
     bootstrap_ratio,
     bootstrap_recovery,
     control_p_value,
-    dose_response,
-    kendall,
     pooled_cosine,
     pooled_ratio,
-    slope,
-    spearman,
 )
 from physteer.metrics.steering import (
     Alignment,

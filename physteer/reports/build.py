@@ -32,7 +32,8 @@ from physteer.reports.rollouts import (
 )
 from physteer.reports.spectra import draw_spectra
 from physteer.reports.summary import summarise
-from physteer.reports.summary_tables import ranked_settings, settings_of, summary_text
+from physteer.reports.summary_tables import ranked_settings, settings_of
+from physteer.reports.summary_text import summary_text
 from physteer.reports.table import read_metrics
 
 OWN_FIGURES = (

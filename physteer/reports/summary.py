@@ -10,14 +10,8 @@ from functools import cache, partial
 import numpy as np
 import pandas as pd
 
-from physteer.metrics.statistics import (
-    Interval,
-    Resampling,
-    bootstrap_mean,
-    control_p_value,
-    dose_response,
-    slope,
-)
+from physteer.metrics.dose_response import dose_response, slope
+from physteer.metrics.statistics import Interval, Resampling, bootstrap_mean, control_p_value
 from physteer.reports.cube import Cube, Floats, Tried, make_cube, step_choice
 from physteer.reports.findings import Finding
 from physteer.reports.quantities import DOSED, Quantity, change, damage, effects
