@@ -52,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> int:
             known = ", ".join([*TRAINER, *COMMANDS])
             raise PhysteerError(f"unknown command {command!r}; there are {known}")
     except PhysteerError as error:
-        print(f"physteer: error: {error}", file=sys.stderr)
+        print(f"physteer: error: {error}\n", end="", file=sys.stderr)  # at once: another process may write too
         return 2
     except BrokenPipeError:  # `physteer sites … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -55,7 +55,7 @@ def attempt(shared, tiny_well, tmp_path, capfd, monkeypatch):
         assert len(lines) == 1 and lines[0].startswith("physteer: error: "), said.err
         assert "Traceback" not in said.out and len(lines[0]) < 500
         left = [p for p in tmp_path.rglob("*") if p.is_file() and "run" in p.relative_to(tmp_path).parts[:1]]
-        assert {p.name for p in left} <= {"config.yaml", "environment.json", "hparams.yaml"}, left
+        assert {p.name for p in left} <= {"config.yaml", "environment.json", "experiment.json", "hparams.yaml"}, left
         return lines[0].removeprefix("physteer: error: ")
 
     run.words = fails

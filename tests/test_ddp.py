@@ -1,9 +1,13 @@
 """Two processes (gloo, on the CPU) through the real command line: the same results as one."""
 
 import csv
+import json
+import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -11,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from experiments import NETWORK, callback, experiment, weights
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from physteer.cli import main
 from physteer.concepts import Concept
@@ -18,17 +24,14 @@ from physteer.concepts import Concept
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
 
+def command(words):
+    return [sys.executable, "-m", "physteer", *map(str, words), *TWO]
+
+
 def two(folder, *words, status=0):
     """Run a command in two processes."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "physteer", *map(str, words), *TWO],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = subprocess.run(command(words), cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done
@@ -47,6 +50,37 @@ def scores(path: Path) -> dict[tuple, float]:
         return {tuple(row.values())[:4]: float(row["vrmse"]) for row in csv.DictReader(file)}
 
 
+def metrics(run: Path) -> dict[tuple, float]:
+    """The values of a run's table by the rest of their rows."""
+    with (run / "tables/metrics.csv").open() as file:
+        rows = [tuple(row.values()) for row in csv.DictReader(file)]
+    found = {row[:-1]: float(row[-1] or "nan") for row in rows}
+    assert len(found) == len(rows)  # each once
+    return found
+
+
+def check_same_results(run: Path, other: Path) -> None:
+    """Rollouts, tables and the concept of two runs agree."""
+    names = {str(path.relative_to(run)) for path in run.rglob("*.hdf5")}
+    assert names == {str(path.relative_to(other)) for path in other.rglob("*.hdf5")}
+    for name in names:
+        one, two = arrays(run / name), arrays(other / name)
+        assert one.keys() == two.keys()
+        for key, value in one.items():
+            if value.dtype.kind == "f":
+                np.testing.assert_allclose(two[key], value, rtol=1e-4, atol=1e-5, err_msg=f"{name} {key}")
+            else:
+                assert np.array_equal(value, two[key]), f"{name} {key}"
+    one, two = metrics(run), metrics(other)
+    assert one.keys() == two.keys() and len({key[0] for key in one}) == 9
+    far = {k: (v, two[k]) for k, v in one.items() if not math.isclose(v, two[k], rel_tol=1e-5, abs_tol=1e-5)}
+    assert not {key: pair for key, pair in far.items() if not all(map(math.isnan, pair))}
+    one, two = (Concept.load(where / "concepts/c_blocks.1.safetensors") for where in (run, other))
+    assert one.counts == two.counts == {"feature": 6, "control": 2}
+    assert (one.direction - two.direction).abs().max() <= 1e-6 * one.direction.abs().max()
+    assert (one.site, one.model, one.data, one.classes) == (two.site, two.model, two.data, two.classes)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
@@ -56,9 +90,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_predict_writes_each_trajectory_once_and_the_concept_is_the_same(folder, tiny_well):
+@pytest.fixture(scope="module")
+def config(folder, tiny_well):
     """Nine windows: the second process has one less, and batches of other sizes than a single process has."""
-    config = experiment(
+    classes = {"feature": "Reynolds >= 2000", "control": "Reynolds <= 500 and trajectory < 2"}  # one is in neither
+    return experiment(
         folder / "predict.yaml",
         model={"checkpoint": str(folder / "walrus.safetensors"), "jitter_seed": 3},
         data={
@@ -69,34 +105,74 @@ def test_predict_writes_each_trajectory_once_and_the_concept_is_the_same(folder,
             "batch_size": 2,
         },
         callbacks=[
-            callback("Capture", name="c", sites=["blocks.1"], feature="Reynolds >= 2000", control="Reynolds <= 500"),
+            callback("Capture", name="c", sites=["blocks.1"], match_initial_conditions=False, **classes),
             callback("Steer", concept=str(folder / "concept.safetensors"), strengths=[-0.2, 0.2]),
+            callback("Controls", random=2),
+            "Diagnostics",
             "RolloutWriter",
         ],
     )
+
+
+@pytest.fixture(scope="module")
+def one(folder, config):
+    """The run folder of one process."""
+    assert main(["predict", "--config", str(config), "--trainer.default_root_dir", str(folder / "one")]) == 0
+    return folder / "one"
+
+
+def test_predict_writes_each_trajectory_once_and_finds_the_same(folder, config, one):
     said = two(folder, "predict", "--config", config, "--trainer.default_root_dir", folder / "two")
     assert said.stderr.count("\n") == 1 and said.stdout == "", said.stderr  # the first process alone reports progress
-    assert main(["predict", "--config", str(config), "--trainer.default_root_dir", str(folder / "one")]) == 0
-    files = {str(p.relative_to(folder / "one")): p for p in (folder / "one").rglob("*.hdf5")}
-    assert len(files) == 4 * 9
-    assert {str(p.relative_to(folder / "two")) for p in (folder / "two").rglob("*") if p.is_file()} == {
-        *files,
-        "concepts/c_blocks.1.safetensors",
-        "config.yaml",
-        "environment.json",
-    }
-    for name, path in files.items():
-        one, other = arrays(path), arrays(folder / "two" / name)
-        assert one.keys() == other.keys()
-        for key, value in one.items():
-            if value.dtype.kind == "f":
-                np.testing.assert_allclose(other[key], value, rtol=1e-4, atol=1e-5, err_msg=f"{name} {key}")
-            else:
-                assert np.array_equal(value, other[key]), f"{name} {key}"
-    one, other = (Concept.load(folder / run / "concepts/c_blocks.1.safetensors") for run in ("one", "two"))
-    assert one.counts == other.counts == {"feature": 6, "control": 3}
-    assert (one.direction - other.direction).abs().max() <= 1e-6 * one.direction.abs().max()
-    assert (one.site, one.model, one.data, one.classes) == (other.site, other.model, other.data, other.classes)
+    files = {str(path.relative_to(one)) for path in one.rglob("*") if path.is_file()}
+    assert len([name for name in files if name.endswith(".hdf5")]) == 4 * 9
+    journal = {f"journal/start_001_process_000{rank}.safetensors" for rank in (0, 1)}
+    assert {str(p.relative_to(folder / "two")) for p in (folder / "two").rglob("*") if p.is_file()} == files | journal
+    check_same_results(one, folder / "two")
+
+
+def test_killed_in_two_processes_it_goes_on_in_one_and_the_other_way_round(folder, config, one, capfd):
+    run = folder / "changing"
+    words = ["predict", "--config", config, "--trainer.default_root_dir", run]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(words), cwd=folder, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while len(list(run.glob("journal/*.safetensors"))) < 2 and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = {path: path.stat().st_ino for path in run.rglob("*.hdf5") if path.stem in marked(run)}
+    assert main(list(map(str, words))) == 0
+    assert "going on" in capfd.readouterr().err
+    check_same_results(one, run)
+
+    # one window is left for two processes: of those that are in no class, and so in no sum
+    left = "shear_flow_Reynolds_2e2_Schmidt_5e-1_trajectory0002_start0000"
+    for path in run.glob("journal/*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            sums = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            windows = json.loads(file.metadata()["windows"])
+        save_file(sums, path, {"windows": json.dumps([name for name in windows if name != left])})
+    assert len(marked(run)) == 8
+    said = two(folder, *words).stderr
+    assert "8 of 9 windows are done" in said, said
+    assert len(marked(run)) == 9
+    check_same_results(one, run)
+    assert all(path.stat().st_ino == inode for path, inode in finished.items() if path.stem != left)
+
+
+def marked(run: Path) -> set[str]:
+    """The windows that a run folder's journal lists."""
+    found = set()
+    for path in run.glob("journal/*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            windows = json.loads(file.metadata()["windows"])
+        assert not found & set(windows)
+        found |= set(windows)
+    return found
 
 
 def test_fit_and_scores(folder, tiny_well):

@@ -6,6 +6,8 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -13,6 +15,7 @@ import pytest
 import torch
 from experiments import callback, experiment, weights
 from safetensors import safe_open
+from test_files import small_disk
 
 from physteer.cli import main
 from physteer.concepts import Concept
@@ -69,6 +72,15 @@ def results(run: Path) -> dict[str, bytes]:
 OF_THE_RUN = {"config.yaml", "environment.json"}
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Several round differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
@@ -103,11 +115,10 @@ def write(folder, tiny_well):
 
 @pytest.fixture(scope="module")
 def whole(write):
-    """A run that nothing stopped, on one thread: several round differently."""
-    config, threads = write("whole"), torch.get_num_threads()
-    torch.set_num_threads(1)
-    assert main(["predict", "--config", str(config)]) == 0
-    torch.set_num_threads(threads)
+    """A run that nothing stopped."""
+    config = write("whole")
+    with one_thread():
+        assert main(["predict", "--config", str(config)]) == 0
     run = config.parent / "run"
     assert sorted(set(marked(run))) == sorted(marked(run)) and len(marked(run)) == 12
     return run
@@ -157,6 +168,20 @@ def test_a_finished_run_is_not_run_again(write, whole, capfd):
     assert capfd.readouterr().err == f"physteer: going on in {whole}: 12 of 12 windows are done\n"
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*.hdf5")} == before
     assert results(whole) == found
+
+
+def test_after_a_full_disk_it_goes_on(write, whole, capfd):
+    config = write("full")
+    run = config.parent / "run"
+    for size in (1000, 100_000):  # not even for the configuration; not for rollouts
+        with small_disk(size), one_thread():
+            assert main(["predict", "--config", str(config)]) == 2
+        assert "File too large" in capfd.readouterr().err.splitlines()[-1]
+    assert list(run.glob("tables/parts/*")) and not marked(run)
+    assert not list(run.rglob(".*.tmp"))
+    with one_thread():
+        assert main(["predict", "--config", str(config)]) == 0
+    assert results(run) == results(whole)
 
 
 def test_what_a_killed_process_left_is_removed(write, whole, tmp_path):
