@@ -110,9 +110,8 @@ def notes(findings: Sequence[Finding]) -> list[str]:
     initial = max((f.initial_conditions for f in findings), default=0)
     lines = ["[…]: 95 % bootstrap interval over initial conditions. Changes are against the unsteered rollout."]
     if controls:
-        lines.append(
-            f"*: p ≤ 0.05 against {_count(controls, 'random direction')} of equal norm at the same site, mode and α."
-        )
+        beside = _count(controls, "random direction")
+        lines.append(f"*: p ≤ 0.05 against {beside} of equal norm at the same site, mode and α.")
         settings = len(settings_of(findings, "concept"))
         if settings > 1:
             lines.append(f"{settings} settings were tried: confirm a chosen one on other initial conditions.")
