@@ -131,7 +131,7 @@ def _read_sums(path: Path) -> dict[str, dict[str, Tensor]]:
 
 def _remove_stale(run_folder: Path) -> None:
     """Remove the half-written files of a start that was killed."""
-    for folder in ("journal", "rollouts", "concepts", "activations", "tables", "figures", "videos"):
+    for folder in ("journal", "rollouts", "concepts", "natural", "tables", "figures", "videos"):
         for path in (run_folder / folder).rglob(".*.tmp"):
             if is_temporary(path):
                 path.unlink(missing_ok=True)

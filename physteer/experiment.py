@@ -28,8 +28,11 @@ _NOT_OF_THE_MODEL = {
 }
 _NOT_OF_THE_DATA = {"path", "batch_size", "num_workers", "storage_options", "one_step_every"}
 _SHOWING = ("Figures", "ProgressBar", "RolloutProgress")
-_RESULTS = ("journal", "rollouts", "concepts", "natural", "activations", "tables")
-"""Folders in which ``predict`` leaves what it finds."""
+_RESULTS = (
+    *("journal", "rollouts", "concepts", "natural", "tables"),
+    *("activations.zarr", "activations.zarr.partial"),
+)
+"""Folders of ``predict``."""
 
 
 def experiment_of(
