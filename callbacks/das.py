@@ -7,18 +7,33 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from torch import Tensor, nn
+from torch import nn
 
-from physteer.concepts import Concept
-from physteer.das import FieldLoss, InterchangeEvaluation, InterchangeObjective, Prefixes, make_arms
-from physteer.das.arms import Arm, ArmPlan
+from physteer.das import (
+    Arm,
+    ArmPlan,
+    FieldLoss,
+    InterchangeEvaluation,
+    InterchangeObjective,
+    Prefixes,
+    Shifts,
+    learned_subspaces,
+    make_arms,
+    read_given,
+    write_learned,
+)
 from physteer.data.pair_module import CounterfactualDataModule
 from physteer.errors import PhysteerError
 from physteer.interventions import Locus, Site
 from physteer.module import WalrusModule
 from physteer.reports.html import write_report
 from physteer.reports.interchange import draw_field_bars, draw_recovery_map
-from physteer.reports.interchange_table import InterchangeScore, interchange_text, write_interchange_table
+from physteer.reports.interchange_table import (
+    InterchangeScore,
+    best_learned,
+    interchange_text,
+    write_interchange_table,
+)
 from physteer.walrus import model_id
 
 MEBIBYTE = 2**20
@@ -33,8 +48,8 @@ class DAS(L.Callback):
     rotations trained on shuffled pairs, random rotations, given directions, and everything exchanged. After ``fit`` the
     best checkpoint is scored on the pairs of ``test``.
 
-    Tables, figures and, for every site and rank, the learned direction as a concept for ``Steer`` land in the run
-    folder.
+    The run folder gets tables and figures; ``rotations/``, the learned subspaces; and ``concepts/``, a direction for
+    ``Steer`` inside each, with the sign and place that pairs of ``valid`` give it: Π mean sign(θ_s − θ_b)(h_s − h_b).
 
     Args:
         sites: where, such as ``blocks.1``.
@@ -43,11 +58,12 @@ class DAS(L.Callback):
             only that frame is run through the rest of the network. Null for all.
         boundless: learn a rotation of unknown size too, at every site; its cost is d³ per step.
         loss: what the edited prediction should achieve: ``FieldLoss``, ``ReadoutLoss``, or a class path of your own.
-        shuffled: train a second rotation on shuffled pairs beside each: what it recovers is not the variable's.
+        shuffled: train a second rotation beside each, with the sources of other pairs: what it recovers is not the
+            variable's.
         random: random rotations to compare each rank with.
-        directions: concept files to compare with, at the sites they are of.
+        directions: files of concepts, or of ``rotations/``, to compare with at their sites.
         price: λ, the price of a boundless rotation's share of the columns.
-        cache: mebibytes of memory, or disk, for what the network computes before each site.
+        cache: mebibytes of memory, or disk, for what the network computes before the sites.
         cache_folder: where that is kept for later runs; null for memory.
         seed: of the rotations' first values.
     """
@@ -78,11 +94,15 @@ class DAS(L.Callback):
             raise PhysteerError(f"DAS.random and DAS.cache must be at least 0; found {random} and {cache}")
         self.sites = [Site.parse(site) for site in sites]
         self.plan = ArmPlan(tuple(ranks), boundless, shuffled, random, seed=seed)
-        self.frames, self.locus = frames, Locus(frames=frames)
+        self.frames = frames
         self.loss: nn.Module = FieldLoss() if loss is None else loss
         self.directions, self.price, self.cache = directions, price, cache
         self.cache_folder = None if cache_folder is None else Path(cache_folder)
+        self._arms: list[Arm] = []
         self._variables: tuple[str, ...] = ()
+        self._model = self._trained_on = ""
+        self._shifts: Shifts | None = None
+        self._best: InterchangeScore | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Freeze the network, make the rotations, and put objective and evaluation on the module."""
@@ -91,68 +111,68 @@ class DAS(L.Callback):
             raise PhysteerError("DAS needs pairs: set data.class_path to physteer.CounterfactualDataModule")
         if stage == "predict":
             raise PhysteerError("DAS trains (fit) and scores (validate, test); in predict, Steer uses what it learned")
-        if pl_module.interventions:
+        if self._arms:
             return  # of the fit before this test
         pl_module.freeze_network()
-        self._variables = data.rules.variables
+        self._variables, self._model = data.rules.variables, model_id(pl_module.network)
         windows = data.pair_windows("train" if stage == "fit" else "valid" if stage == "validate" else "test")
         shapes = pl_module.site_shapes(self.sites, windows.origin, windows.spec.n_input)
         widths = {site: shape[-1] for site, shape in shapes.items()}
-        arms = make_arms(widths, len(self._variables), self.plan, self._given(pl_module))
-        pl_module.interventions.update({arm.key: arm for arm in arms})
-        last = self.frames in ([-1], [windows.spec.n_input - 1])
-        causal = pl_module.network.config.causal_in_time
+        self._arms = make_arms(widths, len(self._variables), self.plan, read_given(self.directions, self._model))
+        pl_module.interventions.update({arm.key: arm for arm in self._arms})
+        n = windows.spec.n_input
+        last = [frame % n for frame in self.frames or []] == [n - 1] and pl_module.network.config.causal_in_time
         prefixes = Prefixes(
-            pl_module, self.sites, last_frame=last and causal, max_bytes=self.cache * MEBIBYTE, folder=self.cache_folder
+            pl_module, self.sites, last_frame=last, max_bytes=self.cache * MEBIBYTE, folder=self.cache_folder
         )
+        locus = Locus(frames=[-1] if last else self.frames)
         objective = InterchangeObjective(
-            arms, prefixes, self.loss, self.locus, by_mean=not data.rules.same_initial_condition, price=self.price
+            self._arms, prefixes, self.loss, locus, by_mean=not data.rules.same_initial_condition, price=self.price
         )
-        pl_module.objective, pl_module.evaluation = objective, InterchangeEvaluation(arms, objective)
-        if trainer.is_global_zero and stage == "fit":
-            print(f"pairs of train: {data.pairs('train', data.rules, 1).report()}")
+        pl_module.objective = objective
+        pl_module.evaluation = InterchangeEvaluation(self._arms, objective, self._variables)
+        if stage == "fit":
+            self._trained_on = windows.origin.path
+            data.test_dataloader()  # what the run ends with must not fail there
+            if trainer.is_global_zero:
+                print(f"pairs of train: {data.pairs('train', data.rules, 1).report()}")
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Lower the temperature of boundless rotations."""
         progress = min(trainer.global_step / max(float(trainer.estimated_stepping_batches), 1.0), 1.0)
-        for arm in _arms(pl_module):
+        for arm in self._arms:
             for rotation in arm.boundless:
                 rotation.anneal(progress)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the table of ``valid``."""
-        if not trainer.sanity_checking:
-            self._write(trainer, pl_module, "valid")
+        """Write the table of ``valid``; in ``fit`` keep what is to be chosen and measured there."""
+        if trainer.sanity_checking:
+            return
+        if trainer.state.fn == "fit":
+            evaluation = _evaluation(pl_module)
+            self._shifts = evaluation.shifts()
+            self._best = best_learned(evaluation.rows)
+        self._write(trainer, pl_module, "valid")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the table of ``test``, and its figures."""
+        """Write the table of ``test``, its figures, and after ``fit`` what was learned."""
+        if trainer.is_global_zero and self._shifts is not None:
+            learned = learned_subspaces(self._arms, self._variables, self._model, self._trained_on)
+            write_learned(Path(trainer.default_root_dir), learned, self._variables, self._shifts)
         self._write(trainer, pl_module, "test")
 
-    def _given(self, pl_module: WalrusModule) -> dict[str, tuple[Site, Tensor]]:
-        """Read the directions to compare with, as means over space."""
-        found = {}
-        for path in self.directions:
-            concept = Concept.load(path)
-            own = model_id(pl_module.network)
-            if concept.model and concept.model != own:
-                raise PhysteerError(f"direction {path} was measured on model {concept.model}; this model is {own}")
-            found[Path(path).stem] = Site.parse(concept.site), concept.direction.mean(dim=(0, 1, 2))
-        return found
-
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
-        assert isinstance(pl_module, WalrusModule) and isinstance(pl_module.evaluation, InterchangeEvaluation)
-        rows = pl_module.evaluation.table()  # on every process: it adds up over them
         if not trainer.is_global_zero:
             return
-        run = Path(trainer.default_root_dir)
+        rows, run = _evaluation(pl_module).rows, Path(trainer.default_root_dir)
         write_interchange_table(run, split, rows)
         if trainer.state.fn == "fit":
             pl_module.print(f"step {trainer.global_step}: {_in_brief(rows)}", flush=True)
             return
         draw_recovery_map(rows, self._variables, run / "figures" / f"recovery_{split}.png")
-        draw_field_bars(rows, self._variables, run / "figures" / f"recovery_fields_{split}.png")
+        draw_field_bars(rows, self._variables, run / "figures" / f"recovery_fields_{split}.png", self._best)
         pl_module.print(f"{interchange_text(self._variables, split, rows)}\nreport: {write_report(run)}", flush=True)
 
 
@@ -164,6 +184,6 @@ def _in_brief(rows: Sequence[InterchangeScore]) -> str:
     return "recovery " + ", ".join(f"{kind} {row.value:+.2f}{where[kind]}" for kind, row in best.items())
 
 
-def _arms(pl_module: L.LightningModule) -> list[Arm]:
-    assert isinstance(pl_module, WalrusModule)
-    return [arm for arm in pl_module.interventions.values() if isinstance(arm, Arm)]
+def _evaluation(pl_module: L.LightningModule) -> InterchangeEvaluation:
+    assert isinstance(pl_module, WalrusModule) and isinstance(pl_module.evaluation, InterchangeEvaluation)
+    return pl_module.evaluation

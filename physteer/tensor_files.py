@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -60,6 +61,14 @@ def read_tensors(path: str | os.PathLike[str], kind: str, version: int) -> tuple
     if found != version:
         raise PhysteerError(f"{path} has {kind} format {found}; this physteer reads {version}")
     return tensors, described
+
+
+def tensor_kind(path: str | os.PathLike[str]) -> str:
+    """Return the kind of a file that `write_tensors` wrote, its words joined by underscores; empty for any other."""
+    with contextlib.suppress(SafetensorError, OSError), safe_open(path, framework="pt") as file:
+        keys = [key for key in file.metadata() or {} if key.startswith(_key(""))]
+        return keys[0].removeprefix(_key("")) if keys else ""
+    return ""
 
 
 def _key(kind: str) -> str:

@@ -176,7 +176,8 @@ class PhysteerCLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Run ``Trainer.fit``, and ``Trainer.test`` on the best checkpoint where a callback wants that."""
         self.trainer.fit(**_TENSORS_ONLY, **kwargs)
-        if any(getattr(callback, "test_after_fit", False) for callback in self.trainer.callbacks):
+        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if any(getattr(callback, "test_after_fit", False) for callback in callbacks):
             best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
             kwargs["ckpt_path"] = "best" if best else None
             self.trainer.test(verbose=False, **_TENSORS_ONLY, **kwargs)

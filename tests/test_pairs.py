@@ -73,6 +73,18 @@ def test_a_pair_depends_on_seed_and_index_alone(tiny_well: Path) -> None:
         assert [one.pair(i) for i in range(7)] != [other.pair(i) for i in range(7)]
 
 
+def test_strangers_are_the_sources_of_other_pairs(tiny_well: Path) -> None:
+    with open_split(tiny_well) as train:
+        pairs = make(train, PairRules(("Reynolds",)), n=6, strangers=True)
+        batch = pairs.collate([pairs[i] for i in range(6)])
+        others = [pairs.other(i) for i in range(6)]
+        assert all(other != i and 0 <= other < 6 for i, other in enumerate(others))
+        assert batch.strangers[0].windows == tuple(pairs.pair(other).sources[0] for other in others)
+        assert pairs.collate([pairs[3]]).strangers[0].windows == batch.strangers[0].windows[3:4]  # of whatever batch
+        with pytest.raises(PhysteerError, match="one pair only"):
+            make(train, PairRules(("Reynolds",)), n=1, strangers=True)
+
+
 def test_bases_take_turns(tiny_well: Path) -> None:
     with open_split(tiny_well) as train:
         pairs = make(train, PairRules(("Reynolds",)))
@@ -203,7 +215,7 @@ def test_any_number_of_processes_sees_the_same_pairs(tiny_well: Path) -> None:
     ("wrong", "message"),
     [
         ({"null_parameter": "Reynolds"}, "data.null_parameter 'Reynolds' is among"),
-        ({"train_pairs": 0}, "data.train_pairs must be at least 1"),
+        ({"train_pairs": 0}, "data.train_pairs must be at least 2"),
         ({"horizon": 0}, "data.horizon must be at least 1"),
     ],
 )

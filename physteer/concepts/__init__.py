@@ -15,10 +15,12 @@ from physteer.concepts.published import read_published_activations, read_publish
 from physteer.concepts.ridge import RidgeFitter, RidgeProbes
 from physteer.concepts.roster import Roster
 from physteer.concepts.selection import Selection
+from physteer.concepts.subspace import ConceptSubspace
 
 __all__ = [
     "FORMAT_VERSION",
     "Concept",
+    "ConceptSubspace",
     "CrossMoments",
     "DifferenceOfMeans",
     "LeaceEraser",

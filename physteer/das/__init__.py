@@ -2,10 +2,12 @@
 
 `Arm`s are the interventions that are trained or compared side by side; `Prefixes` gives them what the frozen network
 computes before their sites, once per window; `InterchangeObjective` is what ``fit`` minimises, `InterchangeEvaluation`
-what validation and test measure. The `DAS` callback puts them on a `WalrusModule`.
+what validation and test measure, and `write_learned` leaves what was learned in files. The `DAS` callback puts them on
+a `WalrusModule`.
 """
 
-from physteer.das.arms import Arm, Kind, make_arms
+from physteer.das.arms import Arm, ArmPlan, Kind, make_arms
+from physteer.das.directions import Shifts, learned_subspaces, read_given, write_learned
 from physteer.das.evaluation import InterchangeEvaluation
 from physteer.das.losses import FieldLoss, ReadoutLoss
 from physteer.das.objective import InterchangeObjective
@@ -13,11 +15,16 @@ from physteer.das.prefixes import Prefixes
 
 __all__ = [
     "Arm",
+    "ArmPlan",
     "FieldLoss",
     "InterchangeEvaluation",
     "InterchangeObjective",
     "Kind",
     "Prefixes",
     "ReadoutLoss",
+    "Shifts",
+    "learned_subspaces",
     "make_arms",
+    "read_given",
+    "write_learned",
 ]

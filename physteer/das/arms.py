@@ -25,29 +25,38 @@ from physteer.interventions import (
 )
 
 Kind = Literal["learned", "shuffled", "random", "direction", "full"]
-"""Learned from pairs; learned from pairs whose sources were shuffled; drawn at random; given; everything."""
+"""Learned from pairs; learned with the sources of other pairs; drawn at random; given; everything."""
 
 
 class Arm(nn.Module):
     """An interchange at one site: what of the base's activation is taken from the sources."""
 
-    def __init__(self, site: Site, kind: Kind, subspaces: Sequence[Subspace | None], rank: int, name: str = "") -> None:
+    def __init__(
+        self,
+        site: Site,
+        width: int,
+        kind: Kind,
+        subspaces: Sequence[Subspace | None],
+        rank: int,
+        name: str = "",
+    ) -> None:
         """Put together an arm.
 
         Args:
             site: where.
+            width: channels there.
             kind: what it is there for.
             subspaces: for each variable what is taken from its source; none: everything.
             rank: dimensions per variable; 0 where they are learned.
             name: of a given direction, or the number of a random one.
         """
         super().__init__()
-        self.site, self.kind, self.rank, self.name = site, kind, rank, name
+        self.site, self.width, self.kind, self.rank, self.name = site, width, kind, rank, name
         self.subspaces = nn.ModuleList(nn.Identity() if one is None else one for one in subspaces)
 
     @property
     def label(self) -> str:
-        """What tables call it, unique within a run."""
+        """What logs call it, unique within a run."""
         rank = f"rank {self.rank}" if self.kind in ("learned", "shuffled", "random") and self.rank else ""
         return " ".join(filter(None, (str(self.site), self.kind, rank, self.name)))
 
@@ -92,29 +101,36 @@ class ArmPlan:
     boundless: bool = False
     """Learn one rotation of unknown size too."""
     shuffled: bool = True
-    """Beside each learned rotation, train one on shuffled pairs."""
+    """Beside each learned rotation, train one with the sources of other pairs."""
     random: int = 3
     """Random rotations beside each rank."""
-    full: bool = True
-    """Exchange everything too."""
     seed: int = 0
     """Of all rotations' first values."""
 
 
 def make_arms(
-    widths: Mapping[Site, int], n_variables: int, plan: ArmPlan, directions: Mapping[str, tuple[Site, Tensor]]
+    widths: Mapping[Site, int], n_variables: int, plan: ArmPlan, given: Mapping[str, tuple[Site, Tensor]]
 ) -> list[Arm]:
-    """Make the arms of every site.
+    """Make the arms of every site; of one variable, everything is exchanged too, and given subspaces are compared.
 
     Args:
         widths: channels at each site.
         n_variables: each has a source of its own, and columns of its own in every rotation.
         plan: which arms.
-        directions: given ones to compare with, [d] by name, each at its site.
+        given: subspaces to compare with, by name: the site of each, and its orthonormal basis [d, k].
 
     Raises:
-        PhysteerError: a rank is below 1 or, times the variables, above a width; a direction is where no site is.
+        PhysteerError: a rank is below 1 or, times the variables, above a width; a given subspace is where no site is,
+            or of another width; there are several variables where only one can be.
     """
+    if n_variables > 1 and (plan.boundless or given):
+        raise PhysteerError(
+            f"a boundless rotation and given directions are for one variable; data.variables has {n_variables}"
+        )
+    for name, (where, basis) in given.items():
+        if widths.get(where) != len(basis):
+            there = ", ".join(f"{site} of width {width}" for site, width in widths.items())
+            raise PhysteerError(f"direction {name} is at {where} and has width {len(basis)}; DAS.sites are {there}")
     arms = []
     for number, (site, width) in enumerate(widths.items()):
         seed = plan.seed + 1000 * number  # sites of one width would share their draws
@@ -125,25 +141,19 @@ def make_arms(
                     f"rank {rank} for {n_variables} variable(s) at {site}: there are {width} channels to divide"
                 )
             for kind in ("learned", "shuffled") if plan.shuffled else ("learned",):
-                arms.append(Arm(site, kind, _groups(LowRankRotation(width, total, seed), rank, n_variables), rank))
+                arms.append(
+                    Arm(site, width, kind, _groups(LowRankRotation(width, total, seed), rank, n_variables), rank)
+                )
             for i in range(plan.random):
                 drawn = _groups(LowRankRotation(width, total, seed + 1 + i), rank, n_variables)
-                arms.append(Arm(site, "random", drawn, rank, str(i + 1)))
+                arms.append(Arm(site, width, "random", drawn, rank, str(i + 1)))
         if plan.boundless:
-            if n_variables > 1:
-                raise PhysteerError("a boundless rotation is for one variable: how it is divided is not learned")
-            arms.append(Arm(site, "learned", [BoundlessRotation(width, seed)], 0, "boundless"))
-        for name, (where, vector) in directions.items():
+            arms.append(Arm(site, width, "learned", [BoundlessRotation(width, seed)], 0, "boundless"))
+        for name, (where, basis) in given.items():
             if where == site:
-                span = Span((vector / vector.norm())[:, None])
-                arms.append(Arm(site, "direction", [span] * n_variables, 1, name))
-        if plan.full:
-            arms.append(Arm(site, "full", [None] * n_variables, width))
-    for name, (where, _) in directions.items():
-        if where not in widths:
-            raise PhysteerError(
-                f"direction {name} is at {where}, which is none of the sites {', '.join(map(str, widths))}"
-            )
+                arms.append(Arm(site, width, "direction", [Span(basis)], basis.shape[1], name))
+        if n_variables == 1:
+            arms.append(Arm(site, width, "full", [None], width))
     for arm in arms:
         if not arm.trained:
             arm.requires_grad_(False)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from physteer.das.arms import Arm
+from physteer.das.directions import Shifts, SourceShift
 from physteer.das.objective import InterchangeObjective
-from physteer.data.pairs import PairBatch
+from physteer.das.prefixes import PairActivations
+from physteer.data.pairs import PairBatch, PairDataset
+from physteer.data.readouts import readouts
+from physteer.data.truths import ReadoutTruth
 from physteer.errors import PhysteerError
+from physteer.interventions import Site
 from physteer.metrics import CounterfactualRecovery, InterchangeAccuracy, Interval, Movement
 from physteer.module import WalrusModule
 from physteer.reports.interchange_table import MODEL, InterchangeScore
@@ -22,19 +29,27 @@ PAIRS, NULLS = 0, 1
 
 
 class InterchangeEvaluation(nn.Module):
-    """Scores of all arms over counterfactual pairs (first loader) and, if there is one, null pairs (second).
+    """Scores of the arms over counterfactual pairs (first loader) and, if there is one, null pairs (second).
 
-    * recovery: 1 − Σ‖ŷ' − y*‖² / Σ‖ŷ_b − y*‖², per field and their mean; beside it the model's own ceiling.
+    * recovery: 1 − Σ‖ŷ' − y*‖² / Σ‖ŷ_b − y*‖², per field and their mean; beside it the model's own ceiling. Where the
+      answer is a readout, ŷ are readouts of predictions.
     * interchange accuracy: share of pairs whose edited prediction is nearer to the counterfactual future than to the
       base's, in units of r_Δ over all fields: whether it is of the source's class.
     * movement: how far fields move, in units of r_Δ; on null pairs they must not.
+
+    The validations of ``fit`` score what is trained alone; the rest would come out the same every time.
     """
 
-    def __init__(self, arms: Sequence[Arm], objective: InterchangeObjective) -> None:
+    def __init__(self, arms: Sequence[Arm], objective: InterchangeObjective, variables: Sequence[str]) -> None:
         super().__init__()
         self.arms, self.objective = tuple(arms), (objective,)  # tuples: their parameters are not this module's
+        self.variables = tuple(variables)
         self.scores = nn.ModuleDict()
-        self._with_ceiling = True
+        self.rows: list[InterchangeScore] = []
+        """The table, after `results`."""
+        self._scored = self.arms
+        self._with_ceiling, self._origin = True, ""
+        self._readout: str | None = None
 
     def begin(self, module: WalrusModule, loaders: Any) -> None:
         """Make empty scores.
@@ -43,20 +58,28 @@ class InterchangeEvaluation(nn.Module):
             PhysteerError: the data module yields no pairs.
         """
         datasets = [loader.dataset for loader in (loaders if isinstance(loaders, list) else [loaders])]
-        if not all(hasattr(dataset, "pair") for dataset in datasets):
+        if not all(isinstance(dataset, PairDataset) for dataset in datasets):
             raise PhysteerError("DAS needs pairs: set data.class_path to physteer.CounterfactualDataModule")
-        channels = datasets[PAIRS].windows.origin.channels
+        fitting = module.trainer.state.fn == "fit"
+        self._scored = tuple(arm for arm in self.arms if arm.trained or not fitting)
+        pairs = datasets[PAIRS]
+        self._with_ceiling, self._origin = not fitting, pairs.windows.origin.path
+        self.rows = []
+        self._readout = pairs.truth.readout if isinstance(pairs.truth, ReadoutTruth) else None
+        channels = pairs.windows.origin.channels
         fields = [channels.names[i] for i in channels.predicted]
+        judged = fields if self._readout is None else [self._readout]
         names = [dataset.initial_conditions for dataset in datasets]
         scores: dict[str, nn.Module] = {}
-        for arm in self.arms:
-            scores[f"{arm.key}/recovery"] = CounterfactualRecovery(fields, names[PAIRS])
-            scores[f"{arm.key}/accuracy"] = InterchangeAccuracy(names[PAIRS])
-            scores[f"{arm.key}/movement"] = Movement(fields, names[PAIRS])
+        for arm in self._scored:
+            scores[_name(arm, "recovery")] = CounterfactualRecovery(judged, names[PAIRS])
+            scores[_name(arm, "accuracy")] = InterchangeAccuracy(names[PAIRS])
+            scores[_name(arm, "movement")] = Movement(fields, names[PAIRS])
             if len(datasets) > NULLS:
-                scores[f"{arm.key}/null_movement"] = Movement(fields, names[NULLS])
-        self.scores = nn.ModuleDict({name.replace(".", "_"): score.to(module.device) for name, score in scores.items()})
-        self._with_ceiling = True
+                scores[_name(arm, "null_movement")] = Movement(fields, names[NULLS])
+            for i in range(len(self.variables)):
+                scores[_shift_name(arm.site, i)] = SourceShift(arm.width)
+        self.scores = nn.ModuleDict({name: score.to(module.device) for name, score in scores.items()})
 
     def score(self, module: WalrusModule, batch: PairBatch, loader: int) -> None:
         """Predict with every arm and add the errors."""
@@ -64,63 +87,92 @@ class InterchangeEvaluation(nn.Module):
         names = [str(pair.initial_condition) for pair in batch.pairs]
         scored = batch.base.channels.predicted
         scale = sample_scale(batch.base.context, module.network.config.eps).differences[:, 0, scored]  # [B, C, 1, 1, 1]
-        ceiling = None
-        if loader == PAIRS and batch.twin is not None:
-            ceiling = module.predict_next(batch.twin.context, batch.twin)[:, 0, scored]
-        self._with_ceiling &= ceiling is not None or loader == NULLS
-        for site in dict.fromkeys(arm.site for arm in self.arms):
-            base, sources = objective.snapshots(module, batch, site)
-            unedited = objective.unedited(module, batch, base)[:, 0, scored]  # [B, C, H, W, D]
-            for arm in (one for one in self.arms if one.site == site):
-                edited = objective.predicted(module, batch, arm, base, sources)[:, 0, scored]
+        best = None
+        if loader == PAIRS and batch.twin is not None and self._with_ceiling:
+            drawn = dataclasses.replace(batch.twin, windows=batch.base.windows)  # the base's jitter
+            best = self._judged(batch, module.predict_next(batch.twin.context, drawn))
+        keyed = objective.prefixes.keyed(module, batch)
+        for site in dict.fromkeys(arm.site for arm in self._scored):
+            found = objective.prefixes.at(module, site, keyed)
+            unedited = objective.unedited(module, batch, found.base)  # [B, 1, C, H, W, D]
+            if loader == PAIRS:
+                self._add_shifts(site, batch, found)
+                base, own = self._judged(batch, unedited), self._judged(batch, batch.base.targets[:, :1])
+                truth = self._judged(batch, batch.truth[:, :1]) if self._readout is None else batch.truth.view_as(base)
+                ceiling = torch.full_like(base, math.nan) if best is None else best
+            for arm in (one for one in self._scored if one.site == site):
+                frame = objective.predicted(module, batch, arm, found)
+                moved = frame[:, 0, scored], unedited[:, 0, scored], scale[..., 0, 0, 0], names
                 if loader == NULLS:
-                    self._score(arm, "null_movement").update(edited, unedited, scale[..., 0, 0, 0], names)
+                    self._score(arm, "null_movement").update(*moved)
                     continue
-                self._score(arm, "movement").update(edited, unedited, scale[..., 0, 0, 0], names)
-                if batch.truth.ndim == 6:
-                    truth, own = batch.truth[:, 0, scored], batch.base.targets[:, 0, scored]
-                    best = unedited if ceiling is None else ceiling
-                    self._score(arm, "recovery").update(edited, unedited, truth, best, names)
-                    nearer = _distance(edited, truth, scale) < _distance(edited, own, scale)
-                    self._score(arm, "accuracy").update(nearer.long(), torch.ones_like(nearer, dtype=torch.long), names)
+                self._score(arm, "movement").update(*moved)
+                edited = self._judged(batch, frame)
+                self._score(arm, "recovery").update(edited, base, truth, ceiling, names)
+                unit = scale if self._readout is None else 1.0
+                nearer = _distance(edited, truth, unit) < _distance(edited, own, unit)
+                self._score(arm, "accuracy").update(nearer.long(), torch.ones_like(nearer, dtype=torch.long), names)
 
-    def table(self) -> list[InterchangeScore]:
-        """Compute every score; a collective over the processes."""
-        rows: list[InterchangeScore] = []
-        for arm in self.arms:
-            rank = arm.boundless[0].rank if arm.boundless else arm.rank
-            who = (str(arm.site), arm.kind, rank, arm.name)
-            recovery = self._score(arm, "recovery")
-            if bool(recovery.compute().any()):
-                found = recovery.recovery()
-                rows.append(_row(who, "recovery", "", found.mean))
-                rows += [_row(who, "recovery", field, interval) for field, interval in found.per_field.items()]
-                rows.append(_row(who, "interchange_accuracy", "", self._score(arm, "accuracy").accuracy()))
-                if arm is self.arms[0] and self._with_ceiling:
-                    rows.append(_row(("", MODEL, 0, ""), "recovery", "", found.ceiling))
-            for metric in ("movement", "null_movement"):
-                if f"{arm.key}/{metric}".replace(".", "_") in self.scores:
-                    moved = self._score(arm, metric).movement()
-                    rows += [_row(who, metric, field, interval) for field, interval in moved.items()]
-        return rows
+    def shifts(self) -> Shifts:
+        """Return where larger values of the variables lie at every site; a collective over the processes."""
+        sites = dict.fromkeys(arm.site for arm in self._scored)
+        places = [(site, i) for site in sites for i in range(len(self.variables))]
+        found = {place: cast(SourceShift, self.scores[_shift_name(*place)]).compute() for place in places}
+        moved = self._score(self._scored[0], "movement").compute()  # [initial conditions, fields + 1]
+        (pairs, *_) = {n for _, n in found.values()}
+        shifts = {place: shift.cpu() for place, (shift, _) in found.items()}
+        return Shifts(shifts, self._origin, pairs, int((moved[:, -1] > 0).sum()))
 
     def results(self, stage: str) -> dict[str, float]:
-        """Name what goes to the logger: the recovery of every arm, and of the learned ones the best."""
-        logged = {}
-        for row in self.table():
-            if (row.metric, row.field) == ("recovery", "") and row.kind != MODEL:
-                which = "_".join(filter(None, (row.kind, f"rank_{row.rank}", row.name)))
-                logged[f"{stage}/recovery/{row.site}/{which}"] = row.value
-        learned = [value for name, value in logged.items() if "/learned_" in name]
-        if learned:
-            logged[f"{stage}/recovery"] = max(learned)
-        return logged
+        """Compute the table; name what goes to the logger: the recovery of every arm, and of the learned ones the best.
+
+        A collective over the processes.
+        """
+        self.rows, logged = [], {}
+        for arm in self._scored:
+            who = (str(arm.site), arm.kind, arm.boundless[0].rank if arm.boundless else arm.rank, arm.name)
+            found = self._score(arm, "recovery").recovery()
+            if arm is self._scored[0] and math.isfinite(found.ceiling.value):
+                self.rows.append(_row(("", MODEL, 0, ""), "recovery", "", found.ceiling))
+            self.rows.append(_row(who, "recovery", "", found.mean))
+            self.rows += [_row(who, "recovery", field, interval) for field, interval in found.per_field.items()]
+            self.rows.append(_row(who, "interchange_accuracy", "", self._score(arm, "accuracy").accuracy()))
+            for metric in ("movement", "null_movement"):
+                if _name(arm, metric) in self.scores:
+                    moved = self._score(arm, metric).movement()
+                    self.rows += [_row(who, metric, field, interval) for field, interval in moved.items()]
+            logged[f"{stage}/recovery/{arm.label.replace(' ', '_')}"] = found.mean.value
+        learned = [row.value for row in self.rows if (row.kind, row.metric, row.field) == ("learned", "recovery", "")]
+        return logged | {f"{stage}/recovery": max(learned)}
 
     def _score(self, arm: Arm, metric: str) -> Any:
-        return self.scores[f"{arm.key}/{metric}".replace(".", "_")]
+        return self.scores[_name(arm, metric)]
+
+    def _judged(self, batch: PairBatch, frame: Tensor) -> Tensor:
+        """Return what of a frame [B, 1, C, H, W, D] the truth is about: its fields [B, C, H, W, D], or a readout."""
+        if self._readout is None:
+            return frame[:, 0, batch.base.channels.predicted]
+        value = readouts(dataclasses.replace(batch.base, fields=frame, n_input=1), [self._readout])[self._readout]
+        return value[:, None, None, None, None]
+
+    def _add_shifts(self, site: Site, batch: PairBatch, found: PairActivations) -> None:
+        locus = self.objective[0].locus
+        base = locus.take(found.base.activation)
+        for i, (variable, source) in enumerate(zip(self.variables, batch.sources, strict=True)):
+            sign = (source.parameters[variable] - batch.base.parameters[variable]).sign()
+            shift = cast(SourceShift, self.scores[_shift_name(site, i)])
+            shift.update(base, locus.take(found.sources[i]), sign)
 
 
-def _distance(frame: Tensor, other: Tensor, scale: Tensor) -> Tensor:
+def _name(arm: Arm, metric: str) -> str:
+    return f"{arm.key}/{metric}"
+
+
+def _shift_name(site: Site, variable: int) -> str:
+    return f"{site}/{variable}/shift".replace(".", "_")
+
+
+def _distance(frame: Tensor, other: Tensor, scale: Tensor | float) -> Tensor:
     """[B]: squared distance of frames [B, C, H, W, D], each field in units of its scale."""
     return ((frame - other) / scale).square().mean(dim=(1, 2, 3, 4))
 

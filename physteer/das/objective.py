@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from physteer.das.arms import Arm
-from physteer.das.prefixes import Prefixes
+from physteer.das.prefixes import PairActivations, Prefixes
 from physteer.data.pairs import PairBatch
-from physteer.interventions import Edit, Locus, Site, Snapshot, check_gradient, replayed
+from physteer.errors import PhysteerError
+from physteer.interventions import Edit, Locus, Snapshot, check_gradient, replayed
 from physteer.module import WalrusModule
 from physteer.rollout import SampleScale, sample_scale
 
@@ -43,40 +45,37 @@ class InterchangeObjective(nn.Module):
         """Return the loss of a batch.
 
         Raises:
-            PhysteerError: at the first step, an arm's rotation has no gradient.
+            PhysteerError: the loss is not finite; or, at the first step, an arm's rotation has no gradient.
         """
         total = torch.zeros((), device=module.device)
         scale = sample_scale(pairs.base.context, module.network.config.eps)
-        shuffled = torch.roll(torch.arange(len(pairs)), 1).tolist()  # pairs come in random order
         trained = [arm for arm in self.arms if arm.trained]
-        first = module.global_step == 0
+        needed = pairs if any(arm.kind == "shuffled" for arm in trained) else dataclasses.replace(pairs, strangers=())
+        keyed = self.prefixes.keyed(module, needed)
         for site in dict.fromkeys(arm.site for arm in trained):
-            base, sources = self.snapshots(module, pairs, site)
+            found = self.prefixes.at(module, site, keyed)
             for arm in (one for one in trained if one.site == site):
-                rows = shuffled if arm.kind == "shuffled" else None
-                given = [source if rows is None else source[rows] for source in sources]
+                given = found.strangers if arm.kind == "shuffled" else found.sources
                 with arm.edits(given, self.locus, by_mean=self.by_mean) as edits:
-                    prediction = self._predicted(module, base, edits, pairs, scale)
+                    prediction = self._predicted(module, found.base, edits, pairs, scale)
                     loss: Tensor = self.loss(prediction, pairs, scale)
-                    if first and arm.kind == "learned" and not arm.boundless:
+                    if module.global_step == 0 and arm.kind == "learned":
                         check_gradient(edits, loss)
                     for rotation in arm.boundless:
                         loss = loss + self.price * rotation.share
                     total = total + _without_graph(loss, [p for p in arm.parameters() if p.requires_grad])
+        if not bool(total.isfinite()):
+            raise PhysteerError(
+                f"the loss is {float(total)} at step {module.global_step}: a number in the data is not finite, or the "
+                f"rotations were thrown off; the bases are {', '.join(str(pair.base) for pair in pairs.pairs)}"
+            )
         return total
 
-    def snapshots(self, module: WalrusModule, pairs: PairBatch, site: Site) -> tuple[Snapshot, list[Tensor]]:
-        """Return the base windows' snapshot and the sources' activations at a site."""
-        base = self.prefixes(module, pairs.base, site)
-        return base, [self.prefixes(module, source, site, draws=pairs.base).activation for source in pairs.sources]
-
-    def predicted(
-        self, module: WalrusModule, pairs: PairBatch, arm: Arm, base: Snapshot, sources: Sequence[Tensor]
-    ) -> Tensor:
+    def predicted(self, module: WalrusModule, pairs: PairBatch, arm: Arm, found: PairActivations) -> Tensor:
         """Return an arm's edited next frame, [B, 1, C, H, W, D] in the data set's units."""
         scale = sample_scale(pairs.base.context, module.network.config.eps)
-        with arm.edits(sources, self.locus, by_mean=self.by_mean) as edits:
-            return self._predicted(module, base, edits, pairs, scale)
+        with arm.edits(found.sources, self.locus, by_mean=self.by_mean) as edits:
+            return self._predicted(module, found.base, edits, pairs, scale)
 
     def unedited(self, module: WalrusModule, pairs: PairBatch, base: Snapshot) -> Tensor:
         """Return the base windows' own next frame, through the same suffix."""

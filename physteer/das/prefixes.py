@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from physteer.data.batch import Batch
+from physteer.data.pairs import PairBatch
 from physteer.interventions import (
     LastFrameSnapshot,
     Site,
@@ -16,8 +20,37 @@ from physteer.interventions import (
     take_last_frame_snapshot,
     take_snapshot,
 )
-from physteer.module import WalrusModule
+from physteer.module import NetworkInputs, WalrusModule
 from physteer.walrus import model_id
+
+
+@dataclass(frozen=True, eq=False)
+class KeyedInputs:
+    """Windows as the network gets them."""
+
+    inputs: NetworkInputs
+    keys: list[str]
+    """What tells the rows apart in a cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class KeyedPairs:
+    """A batch of pairs as the network gets it, the same for every site."""
+
+    base: KeyedInputs
+    sources: tuple[KeyedInputs, ...]
+    strangers: tuple[KeyedInputs, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class PairActivations:
+    """One site of a batch of pairs."""
+
+    base: Snapshot
+    sources: list[Tensor]
+    """Per variable, [B, T, …, d]; T = 1 where only last frames are edited, as in the base."""
+    strangers: list[Tensor]
+    """The same of the sources of other pairs."""
 
 
 class Prefixes:
@@ -27,8 +60,8 @@ class Prefixes:
         module: its network is frozen from now on.
         sites: where.
         last_frame: only the last frame will be edited, so that only it is run through the suffix.
-        max_bytes: of each site's cache.
-        folder: where the caches are kept; none: in memory.
+        max_bytes: of what is kept in memory, each site an equal share; or of the folder.
+        folder: where snapshots are kept; none: in memory.
     """
 
     def __init__(
@@ -36,28 +69,39 @@ class Prefixes:
     ) -> None:
         self._take = take_last_frame_snapshot if last_frame else take_snapshot
         kind = LastFrameSnapshot if last_frame else Snapshot
-        self._model = model_id(module.network)
-        self._caches = {site: SnapshotCache(site, self._model, max_bytes, folder, kind) for site in sites}
+        own = max_bytes // len(sites) if folder is None else max_bytes
+        model = model_id(module.network)
+        self._caches = {site: SnapshotCache(site, model, own, folder, kind) for site in sites}
 
-    def __call__(self, module: WalrusModule, batch: Batch, site: Site, draws: Batch | None = None) -> Snapshot:
-        """Return the snapshot of a batch's contexts.
+    def keyed(self, module: WalrusModule, pairs: PairBatch) -> KeyedPairs:
+        """Make the network's inputs of a batch on its device; sources take their base's jitter, so tokens correspond.
 
         Args:
             module: the one the caches were made for.
-            batch: windows on the network's device.
-            site: one of the sites.
-            draws: whose jitter draws to use, row by row; the batch's own where None. A source takes its base's, so that
-                tokens correspond.
+            pairs: without strangers where they are not needed.
         """
-        drawn = batch if draws is None else dataclasses.replace(batch, windows=draws.windows)
-        inputs, _ = module.inputs(batch.context, drawn)
-        shifts = [] if inputs.shifts is None else [inputs.shifts.pixels, inputs.shifts.tokens]
-        shared = f"{inputs.labels} {inputs.boundaries} {module.network.dtype}"
-        network = module.network
+        return KeyedPairs(
+            _keyed(module, pairs.base, pairs.base),
+            tuple(_keyed(module, source, pairs.base) for source in pairs.sources),
+            tuple(_keyed(module, stranger, pairs.base) for stranger in pairs.strangers),
+        )
 
-        def take(rows: list[int]) -> Snapshot:
-            some = inputs.rows(rows)
-            return self._take(network, site, *some)
+    def at(self, module: WalrusModule, site: Site, pairs: KeyedPairs) -> PairActivations:
+        """Return the activations of one of the sites."""
+        cache = self._caches[site]
 
-        keys = input_keys([inputs.fields, *shifts], shared)
-        return self._caches[site].get(keys, take, inputs.fields.device)
+        def taking(windows: KeyedInputs) -> Callable[[list[int]], Snapshot]:
+            return lambda rows: self._take(module.network, site, *windows.inputs.rows(rows))
+
+        def activations(some: Sequence[KeyedInputs]) -> list[Tensor]:
+            return [cache.get_activations(one.keys, taking(one), one.inputs.fields.device) for one in some]
+
+        base = cache.get(pairs.base.keys, taking(pairs.base), pairs.base.inputs.fields.device)
+        return PairActivations(base, activations(pairs.sources), activations(pairs.strangers))
+
+
+def _keyed(module: WalrusModule, batch: Batch, draws: Batch) -> KeyedInputs:
+    inputs, _ = module.inputs(batch.context, dataclasses.replace(batch, windows=draws.windows))
+    shifts = [] if inputs.shifts is None else [inputs.shifts.pixels, inputs.shifts.tokens]
+    shared = f"{inputs.labels} {inputs.boundaries} {module.network.dtype}"
+    return KeyedInputs(inputs, input_keys([inputs.fields, *shifts], shared))

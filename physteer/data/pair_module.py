@@ -61,13 +61,14 @@ class CounterfactualDataModule(WellDataModule):
     ) -> None:
         super().__init__(path, **well)
         for name, value in (
-            ("train_pairs", train_pairs),
             ("evaluation_pairs", evaluation_pairs),
             ("pair_every", pair_every),
             ("horizon", horizon),
         ):
             if value < 1:
                 raise PhysteerError(f"data.{name} must be at least 1, found {value}")
+        if train_pairs < 2:  # a control takes the sources of other pairs
+            raise PhysteerError(f"data.train_pairs must be at least 2, found {train_pairs}")
         if not variables or len(set(variables)) < len(variables):
             raise PhysteerError(f"data.variables must name one or more different parameters; found {variables}")
         if null_parameter in variables:
@@ -81,7 +82,7 @@ class CounterfactualDataModule(WellDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Pairs of ``train``, in an order that only the seed and the epoch decide."""
-        pairs = self.pairs("train", self.rules, self.train_pairs)
+        pairs = self.pairs("train", self.rules, self.train_pairs, strangers=True)
         world, rank = self._place()
         return self._load(pairs, TrainingOrder(pairs, world, rank, self._read * self.batch_size), pairs.collate)
 
@@ -93,15 +94,18 @@ class CounterfactualDataModule(WellDataModule):
         """Pairs of ``test``, and those of the null."""
         return self._evaluated("test")
 
-    def pairs(self, split: Split, rules: PairRules, n_pairs: int, *, twins: bool = False) -> PairDataset:
-        """Draw pairs of a split.
+    def pairs(
+        self, split: Split, rules: PairRules, n_pairs: int, *, twins: bool = False, strangers: bool = False
+    ) -> PairDataset:
+        """Draw pairs of a split; arguments as for `PairDataset`.
 
         Raises:
             PhysteerError: none match, or every initial condition of the split is also in ``train``.
         """
-        windows = self.pair_windows(split)
+        windows, found = self.pair_windows(split), self._held_out(split)
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # of Lightning's seed_everything
-        return PairDataset(windows, self._held_out(split), rules, self.truth, n_pairs, seed=seed, twins=twins)
+        more = {"twins": twins, "strangers": strangers}
+        return PairDataset(windows, found, rules, self.truth, n_pairs, seed=seed, **more)
 
     def pair_windows(self, split: Split) -> WindowDataset:
         """Open the windows that pairs are made of."""

@@ -60,6 +60,7 @@ class PairSample:
     base: Sample
     sources: tuple[Sample, ...]
     twin: Sample | None
+    strangers: tuple[Sample, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,8 @@ class PairBatch:
     """y*: what follows at θ*, [B, T_out, C, H, W, D] in the data set's units; or a readout of the source, [B]."""
     twin: Batch | None
     """The stored windows of θ*, for the model's own ceiling; None where a row has none or it was not asked for."""
+    strangers: tuple[Batch, ...]
+    """The sources of other pairs, one per variable, rows as in the base; empty where they were not asked for."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PairBatch:
         """Move the fields to a device."""
@@ -83,6 +86,7 @@ class PairBatch:
             sources=tuple(source.to(device, non_blocking) for source in self.sources),
             truth=self.truth.to(device, non_blocking=non_blocking),
             twin=None if self.twin is None else self.twin.to(device, non_blocking),
+            strangers=tuple(stranger.to(device, non_blocking) for stranger in self.strangers),
         )
 
     def pin_memory(self) -> PairBatch:
@@ -93,6 +97,7 @@ class PairBatch:
             sources=tuple(source.pin_memory() for source in self.sources),
             truth=self.truth.pin_memory(),
             twin=None if self.twin is None else self.twin.pin_memory(),
+            strangers=tuple(stranger.pin_memory() for stranger in self.strangers),
         )
 
     def __len__(self) -> int:
@@ -113,9 +118,10 @@ class PairDataset(Dataset[PairSample]):
         n_pairs: how many.
         seed: of the draws.
         twins: read the stored windows of θ* too.
+        strangers: read another pair's sources too, for controls; which one depends on the seed and the index alone.
 
     Raises:
-        PhysteerError: there is no such parameter, it has one value only, or no pair matches.
+        PhysteerError: there is no such parameter, it has one value only, no pair matches, or there is no other pair.
     """
 
     def __init__(
@@ -128,9 +134,12 @@ class PairDataset(Dataset[PairSample]):
         *,
         seed: int = 0,
         twins: bool = False,
+        strangers: bool = False,
     ) -> None:
+        if strangers and n_pairs < 2:
+            raise PhysteerError("the sources of other pairs are asked for, but there is one pair only")
         self.windows, self.rules, self.truth, self.n_pairs = windows, rules, truth, n_pairs
-        self.seed, self.twins = seed, twins
+        self.seed, self.twins, self.strangers = seed, twins, strangers
         self._initial = initial_conditions.of
         self._usable = dict.fromkeys(w for w in windows.windows if (w.file, w.trajectory) in self._initial)
         self._parameters = {t: windows.parameters_of(Window(*t, 0)) for t in self._initial}
@@ -144,16 +153,23 @@ class PairDataset(Dataset[PairSample]):
         """Windows that have a source for every variable."""
         if not self.bases:
             raise PhysteerError(f"{windows.path}: no pairs match. {self.report()}")
+        self._order: tuple[int, list[int]] = -1, []
 
     def __len__(self) -> int:
         return self.n_pairs
 
     def __getitem__(self, index: int) -> PairSample:
         pair = self.pair(index)
-        twin = pair.twin if self.twins else None
-        read = {window: self.windows.read(window) for window in {pair.base, *pair.sources, *([twin] if twin else [])}}
-        sources = tuple(read[source] for source in pair.sources)
-        return PairSample(pair, read[pair.base], sources, read[twin] if twin else None)
+        twins = [pair.twin] if self.twins and pair.twin else []
+        strangers = self.pair(self.other(index)).sources if self.strangers else ()
+        read = {window: self.windows.read(window) for window in {pair.base, *pair.sources, *twins, *strangers}}
+        return PairSample(
+            pair,
+            read[pair.base],
+            tuple(read[source] for source in pair.sources),
+            read[twins[0]] if twins else None,
+            tuple(read[stranger] for stranger in strangers),
+        )
 
     @property
     def initial_conditions(self) -> tuple[str, ...]:
@@ -168,8 +184,7 @@ class PairDataset(Dataset[PairSample]):
         """
         for attempt in range(len(self.bases)):
             turn, place = divmod(index + attempt, len(self.bases))
-            order = random.Random(f"{self.seed}/{turn}").sample(range(len(self.bases)), len(self.bases))
-            base = self.bases[order[place]]
+            base = self.bases[self._shuffled(turn)[place]]
             draw = random.Random(f"{self.seed}/{index}")
             shuffled = {name: draw.sample(c := self.candidates(base, name), len(c)) for name in self.rules.variables}
             for sources in zip(*shuffled.values(), strict=False):
@@ -177,6 +192,11 @@ class PairDataset(Dataset[PairSample]):
                 if self.truth.known(self.windows, pair):
                     return pair
         raise PhysteerError(f"{self.windows.path}: {self.truth} is known for no pair. {self.report()}")
+
+    def other(self, index: int) -> int:
+        """Draw another pair's number."""
+        drawn = random.Random(f"{self.seed}/{index}/other").randrange(self.n_pairs - 1)
+        return drawn + (drawn >= index)
 
     def candidates(self, base: Window, variable: str) -> list[Window]:
         """List the sources a base may have for a variable: windows at the base's start."""
@@ -187,12 +207,14 @@ class PairDataset(Dataset[PairSample]):
         """Stack pairs and add their truth."""
         n_input, origin = self.windows.spec.n_input, self.windows.origin
         base = collate([sample.base for sample in samples], n_input=n_input, origin=origin)
-        columns = zip(*(sample.sources for sample in samples), strict=True)
-        sources = tuple(collate(column, n_input=n_input, origin=origin) for column in columns)
+        sources, strangers = (
+            tuple(collate(column, n_input=n_input, origin=origin) for column in zip(*rows, strict=True))
+            for rows in ([sample.sources for sample in samples], [sample.strangers for sample in samples])
+        )
         pairs = tuple(sample.pair for sample in samples)
         twins = [sample.twin for sample in samples if sample.twin is not None]
         twin = collate(twins, n_input=n_input, origin=origin) if len(twins) == len(samples) else None
-        return PairBatch(base, sources, pairs, self.truth.of(self.windows, pairs, base, sources), twin)
+        return PairBatch(base, sources, pairs, self.truth.of(self.windows, pairs, base, sources), twin, strangers)
 
     def report(self) -> str:
         """Say in words how many trajectories found a partner, per variable."""
@@ -207,6 +229,13 @@ class PairDataset(Dataset[PairSample]):
             f"{len(self._together)} initial conditions in {n} trajectories; sources from {whose} initial condition, "
             f"other parameters {'any' if self._free else 'equal'}: {'; '.join(found)}"
         )
+
+    def _shuffled(self, turn: int) -> list[int]:
+        """Return the order in which a turn takes the bases; the latest is kept, since pairs mostly come in order."""
+        if self._order[0] != turn:
+            n = len(self.bases)
+            self._order = turn, random.Random(f"{self.seed}/{turn}").sample(range(n), n)
+        return self._order[1]
 
     @property
     def _free(self) -> bool:

@@ -10,16 +10,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
-from physteer.reports.heat_map import natural
-from physteer.reports.interchange_table import MODEL, InterchangeScore
-from physteer.reports.style import INK, MUTED, WIDTH, bare, diverging, heading, new_figure, save, style
+from physteer.reports.interchange_table import MODEL, InterchangeScore, best_learned
+from physteer.reports.style import INK, MUTED, WIDTH, bare, diverging, heading, new_figure, save, signed, style
 
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _ROW = 1.35, 1.0, 1.4, 0.5, 0.25, 0.42  # inches
+_ROOM = 0.85
+"""Inches that a cell needs for an interval."""
 _PANELS = {
     "learned": "learned rotation",
     "shuffled": "trained on shuffled pairs",
     "random": "best random rotation",
-    "full": "everything exchanged",
+    "full": "everything",
 }
 
 
@@ -38,10 +39,11 @@ def draw_recovery_map(rows: Sequence[InterchangeScore], variables: Sequence[str]
     learned = [r for r in means if r.kind == "learned"]
     if not learned:
         return None
-    sites = sorted({r.site for r in learned}, key=natural)
-    ranks = list(dict.fromkeys((r.rank, r.name) for r in sorted(learned, key=lambda r: (r.name, r.rank))))
+    sites = list(dict.fromkeys(r.site for r in learned))
+    ranks = list(dict.fromkeys(_rank(r) for r in learned))
     kinds = [kind for kind in _PANELS if any(r.kind == kind for r in means)]
-    width = (WIDTH - _LEFT - _RIGHT - _GAP * (len(kinds) - 1)) / len(kinds)
+    columns = [[""] if kind == "full" else ranks for kind in kinds]
+    width = (WIDTH - _LEFT - _RIGHT - _GAP * (len(kinds) - 1)) / sum(map(len, columns))  # of a cell
     height = _ROW * len(sites)
     total = _TOP + height + _BOTTOM
     ceiling = next((r.value for r in means if r.kind == MODEL), math.nan)
@@ -49,22 +51,22 @@ def draw_recovery_map(rows: Sequence[InterchangeScore], variables: Sequence[str]
     title = f"Counterfactual recovery of {', '.join(variables)}, by site and rank"
     caption = (
         f"1 − Σ‖edited − true counterfactual‖² / Σ‖unedited − true counterfactual‖², mean over fields, {n} held-out "
-        f"initial conditions, {len(learned)} cells tried"
+        f"initial conditions; {len(learned)} cells tried"
     )
     if math.isfinite(ceiling):
-        caption += f"; the model's own ceiling is {ceiling:+.2f}"
+        caption += f"; the model's own prediction from the counterfactual's stored window: {signed(round(ceiling, 2))}"
     with style():
         figure = new_figure(total)
-        image = None
-        for i, kind in enumerate(kinds):
-            box = (_LEFT + i * (width + _GAP), _BOTTOM, width, height)
-            axes = figure.add_axes((box[0] / WIDTH, box[1] / total, box[2] / WIDTH, box[3] / total))
-            block = [[_cell(means, site, kind, rank) for rank in ranks] for site in sites]
-            image = _map(axes, block)
+        image, x = None, _LEFT
+        for kind, shown in zip(kinds, columns, strict=True):
+            axes = figure.add_axes((x / WIDTH, _BOTTOM / total, width * len(shown) / WIDTH, height / total))
+            block = [[_cell(means, site, kind, rank) for rank in shown] for site in sites]
+            image = _map(axes, block, with_intervals=width >= _ROOM)
             axes.set_title(_PANELS[kind], pad=22)
-            axes.set_xticks(range(len(ranks)), [name or f"rank {rank}" for rank, name in ranks])
-            if i == 0:
+            axes.set_xticks(range(len(shown)), shown)
+            if x == _LEFT:
                 axes.set_yticks(range(len(sites)), sites)
+            x += width * len(shown) + _GAP
         assert image is not None
         bar = ((WIDTH - _RIGHT + 0.15) / WIDTH, _BOTTOM / total, 0.14 / WIDTH, height / total)
         figure.colorbar(image, cax=figure.add_axes(bar), label="recovery", extend="min")
@@ -72,27 +74,39 @@ def draw_recovery_map(rows: Sequence[InterchangeScore], variables: Sequence[str]
         return save(figure, path, title, caption)
 
 
-def draw_field_bars(rows: Sequence[InterchangeScore], variables: Sequence[str], path: Path) -> Path | None:
-    """Draw the recovery of each field at the best site and rank, with intervals, beside the controls.
+def draw_field_bars(
+    rows: Sequence[InterchangeScore], variables: Sequence[str], path: Path, chosen: InterchangeScore | None = None
+) -> Path | None:
+    """Draw the recovery of each field at one site and rank, with intervals, beside the controls.
+
+    Args:
+        rows: of one split.
+        variables: whose counterfactual it is.
+        path: of the PNG.
+        chosen: a row of the site and rank, chosen on another split; where None, the best of this one.
 
     Returns:
         The path, or None where nothing was learned.
     """
-    learned = [r for r in rows if (r.metric, r.field, r.kind) == ("recovery", "", "learned")]
-    if not learned:
+    if not any(r.kind == "learned" for r in rows):
         return None
-    best = max(learned, key=lambda r: r.value)
+    best = best_learned(rows) if chosen is None else chosen
     mine = [r for r in rows if r.metric == "recovery" and r.site == best.site]
+    randoms = [r for r in mine if r.kind == "random" and r.field == "" and _rank(r) == _rank(best)]
+    luckiest = max(randoms, key=lambda r: r.value).name if randoms else ""
     shown = [
-        ("learned", [r for r in mine if (r.kind, r.rank, r.name) == ("learned", best.rank, best.name)]),
-        ("shuffled pairs", [r for r in mine if (r.kind, r.rank, r.name) == ("shuffled", best.rank, best.name)]),
-        ("random", [r for r in mine if (r.kind, r.rank, r.name) == ("random", best.rank, "1")]),
+        ("learned", [r for r in mine if r.kind == "learned" and _rank(r) == _rank(best)]),
+        ("shuffled pairs", [r for r in mine if r.kind == "shuffled" and _rank(r) == _rank(best)]),
+        ("best random", [r for r in mine if r.kind == "random" and _rank(r) == _rank(best) and r.name == luckiest]),
         ("everything", [r for r in mine if r.kind == "full"]),
     ]
     shown = [(label, those) for label, those in shown if those]
     fields = list(dict.fromkeys(r.field for r in shown[0][1]))
-    title = f"Recovery of {', '.join(variables)} by field: {best.site}, rank {best.rank}"
-    caption = "The site and rank with the largest mean; intervals over initial conditions. 0: as unedited, 1: exact."
+    title = f"Recovery of {', '.join(variables)} by field: {best.site}, {_rank(best)}"
+    where = "on these pairs" if chosen is None else "on valid"
+    caption = (
+        f"The site and rank with the largest mean {where}; intervals over initial conditions. 0: as unedited, 1: exact."
+    )
     colours = ("#c8641a", "#8d96a3", "#c3c8d0", "#3a6fb5")
     with style():
         figure = new_figure(3.9)
@@ -113,16 +127,17 @@ def draw_field_bars(rows: Sequence[InterchangeScore], variables: Sequence[str], 
         return save(figure, path, title, caption)
 
 
-def _cell(means: Sequence[InterchangeScore], site: str, kind: str, rank: tuple[int, str]) -> InterchangeScore | None:
-    own = [r for r in means if (r.site, r.kind) == (site, kind)]
-    if kind == "full":
-        return own[0] if own else None
-    if kind == "random":
-        return max((r for r in own if r.rank == rank[0]), key=lambda r: r.value, default=None)
-    return next((r for r in own if (r.rank, r.name) == rank), None)
+def _rank(row: InterchangeScore) -> str:
+    """Return what a column is called; a boundless rotation has another rank at every site."""
+    return "boundless" if row.name == "boundless" else f"rank {row.rank}"
 
 
-def _map(axes: Axes, block: Sequence[Sequence[InterchangeScore | None]]) -> AxesImage:
+def _cell(means: Sequence[InterchangeScore], site: str, kind: str, rank: str) -> InterchangeScore | None:
+    own = [r for r in means if (r.site, r.kind) == (site, kind) and (kind == "full" or _rank(r) == rank)]
+    return max(own, key=lambda r: r.value, default=None)
+
+
+def _map(axes: Axes, block: Sequence[Sequence[InterchangeScore | None]], *, with_intervals: bool) -> AxesImage:
     values = np.array([[math.nan if r is None else r.value for r in row] for row in block])
     image = axes.imshow(values, cmap=diverging(), vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     bare(axes)
@@ -132,7 +147,7 @@ def _map(axes: Axes, block: Sequence[Sequence[InterchangeScore | None]]) -> Axes
             if cell is not None and math.isfinite(cell.value):
                 colour = "white" if abs(cell.value) > 0.55 else INK
                 text = f"{cell.value:+.2f}".replace("-", "−")
-                if math.isfinite(cell.low):
+                if with_intervals and math.isfinite(cell.low):
                     text += f"\n[{cell.low:+.2f}, {cell.high:+.2f}]".replace("-", "−")
-                axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=7.5, linespacing=1.1)
+                axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=7, linespacing=1.1)
     return image

@@ -9,7 +9,11 @@ from pathlib import Path
 from physteer.reports.diagnostics import write_csv
 
 MODEL = "model"
-"""The kind of the rows of the model's own prediction from the counterfactual window: what an edit can hope for."""
+"""The kind of the rows of the model's own prediction from the counterfactual's stored window.
+
+What an edit can hope for while that window's last frame is still near the base's; later it shows how far they are
+apart.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,19 @@ def write_interchange_table(run_folder: Path, split: str, rows: Sequence[Interch
     return path
 
 
+def best_learned(rows: Sequence[InterchangeScore]) -> InterchangeScore:
+    """Return the learned rotation with the largest mean recovery."""
+    means = [row for row in rows if (row.metric, row.field, row.kind) == ("recovery", "", "learned")]
+    return max(means, key=lambda row: row.value)
+
+
 def interchange_text(variables: Sequence[str], split: str, rows: Sequence[InterchangeScore]) -> str:
     """Lay the table out for reading: per site and rank, recovery beside its controls, and what must not move."""
     mean = {(r.site, r.kind, r.rank, r.name): r for r in rows if r.metric == "recovery" and r.field == ""}
     accuracy = {(r.site, r.kind, r.rank, r.name): r.value for r in rows if r.metric == "interchange_accuracy"}
     ceiling = next((r.value for r in mean.values() if r.kind == MODEL), None)
     n = max((r.initial_conditions for r in mean.values()), default=0)
-    best = "" if ceiling is None else f"; the model's own ceiling {ceiling:+.2f}"
+    best = "" if ceiling is None else f"; the model from the counterfactual's stored window {ceiling:+.2f}"
     lines = [
         f"counterfactual recovery of {', '.join(variables)} on {split} ({n} initial conditions; 0 unedited, 1 exact"
         f"{best})",
@@ -68,9 +78,9 @@ def interchange_text(variables: Sequence[str], split: str, rows: Sequence[Interc
             f"{site:<16}{f'{rank} {name}'.strip():>10}{row.value:>+9.2f}  {interval:<17}{''.join(written)}"
             f"{accuracy[site, kind, rank, name]:>10.2f}{'–' if moved is None else f'{moved:.1%}':>9}"
         )
-    for (site, kind, _, name), row in mean.items():
+    for (site, kind, rank, name), row in mean.items():
         if kind == "direction":
-            lines.append(f"{site:<16}{'1':>10}{row.value:>+9.2f}  [{row.low:+.2f}, {row.high:+.2f}] along {name}")
+            lines.append(f"{site:<16}{rank:>10}{row.value:>+9.2f}  [{row.low:+.2f}, {row.high:+.2f}] along {name}")
     if any(r.metric == "null_movement" for r in rows):
         lines.append(
             "null: how far a source that differs in another parameter alone moves the prediction, over how far pairs do"

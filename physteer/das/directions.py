@@ -1,0 +1,130 @@
+"""What a search leaves for other runs: subspaces to compare with, and directions to steer along."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from physteer.concepts import Concept, ConceptSubspace
+from physteer.das.arms import Arm
+from physteer.errors import PhysteerError
+from physteer.interventions import BoundlessRotation, ColumnGroup, LowRankRotation, Site
+from physteer.tensor_files import tensor_kind
+
+FORMULA = "Π mean sign(θ_s − θ_b)(h_s − h_b)"
+
+
+class SourceShift(Metric):
+    """Mean over pairs of sign(θ_s − θ_b)(h_s − h_b), itself a mean over frames and tokens: where larger values lie."""
+
+    full_state_update = False
+    total: Tensor
+    pairs: Tensor
+
+    def __init__(self, width: int, **kwargs: Any) -> None:
+        """Begin with nothing seen; width d, and torchmetrics' own arguments."""
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros(width, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("pairs", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, base: Tensor, source: Tensor, sign: Tensor) -> None:
+        """Add pairs.
+
+        Args:
+            base: h_b [B, T, …, d], the frames that are exchanged.
+            source: h_s, of the same shape.
+            sign: of θ_s − θ_b, [B].
+        """
+        shift = (source.double() - base.double()).flatten(1, -2).mean(1)  # [B, d]
+        self.total += sign.to(shift) @ shift
+        self.pairs += len(shift)
+
+    def compute(self) -> tuple[Tensor, int]:
+        """Return the mean over the pairs of all processes, [d], and how many they are."""
+        return self.total / self.pairs, int(self.pairs)
+
+
+@dataclass(frozen=True)
+class Shifts:
+    """`SourceShift`s of a split."""
+
+    of: Mapping[tuple[Site, int], Tensor]
+    """By site and place of the variable, [d]."""
+    data: str
+    """Folder of the split."""
+    pairs: int
+    initial_conditions: int
+
+
+def learned_subspaces(arms: Sequence[Arm], variables: Sequence[str], model: str, data: str) -> list[ConceptSubspace]:
+    """Return what was learned at every site and rank, for every variable."""
+    found = []
+    for arm in arms:
+        if arm.kind == "learned":
+            for variable, space in zip(variables, arm.subspaces, strict=True):
+                assert isinstance(space, LowRankRotation | ColumnGroup | BoundlessRotation)
+                how = "distributed alignment search" + (", boundless" if arm.boundless else "")
+                found.append(ConceptSubspace(space.basis, str(arm.site), variable, model, data, how))
+    return found
+
+
+def write_learned(folder: Path, subspaces: Sequence[ConceptSubspace], variables: Sequence[str], shifts: Shifts) -> None:
+    """Write ``rotations/das_<variable>_<site>_rank<k>.safetensors``, and under ``concepts/`` a direction inside each.
+
+    Args:
+        folder: of the run.
+        subspaces: what was learned.
+        variables: of the run, in their order.
+        shifts: measured on other pairs than the subspaces were learned from; they give a direction its sign, and
+            inside a subspace of several dimensions its place.
+    """
+    for one in subspaces:
+        how = "_boundless" if "boundless" in one.formula else ""
+        name = re.sub(r"[^\w.+-]+", "_", f"das_{one.variable}_{one.site}_rank{one.basis.shape[1]}{how}")
+        one.save(folder / f"rotations/{name}.safetensors")
+        shift = shifts.of[Site.parse(one.site), variables.index(one.variable)]
+        Concept(
+            one.along(shift)[None, None, None],
+            one.site,
+            one.model,
+            shifts.data,
+            FORMULA,
+            counts={"pairs": shifts.pairs},
+            initial_conditions=shifts.initial_conditions,
+        ).save(folder / f"concepts/{name}.safetensors")
+
+
+def read_given(paths: Sequence[str], model: str) -> dict[str, tuple[Site, Tensor]]:
+    """Read subspaces to compare with, each with its site and an orthonormal basis [d, k]; of a concept its direction.
+
+    Args:
+        paths: of concepts, whose mean over space counts, and of learned subspaces.
+        model: which weights they must be of.
+
+    Raises:
+        PhysteerError: a file is neither, or of another model; two have one name; a concept's mean over space is zero.
+    """
+    found: dict[str, tuple[Site, Tensor]] = {}
+    for path in paths:
+        name = Path(path).stem
+        if name in found:
+            raise PhysteerError(f"DAS.directions has two files called {name}: rename one")
+        one = ConceptSubspace.load(path) if tensor_kind(path) == "subspace" else Concept.load(path)
+        if one.model and one.model != model:
+            raise PhysteerError(f"direction {path} was measured on model {one.model}; this model is {model}")
+        if isinstance(one, Concept):
+            mean = one.direction.double().mean(dim=(0, 1, 2))
+            if not float(mean.norm()) > 0:
+                raise PhysteerError(f"direction {path}: its mean over space is zero")
+            basis = (mean / mean.norm()).float()[:, None]
+        else:
+            basis = one.basis
+        found[name] = Site.parse(one.site), basis
+    return found
