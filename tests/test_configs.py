@@ -65,7 +65,7 @@ def place(tmp_path_factory):
     """A working directory as the configurations expect it, with tiny data of the size the shipped model is for."""
     folder = tmp_path_factory.mktemp("place")
     crossed = ["--reynolds", "250", "1000", "2000", "--schmidt", "0.5"]
-    words = [*crossed, "--initial-conditions", "1", "--valid", "1", "--test", "1", "--frames", "8"]
+    words = [*crossed, "--initial-conditions", "2", "--valid", "1", "--test", "1", "--frames", "8"]
     assert data_command.main(["shear-flow", str(folder / "runs/demo/data"), *words]) == 0
     (folder / "data").mkdir()
     (folder / "data/shear_flow_train").symlink_to(folder / "runs/demo/data")
@@ -82,7 +82,7 @@ RUNS = {
 MADE = {
     "fit": ("runs/fit", ["walrus.safetensors", "checkpoints/last.ckpt", "logs/version_0/metrics.csv"]),
     "test": ("runs/test", ["tables/scores_test.csv"]),
-    "capture": ("runs/demo/capture", ["concepts/vortex_blocks.1.safetensors"]),
+    "capture": ("runs/demo/capture", ["concepts/vortex_blocks.0.safetensors"]),
     "steer": ("runs/demo/steer", ["rollouts/unsteered/data/test", "report.html"]),
 }
 

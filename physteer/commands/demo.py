@@ -12,6 +12,8 @@ from physteer.commands.parser import Parser, whole
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 CONTEXT = 6
 """Frames before the first that is predicted: the model's five, and one to spare."""
+HELD_OUT = 4
+"""Initial conditions that the concept is not made from, to be steered."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -35,13 +37,13 @@ def main(args: Sequence[str]) -> int:
     data, capture, steer = out / "data", out / "capture", out / "steer"
     began = time.perf_counter()
 
-    n_flows = 5 * 2 * (given.initial_conditions + 2)
+    n_flows = 5 * 2 * (given.initial_conditions + HELD_OUT + 2)
     _stage(1, f"simulating {n_flows} shear flows → {data}")
     from physteer.commands.data import main as simulate
 
     sizes = ["--initial-conditions", str(given.initial_conditions), "--frames", str(given.steps + CONTEXT)]
     crossed = ["--reynolds", "250", "500", "1000", "2000", "4000", "--schmidt", "0.5", "2"]
-    splits = ["--valid", "0", "--test", "2", "--seed", "1"]
+    splits = ["--valid", "2", "--test", str(HELD_OUT), "--seed", "1"]
     simulate(["shear-flow", str(data), *crossed, *splits, *sizes])
 
     from physteer.trainer_cli import run  # imports torch and Lightning
@@ -50,9 +52,9 @@ def main(args: Sequence[str]) -> int:
     run([*_predict("capture"), "--data.path", str(data), "--trainer.default_root_dir", str(capture)])
 
     _stage(3, f"steering held-out flows and reporting → {steer}")
-    callbacks = json.dumps(_steer_callbacks(capture))
-    where = ["--data.path", str(data), "--data.rollout_steps", str(given.steps), "--trainer.callbacks", callbacks]
-    run([*_predict("steer"), *where, "--trainer.default_root_dir", str(steer)])
+    where = ["--data.path", str(data), "--data.rollout_steps", str(given.steps)]
+    callbacks = ["--trainer.callbacks", _steer_callbacks(out)]
+    run([*_predict("steer"), *where, *callbacks, "--trainer.default_root_dir", str(steer)])
     print(f"done in {time.perf_counter() - began:.0f} s; open {(steer / 'report.html').resolve()}")
     return 0
 
@@ -61,18 +63,12 @@ def _predict(name: str) -> list[str]:
     return ["predict", "--config", str(CONFIGS / f"demo/{name}.yaml")]
 
 
-def _steer_callbacks(capture: Path) -> list[dict[str, object]]:
-    """Return the callbacks of ``configs/demo/steer.yaml``, with the concept of this run."""
+def _steer_callbacks(out: Path) -> str:
+    """Return the callbacks of ``configs/demo/steer.yaml`` as JSON, with the files of this run."""
     import yaml
 
-    callbacks: list[dict[str, object]] = yaml.safe_load((CONFIGS / "demo/steer.yaml").read_text())["trainer"][
-        "callbacks"
-    ]
-    for callback in callbacks:
-        arguments = callback.get("init_args")
-        if isinstance(arguments, dict) and "concept" in arguments:
-            arguments["concept"] = str(capture / "concepts" / Path(arguments["concept"]).name)
-    return callbacks
+    settings = yaml.safe_load((CONFIGS / "demo/steer.yaml").read_text())
+    return json.dumps(settings["trainer"]["callbacks"]).replace('"runs/demo/', json.dumps(f"{out}/")[:-1])
 
 
 def _stage(number: int, what: str) -> None:
