@@ -7,11 +7,13 @@ from physteer.callbacks.controls import Controls
 from physteer.callbacks.das import DAS
 from physteer.callbacks.data_interpolation import DataInterpolation
 from physteer.callbacks.diagnostics import Diagnostics
+from physteer.callbacks.erase import Erase
 from physteer.callbacks.export_weights import ExportWeights
 from physteer.callbacks.figures import Figures
 from physteer.callbacks.interrupts import Interrupts
 from physteer.callbacks.journal import Journal
 from physteer.callbacks.naturalness import NaturalSpaces
+from physteer.callbacks.probe import Probe
 from physteer.callbacks.progress import RolloutProgress
 from physteer.callbacks.rollout_video import RolloutVideo
 from physteer.callbacks.rollout_writer import RolloutWriter
@@ -27,11 +29,13 @@ __all__ = [
     "Controls",
     "DataInterpolation",
     "Diagnostics",
+    "Erase",
     "ExportWeights",
     "Figures",
     "Interrupts",
     "Journal",
     "NaturalSpaces",
+    "Probe",
     "RolloutCallback",
     "RolloutProgress",
     "RolloutVideo",

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from physteer.data.module import WellDataModule
     from physteer.data.pair_module import CounterfactualDataModule
+    from physteer.data.transfer_module import TransferDataModule
     from physteer.module import WalrusModule
 
 __version__ = "0.1.0"
-__all__ = ["CounterfactualDataModule", "WalrusModule", "WellDataModule", "__version__"]
+__all__ = ["CounterfactualDataModule", "TransferDataModule", "WalrusModule", "WellDataModule", "__version__"]
 
 _HOME = {
     "CounterfactualDataModule": "physteer.data.pair_module",
+    "TransferDataModule": "physteer.data.transfer_module",
     "WalrusModule": "physteer.module",
     "WellDataModule": "physteer.data.module",
 }

@@ -223,10 +223,11 @@ class WalrusModule(L.LightningModule):
 
     # ------------------------------------------------------------------ Lightning's steps
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the objective's loss."""
-        loss: Tensor = self.objective(self, batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        """Return the objective's loss; None of an objective that only adds up what it sees."""
+        loss: Tensor | None = self.objective(self, batch)
+        if loss is not None:
+            self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -266,7 +267,9 @@ class WalrusModule(L.LightningModule):
             self._tell("on_rollout_end", Rollout(batch, group, separated(torch.cat(frames, dim=1), len(group))))
 
     def configure_optimizers(self) -> Any:
-        """AdamW with linear warm-up and cosine decay, over what is trainable."""
+        """AdamW with linear warm-up and cosine decay, over what is trainable; nothing for fits in closed form."""
+        if not any(parameter.requires_grad for parameter in self.parameters()):
+            return None
         total = self.trainer.estimated_stepping_batches
         if math.isinf(total):
             raise PhysteerError("fit needs trainer.max_steps or max_epochs: the learning rate decays to the end")

@@ -3,6 +3,7 @@
 * `WellDataModule` (Lightning) and `WindowDataset` read windows of any data set of The Well, local or remote, as
   `Sample` and `Batch`: fields by the network's names, with grid, boundaries, parameters and the address (`Window`).
 * `CounterfactualDataModule` yields pairs of windows whose counterfactual is known: simulated, stored or read off.
+* `TransferDataModule` yields windows of simple flows to learn from, and of full simulations to test on.
 * `WellWriter` writes files in the same format; `write_rollout` writes a rollout that way, `write_stats` a data set's
   normalisation constants.
 * `simulate` is the built-in solver for shear flow; `generate_shear_flow` makes whole data sets with it
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from physteer.data.pairs import Pair, PairBatch, PairDataset, PairRules
     from physteer.data.rollout_files import write_rollout
     from physteer.data.shear_flow import Frame, ShearFlowState, simulate
-    from physteer.data.truths import MatchedTruth, ReadoutTruth, SolverTruth
+    from physteer.data.transfer_module import TransferDataModule
+    from physteer.data.truths import MatchedTruth, ReadoutTruth, SolverTruth, Truth
     from physteer.data.well_format import Axis, Scalar, WellField, WellFile, WellWriter
     from physteer.data.well_stats import write_stats
 
@@ -50,6 +52,8 @@ __all__ = [
     "ShearFlowSettings",
     "ShearFlowState",
     "SolverTruth",
+    "TransferDataModule",
+    "Truth",
     "WellDataModule",
     "WellField",
     "WellFile",
@@ -74,7 +78,8 @@ _MODULES = {
     "pairs": ("Pair", "PairBatch", "PairDataset", "PairRules"),
     "rollout_files": ("write_rollout",),
     "shear_flow": ("Frame", "ShearFlowState", "simulate"),
-    "truths": ("MatchedTruth", "ReadoutTruth", "SolverTruth"),
+    "transfer_module": ("TransferDataModule",),
+    "truths": ("MatchedTruth", "ReadoutTruth", "SolverTruth", "Truth"),
     "well_format": ("Axis", "Scalar", "WellField", "WellFile", "WellWriter"),
     "well_stats": ("write_stats",),
 }

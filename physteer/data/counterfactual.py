@@ -98,8 +98,8 @@ def solver_truth(
 def initial_condition(dataset: WindowDataset, window: Window) -> str:
     """Name a trajectory's initial condition by its content, never by its index: equal flows at frame 0, equal names.
 
-    The name is a digest of frame 0's velocity (at rest its buoyancy, or else every evolving field) in thousandths of its
-    RMS.
+    The name is a digest of frame 0's velocity (at rest: its buoyancy, or else every evolving field) in thousandths of
+    its RMS.
 
     Args:
         dataset: the split the window is from.

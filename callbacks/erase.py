@@ -1,0 +1,72 @@
+"""Is what a probe reads used? Rollouts without it."""
+
+from __future__ import annotations
+
+from glob import glob
+from pathlib import Path
+
+import lightning as L
+
+from physteer.callbacks.base import ConditionCallback
+from physteer.callbacks.windows import window_shapes
+from physteer.concepts import LeaceEraser
+from physteer.errors import PhysteerError
+from physteer.interventions import Condition, Edit, Site
+from physteer.interventions.conditions import Role
+from physteer.module import WalrusModule
+from physteer.walrus import model_id
+
+
+class Erase(ConditionCallback):
+    """Erase quantities from activations at every step of a rollout, one condition per file.
+
+    A quantity that probes read need not be used by the model. If it is, erasing it moves rollouts further than erasing
+    random directions does, as many and drawn as activations vary; ``Diagnostics`` measures both. The eraser is LEACE's:
+    no linear probe reads the quantity any more, and activations change as little as that allows.
+
+    Args:
+        erasers: files that ``Probe`` wrote, ``RUN/erasers/<site>_<target>.safetensors``, each for the site it was
+            fitted at; patterns with ``*`` too.
+        random: files or patterns of random erasers, ``RUN/erasers/<site>_random_*.safetensors``.
+    """
+
+    def __init__(self, erasers: list[str], random: list[str] = []) -> None:  # noqa: B006  as in the docs
+        super().__init__()
+        if not erasers:
+            raise PhysteerError("Erase.erasers must name one or more files; found none")
+        self.erasers, self.random = erasers, random
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse what cannot be edited."""
+        if not isinstance(pl_module, WalrusModule) or stage != "predict":
+            raise PhysteerError("Erase acts on the rollouts of `physteer predict` alone")
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Read the files, check that they fit, and give the module one condition for each."""
+        assert isinstance(pl_module, WalrusModule)
+        found = [(path, "concept") for path in _files("erasers", self.erasers)]
+        found += [(path, "random") for path in _files("random", self.random)]
+        self.add(pl_module, [_condition(trainer, pl_module, path, role) for path, role in found])  # type: ignore[arg-type]
+
+
+def _condition(trainer: L.Trainer, pl_module: WalrusModule, path: str, role: Role) -> Condition:
+    eraser, model = LeaceEraser.load(path), model_id(pl_module.network)
+    if eraser.model and eraser.model != model:
+        raise PhysteerError(f"eraser {path} was fitted on model {eraser.model}; this model is {model}")
+    site = Site.parse(eraser.site)
+    width = window_shapes(trainer, pl_module, [site])[site][-1]
+    if width != len(eraser.mean):
+        raise PhysteerError(f"eraser {path} is of width {len(eraser.mean)}; activations at {site} have {width}")
+    what = " + ".join(eraser.targets)
+    return Condition(f"erase {what} at {site}", (Edit(site, eraser.replacement()),), what, 1.0, mode="erase", role=role)
+
+
+def _files(setting: str, patterns: list[str]) -> list[str]:
+    """Return the files that names and patterns mean, each once."""
+    found = []
+    for pattern in patterns:
+        files = [pattern] if Path(pattern).is_file() else sorted(glob(pattern))
+        if not files:
+            raise PhysteerError(f"Erase.{setting}: there is no file {pattern}")
+        found += files
+    return list(dict.fromkeys(found))

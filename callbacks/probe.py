@@ -1,0 +1,168 @@
+"""Linear probes on a frozen network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.strategies import DDPStrategy
+
+from physteer.callbacks.naming import slug
+from physteer.concepts import RidgeProbes
+from physteer.data.transfer_module import TransferDataModule
+from physteer.errors import PhysteerError
+from physteer.interventions import Site
+from physteer.metrics import TARGETS
+from physteer.module import WalrusModule
+from physteer.probing import ProbeEvaluation, ProbeFit, ProbeReader, ProbeWindows
+from physteer.probing.erasers import erasers
+from physteer.reports.html import write_report
+from physteer.reports.probe_figures import draw_best_matches, draw_lens, draw_r2_map
+from physteer.reports.probe_maps import TrajectoryMaps
+from physteer.reports.probe_table import probe_text, write_probe_tables
+from physteer.reports.probe_trajectories import draw_token_maps, draw_traces
+from physteer.walrus import model_id
+
+
+class Probe(L.Callback):
+    """Learn which flow quantities can be read off which layers, on simple flows, and test it on full simulations.
+
+    ``fit`` freezes the network and reads the training windows once: ridge regression has a closed form, so there is no
+    optimiser, no step and no checkpoint; a run that was interrupted begins anew. Every site is probed for every target,
+    per token and pooled over frames. The penalty of each is chosen on ``valid``; scores are of ``test`` and of full
+    simulations, beside controls: targets of other windows, the raw cells of the token, and random features of them.
+
+    Targets are in the units the network sees: its fields are divided by their RMS over the window.
+
+    In the run folder: ``tables/probes.csv``; ``probes/<site>_<token or pooled>.safetensors``;
+    ``erasers/<site>_<target>.safetensors`` for the ``Erase`` callback, with random ones beside; predictions for every
+    layer, frame and token of some trajectories in ``maps/``; ``tables/decoder_lens.csv``, the error of each depth's
+    activation decoded; figures and ``report.html``.
+
+    Args:
+        sites: where: ``encoder``, ``blocks.3`` or what is inside blocks.
+        targets: what to look for; empty for all: ``vorticity``, ``speed_squared``, ``kinetic_energy``, ``shear_rate``,
+            ``dissipation_rate``, ``tracer_gradient``, ``pressure``, ``log_viscosity``, ``log_diffusivity``.
+        alphas: penalties of ridge regression to choose from, as in scikit-learn.
+        maps: trajectories of each data set whose predictions are kept and drawn.
+        random_erasers: per site, for comparison; 19 are the fewest with which p ≤ 0.05 is possible.
+        seed: of the shuffles, the random features and the random erasers.
+    """
+
+    test_after_fit = True
+    """For the command line: penalties are chosen on ``valid``, results come from ``test``."""
+
+    def __init__(
+        self,
+        sites: list[str],
+        targets: list[str] = [],  # noqa: B006  jsonargparse shows it; never changed
+        alphas: list[float] = [1.0, 1e2, 1e4, 1e6],  # noqa: B006
+        maps: int = 2,
+        random_erasers: int = 19,
+        seed: int = 0,
+    ) -> None:
+        for name, listed in (("sites", sites), ("targets", targets), ("alphas", alphas)):
+            if len(set(listed)) < len(listed) or (not listed and name != "targets"):
+                raise PhysteerError(f"Probe.{name} must name one or more different {name}; found {listed}")
+        if min(maps, random_erasers) < 0:
+            raise PhysteerError(f"Probe.maps and random_erasers must be at least 0; found {maps} and {random_erasers}")
+        self.reader = ProbeReader([Site.parse(site) for site in sites], targets or list(TARGETS), seed)
+        self.alphas, self.maps, self.random_erasers, self.seed = alphas, maps, random_erasers, seed
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Freeze the network, and put the pass over the training windows and the evaluation on the module."""
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(pl_module, WalrusModule) or not isinstance(data, TransferDataModule):
+            raise PhysteerError(
+                "Probe needs simple flows and full simulations: set data.class_path to physteer.TransferDataModule"
+            )
+        if isinstance(pl_module.evaluation, ProbeEvaluation):
+            return  # of the fit before this test
+        if stage != "fit":
+            raise PhysteerError("Probe fits and tests its probes in one run: physteer fit")
+        if trainer.max_epochs != 1:
+            raise PhysteerError(
+                f"Probe reads the training windows once: trainer.max_epochs 1, not {trainer.max_epochs}"
+            )
+        if pl_module.jitter_seed is not None:
+            raise PhysteerError(
+                f"Probe needs model.jitter_seed null, not {pl_module.jitter_seed}: random shifts move fields by "
+                "fractions of a token, and the targets would stay"
+            )
+        pl_module.freeze_network()
+        windows = data.windows("train")
+        shapes = pl_module.site_shapes(self.reader.sites, windows.origin, windows.spec.n_input)
+        for site, shape in shapes.items():
+            if len(shape) != 6 or site.module.partition(".")[0] not in ("encoder", "blocks"):
+                raise PhysteerError(
+                    f"Probe reads activations [B, T, h, w, δ, d] of the encoder and of blocks; {site} has the shape "
+                    f"{list(shape)}"
+                )
+        fit = ProbeFit(self.reader, ProbeWindows(windows, self.seed))
+        pl_module.objective = fit
+        pl_module.evaluation = ProbeEvaluation(fit, self.alphas, self.maps, self.seed)
+        trainer.num_sanity_val_steps = 0  # there is nothing to check before the pass
+        if isinstance(trainer.strategy, DDPStrategy):
+            # its wrapper shares out gradients, and refuses a model that has none
+            trainer.strategy.configure_ddp = _nothing  # type: ignore[method-assign]
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write probes and erasers, on the first process."""
+        assert isinstance(pl_module, WalrusModule) and isinstance(pl_module.evaluation, ProbeEvaluation)
+        if not trainer.is_global_zero:
+            return
+        run, evaluation = Path(trainer.default_root_dir), pl_module.evaluation
+        for site in map(str, self.reader.sites):
+            for (place, resolution), probes in evaluation.probes.items():
+                if place == site:
+                    file = run / "probes" / f"{slug(site)}_{resolution}.safetensors"
+                    _first(probes, len(evaluation.targets)).save(file)
+        model = model_id(pl_module.network)
+        for eraser in erasers(evaluation.fit, evaluation.targets, model, self.random_erasers, self.seed):
+            file = run / "erasers" / f"{slug(eraser.site)}_{slug(eraser.targets[0])}.safetensors"
+            eraser.save(file)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write tables, maps and figures."""
+        assert isinstance(pl_module, WalrusModule) and isinstance(pl_module.evaluation, ProbeEvaluation)
+        if not trainer.is_global_zero:
+            return
+        run, evaluation = Path(trainer.default_root_dir), pl_module.evaluation
+        rows, lens = evaluation.table(), evaluation.lens.table()
+        write_probe_tables(run, rows, lens)
+        for one in evaluation.maps:
+            one.save(run / "maps" / f"{one.data}_{one.name}.safetensors")
+        figures = run / "figures"
+        for resolution in ("token", "pooled"):
+            draw_r2_map(rows, resolution, figures / f"probe_r2_{resolution}.png")
+        draw_best_matches(rows, figures / "probe_best_match.png")
+        draw_lens(lens, figures / "probe_lens.png")
+        _draw_trajectories(evaluation.maps, figures)
+        pl_module.print(f"{probe_text(rows)}\nreport: {write_report(run)}", flush=True)
+
+
+def _draw_trajectories(maps: Sequence[TrajectoryMaps], folder: Path) -> None:
+    for one in maps:
+        if one.data == "full":
+            draw_traces(one, folder / f"probe_traces_{one.name}.png")
+            draw_token_maps(one, one.targets[0], folder / f"probe_maps_{one.name}.png")
+
+
+def _first(probes: RidgeProbes, n_targets: int) -> RidgeProbes:
+    """Return the probes of the first targets; those of shuffled ones follow."""
+    names = probes.targets[:n_targets]
+    return dataclasses.replace(
+        probes,
+        weights=probes.weights[..., :n_targets],
+        bias=probes.bias[:, :n_targets],
+        alphas=probes.alphas[:, :n_targets],
+        targets=names,
+        units={name: probes.units[name] for name in names},
+    )
+
+
+def _nothing(*args: Any) -> None:
+    """Do nothing."""

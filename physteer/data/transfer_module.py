@@ -1,0 +1,79 @@
+"""The Lightning data module that probes are fitted and tested with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from physteer.data.dataset import WindowDataset, WindowSpec
+from physteer.data.module import Split, WellDataModule
+from physteer.errors import PhysteerError
+
+
+class TransferDataModule(WellDataModule):
+    """Windows of simple flows, and of full simulations that what was learned on the simple ones is tested on.
+
+    ``fit`` reads every window of ``train`` of the simple flows once, then those of ``valid``. ``test`` reads two sets:
+    ``test`` of the simple flows, then the full simulations. Windows have one frame to predict.
+
+    Args:
+        path: folder of the simple flows, with ``data/{train,valid,test}/*.hdf5``; ``physteer data taylor-green``,
+            ``advection`` and ``diffusion`` write into one folder.
+        full: folder of the full simulations.
+        full_split: which of its splits; nothing is learned on any.
+        full_include: use only files of the full simulations whose name contains one of these.
+        window_every: frames between the starts of windows.
+        well: arguments of ``WellDataModule``; ``include``, ``exclude`` and ``trajectories`` are of the simple flows.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        full: str,
+        full_split: Split = "test",
+        full_include: list[str] = [],  # noqa: B006  jsonargparse shows it; never changed
+        window_every: int = 1,
+        **well: Any,
+    ) -> None:
+        super().__init__(path, **well)
+        if window_every < 1:
+            raise PhysteerError(f"data.window_every must be at least 1, found {window_every}")
+        self.full_split, self.window_every = full_split, window_every
+        shared = {name: value for name, value in well.items() if name not in ("include", "exclude", "trajectories")}
+        self._full = WellDataModule(full, include=full_include, **shared)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Every window of ``train`` of the simple flows, once over all processes."""
+        return self._once(self.windows("train"))
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """``valid`` of the simple flows."""
+        return [self._once(self.windows("valid"))]
+
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        """``test`` of the simple flows, and the full simulations."""
+        return [self._once(self.windows("test")), self._once(self.full_windows())]
+
+    def windows(self, split: Split) -> WindowDataset:
+        """Open the windows of a split of the simple flows."""
+        return self.dataset(split, self._spec(self.trajectories))
+
+    def full_windows(self) -> WindowDataset:
+        """Open the windows of the full simulations."""
+        return self._full.dataset(self.full_split, self._spec(None))
+
+    def teardown(self, stage: str) -> None:
+        """Close every HDF5 file."""
+        super().teardown(stage)
+        self._full.teardown(stage)
+
+    def _spec(self, trajectories: list[int] | None) -> WindowSpec:
+        return WindowSpec(
+            self.n_steps_input,
+            1,
+            strides=self.time_strides,
+            first=self.first_start,
+            every=self.window_every,
+            trajectories=None if trajectories is None else tuple(trajectories),
+        )

@@ -1,0 +1,113 @@
+"""The pass over the training windows that probes and erasers are made of."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+import torch.distributed
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from physteer.concepts import RidgeFitter, RidgeProbes
+from physteer.data.batch import Batch
+from physteer.errors import PhysteerError
+from physteer.metrics import TARGETS
+from physteer.module import WalrusModule
+from physteer.probing.readings import RESOLUTIONS, ProbeReader, Resolution, samples
+from physteer.probing.windows import ProbeWindows
+
+T = TypeVar("T")
+SHUFFLED = "shuffled "
+"""Before the names of targets whose truths are those of other windows."""
+
+
+class ProbeFit(nn.Module):
+    """An objective that minimises nothing step by step: it adds up the sums that ridge regression needs.
+
+    Every place is fitted to every target, and to the same targets of other windows, per token and pooled. Memory: d²
+    float64 numbers per place and resolution, however many tokens there are.
+    """
+
+    def __init__(self, reader: ProbeReader, windows: ProbeWindows) -> None:
+        """Begin with nothing seen.
+
+        Args:
+            reader: what is read and looked for.
+            windows: of ``train``.
+        """
+        super().__init__()
+        self.reader, self.windows = reader, windows
+        self.names = (*reader.targets, *(SHUFFLED + name for name in reader.targets))
+        self.fitters: dict[tuple[str, Resolution], RidgeFitter] = {
+            (place, resolution): RidgeFitter(self.names) for place in reader.places for resolution in RESOLUTIONS
+        }
+
+    def forward(self, module: WalrusModule, batch: Batch) -> None:
+        """Add a batch of windows.
+
+        Raises:
+            PhysteerError: an activation or a target is not finite.
+        """
+        truths = both_truths(self.reader, self.windows, module, batch)
+
+        def add(place: str, features: Tensor) -> None:
+            for resolution, truth in truths.items():
+                try:
+                    self.fitters[place, resolution].update(samples(features, resolution).flatten(0, 1), truth)
+                except PhysteerError as error:
+                    raise PhysteerError(f"probes at {place}, windows from {batch.windows[0]} on: {error}") from error
+
+        truths = {resolution: truth.flatten(0, 1) for resolution, truth in truths.items()}
+        self.reader.read(module, batch, add)
+
+    def merge(self) -> None:
+        """Add up the processes' sums; a collective."""
+        for key in self.fitters:
+            merged = RidgeFitter(self.names)
+            for state in from_everyone(self.fitters[key].state_dict()):
+                other = RidgeFitter(self.names)
+                other.load_state_dict(state)
+                merged.merge(other)
+            self.fitters[key] = merged
+
+    def fit(self, alphas: Sequence[float], model: str) -> dict[tuple[str, Resolution], RidgeProbes]:
+        """Return the probes of every place and resolution; a target that never varied is left out, with a warning.
+
+        Args:
+            alphas: penalties to choose from.
+            model: which weights.
+        """
+        fitter = next(iter(self.fitters.values()))
+        constant = [name for i, name in enumerate(self.names[: len(self.names) // 2]) if i not in fitter.varying]
+        if constant:
+            rank_zero_warn(
+                f"probe targets that are constant in {self.windows.dataset.path} are skipped: {', '.join(constant)}"
+            )
+        units = {name: TARGETS[name.removeprefix(SHUFFLED)].units for name in self.names}
+        described = {"model": model, "data": self.windows.dataset.path}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said above, once
+            return {
+                (place, resolution): one.fit(alphas, site=place, units=units, **described)
+                for (place, resolution), one in self.fitters.items()
+            }
+
+
+def both_truths(
+    reader: ProbeReader, windows: ProbeWindows, module: WalrusModule, batch: Batch
+) -> dict[Resolution, Tensor]:
+    """Return the truths of a batch and then those of other windows, [B, n, 2m], by resolution."""
+    pair = [reader.truths(module, one, module.inputs(one.context, one)[1]) for one in (batch, windows.others(batch))]
+    return {resolution: torch.cat([one.samples(resolution) for one in pair], -1) for resolution in RESOLUTIONS}
+
+
+def from_everyone(mine: T) -> list[T]:
+    """Return every process's object, by rank; a collective. Tensors inside must be on the CPU."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return [mine]
+    everyone: list[T | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everyone, mine)
+    return everyone  # type: ignore[return-value]

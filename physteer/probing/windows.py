@@ -1,0 +1,52 @@
+"""The windows of a split, for probes: which share an initial condition, and whose truth a control gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from physteer.concepts import other_windows
+from physteer.data.batch import Batch, Window, collate
+from physteer.data.counterfactual import initial_condition
+from physteer.data.dataset import WindowDataset
+from physteer.errors import PhysteerError
+
+
+class ProbeWindows:
+    """The windows of one split with their initial conditions, and for each another window, for shuffled truths.
+
+    The first frame of every trajectory is read, by every process.
+    """
+
+    def __init__(self, dataset: WindowDataset, seed: int) -> None:
+        """Read initial conditions and draw the other windows.
+
+        Args:
+            dataset: the windows, those of all processes.
+            seed: of the shuffle.
+
+        Raises:
+            PhysteerError: more than half of the windows share an initial condition.
+        """
+        self.dataset = dataset
+        trajectories = {(window.file, window.trajectory): window for window in dataset.windows}
+        names = {where: initial_condition(dataset, window) for where, window in trajectories.items()}
+        self._names = {window: names[window.file, window.trajectory] for window in dataset.windows}
+        try:
+            self._others = other_windows(self._names, seed)
+        except PhysteerError as error:
+            raise PhysteerError(f"{dataset.path}: {error}") from error
+
+    def initial_conditions(self, windows: Sequence[Window]) -> list[str]:
+        """Return the initial conditions of some windows, by name."""
+        return [self._names[window] for window in windows]
+
+    def others(self, batch: Batch) -> Batch:
+        """Return, on the batch's device, the windows whose truths its windows get as a control."""
+        samples = [self.dataset.read(self._others[window]) for window in batch.windows]
+        return collate(samples, n_input=batch.n_input, origin=batch.origin).to(batch.fields.device)
+
+    def some_trajectories(self, count: int) -> frozenset[tuple[str, int]]:
+        """Return (file, trajectory) of that many trajectories, evenly spaced in the list of all."""
+        every = sorted({(window.file, window.trajectory) for window in self.dataset.windows})
+        count = min(count, len(every))
+        return frozenset(every[round(i * (len(every) - 1) / max(count - 1, 1))] for i in range(count))

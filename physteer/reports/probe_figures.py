@@ -1,0 +1,161 @@
+"""Where a quantity can be read: R² by site and target beside controls, best matches, and errors of decoded depths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+
+from physteer.reports.probe_table import PERSISTENCE, LensScore, ProbeScore, r2_text
+from physteer.reports.style import INK, MUTED, WIDTH, arrange, bare, diverging, heading, new_figure, save, style
+
+_LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _ROW, _BETWEEN = 1.45, 0.95, 0.95, 1.05, 0.2, 0.3, 0.45  # inches
+_DATA = {"simple": "held-out simple flows", "full": "full simulations"}
+_INPUT = {"random_features": "random features", "raw_patch": "raw patch"}
+_OWN, _CHANCE = "#c8641a", "#8d96a3"
+
+
+def draw_r2_map(rows: Sequence[ProbeScore], resolution: str, path: Path) -> Path:
+    """Draw R² of every site and target, on simple flows and on full simulations, beside shuffled targets.
+
+    Args:
+        rows: of one run.
+        resolution: whose.
+        path: of the PNG.
+
+    Returns:
+        The path.
+    """
+    mine = [row for row in rows if row.resolution == resolution]
+    sites = list(dict.fromkeys(row.site for row in mine if row.site))
+    targets = list(dict.fromkeys(row.target for row in mine))
+    cells: dict[tuple[str, str, str, str], float] = {
+        (row.data, row.control, row.site, row.target): row.r2 for row in mine
+    }
+    left = [("probe", site, site) for site in sites] + [(control, "", name) for control, name in _INPUT.items()]
+    right = [("shuffled", site, site) for site in sites]
+    share = (WIDTH - _LEFT - _RIGHT - _GAP) / 2
+    heights = _ROW * len(left), _ROW * len(right)
+    total = _TOP + 2 * heights[0] + _BETWEEN + 0.25 + _BOTTOM
+    n = {data: max(row.initial_conditions for row in mine if row.data == data) for data in _DATA}
+    how = "every token" if resolution == "token" else "means over each frame"
+    title = f"What linear probes read, {how}"
+    caption = (
+        f"Held-out R² of ridge probes fitted to simple flows, tested on others ({n['simple']} initial conditions) and "
+        f"on full simulations ({n['full']}). 0: no better than the mean."
+    )
+    with style():
+        figure = new_figure(total)
+        image = None
+        top = total - _TOP - 0.25
+        for i, data in enumerate(_DATA):
+            for j, listed in enumerate((left, right)):
+                y = top - heights[j] - i * (heights[0] + _BETWEEN)
+                x = _LEFT + j * (share + _GAP)
+                axes = figure.add_axes((x / WIDTH, y / total, share / WIDTH, heights[j] / total))
+                block = [
+                    [cells.get((data, control, site, t), math.nan) for t in targets] for control, site, _ in listed
+                ]
+                image = _map(axes, np.array(block))
+                axes.set_title(f"{_DATA[data]}" + (", shuffled targets" if j else ""))
+                if j == 0:
+                    axes.set_yticks(range(len(listed)), [name for *_, name in listed])
+                    axes.axhline(len(sites) - 0.5, color="white", linewidth=3)
+                if i == 1:
+                    axes.set_xticks(range(len(targets)), [t.replace("_", " ") for t in targets])
+                    axes.tick_params(axis="x", labelrotation=40)
+                    for label in axes.get_xticklabels():
+                        label.set_horizontalalignment("right")
+                        label.set_rotation_mode("anchor")
+        assert image is not None
+        bar = ((WIDTH - _RIGHT + 0.15) / WIDTH, _BOTTOM / total, 0.14 / WIDTH, 2 * heights[0] / total)
+        figure.colorbar(image, cax=figure.add_axes(bar), label="R²", extend="min")
+        heading(figure, title, caption)
+        return save(figure, path, title, caption)
+
+
+def draw_best_matches(rows: Sequence[ProbeScore], path: Path) -> Path:
+    """Draw, for every target and site, the nearest that a token comes to the truth on full simulations, and by chance.
+
+    Returns:
+        The path.
+    """
+    mine = [r for r in rows if (r.resolution, r.data, r.control) == ("token", "full", "probe") and r.site]
+    sites = list(dict.fromkeys(row.site for row in mine))
+    targets = list(dict.fromkeys(row.target for row in mine))
+    title = "Best match per layer, full simulations"
+    caption = (
+        "Smallest |prediction − truth| over a frame's tokens, mean over frames, in the target's units; grey: with the "
+        "truth of another window."
+    )
+    columns = 3
+    with style():
+        figure = new_figure(0.9 + 1.75 * math.ceil(len(targets) / columns))
+        grid = figure.subplots(math.ceil(len(targets) / columns), columns, squeeze=False)
+        for axes, target in zip(grid.flat, targets, strict=False):
+            those = {row.site: row for row in mine if row.target == target}
+            x = np.arange(len(sites))
+            axes.bar(x - 0.2, [those[s].best_match for s in sites], 0.38, color=_OWN, label="its own truth")
+            axes.bar(x + 0.2, [those[s].best_match_shuffled for s in sites], 0.38, color=_CHANCE, label="another's")
+            axes.set_title(target.replace("_", " "))
+            axes.set_xticks(x, sites)
+            axes.grid(axis="x", visible=False)
+        for axes in list(grid.flat)[len(targets) :]:
+            axes.remove()
+        grid.flat[0].legend(loc="upper right")
+        heading(figure, title, caption)
+        arrange(figure)
+        return save(figure, path, title, caption)
+
+
+def draw_lens(rows: Sequence[LensScore], path: Path) -> Path:
+    """Draw the error of the forecast that each depth's activation is decoded to, per field.
+
+    Returns:
+        The path.
+    """
+    depths = [depth for depth in dict.fromkeys(row.depth for row in rows) if depth != PERSISTENCE]
+    fields = list(dict.fromkeys(row.field for row in rows))
+    found = {(row.depth, row.field): row for row in rows}
+    n = max(row.initial_conditions for row in rows)
+    title = "Decoder lens: where the prediction forms"
+    caption = (
+        f"VRMSE of the next frame when the decoder reads each depth's activation; {n} initial conditions of full "
+        "simulations. Dotted: repeating the last frame."
+    )
+    with style():
+        figure = new_figure(4.2, width=9.0)
+        axes = figure.add_axes((0.08, 0.12, 0.74, 0.66))
+        x = np.arange(len(depths))
+        for i, field in enumerate(fields):
+            colour, wide = (INK, 2.4) if field == "" else (f"C{i - 1}", 1.3)
+            those = [found[depth, field] for depth in depths]
+            axes.plot(
+                x, [r.vrmse for r in those], "o-", color=colour, linewidth=wide, markersize=4, label=field or "mean"
+            )
+            if field == "":
+                axes.fill_between(x, [r.low for r in those], [r.high for r in those], color=MUTED, alpha=0.2, lw=0)
+            if (PERSISTENCE, field) in found:
+                axes.axhline(found[PERSISTENCE, field].vrmse, color=colour, linewidth=0.9, linestyle=":")
+        axes.set_yscale("log")
+        axes.set_xticks(x, depths)
+        axes.set_ylabel("VRMSE, one step")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+        heading(figure, title, caption)
+        return save(figure, path, title, caption)
+
+
+def _map(axes: Axes, values: np.ndarray) -> AxesImage:
+    image = axes.imshow(values, cmap=diverging(), vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
+    bare(axes)
+    axes.tick_params(length=0)
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            if math.isfinite(value):
+                colour = "white" if abs(value) > 0.55 else INK
+                axes.text(j, i, r2_text(value), ha="center", va="center", color=colour, fontsize=7.5)
+    return image
