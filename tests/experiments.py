@@ -1,9 +1,12 @@
 """Small experiments through the real command line: a random two-block Walrus on the tiny shear-flow data set."""
 
+import json
 from pathlib import Path
 
 import torch
 import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from physteer.walrus import Walrus, WalrusConfig, save
 
@@ -65,3 +68,21 @@ def experiment(path: Path, *, model: dict, data: dict, callbacks: list | None = 
 def callback(class_path: str, /, **arguments) -> dict:
     """A callback of a configuration."""
     return {"class_path": class_path, "init_args": arguments}
+
+
+def finished(run: Path) -> list[str]:
+    """The windows that a run folder's journal lists."""
+    found: list[str] = []
+    for path in run.glob("journal/*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            found += json.loads(file.metadata()["windows"])
+    return found
+
+
+def forget(run: Path, window: str) -> None:
+    """Take a window, which is in no running sum, off the journal, as if the run had been killed before it."""
+    for path in run.glob("journal/*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            sums = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            windows = json.loads(file.metadata()["windows"])
+        save_file(sums, path, {"windows": json.dumps([name for name in windows if name != window])})

@@ -1,7 +1,6 @@
 """Two processes (gloo, on the CPU) through the real command line: the same results as one."""
 
 import csv
-import json
 import math
 import os
 import signal
@@ -14,9 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from experiments import NETWORK, callback, experiment, weights
-from safetensors import safe_open
-from safetensors.torch import save_file
+from experiments import NETWORK, callback, experiment, finished, forget, weights
 
 from physteer.cli import main
 from physteer.concepts import Concept
@@ -144,35 +141,20 @@ def test_killed_in_two_processes_it_goes_on_in_one_and_the_other_way_round(folde
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    finished = {path: path.stat().st_ino for path in run.rglob("*.hdf5") if path.stem in marked(run)}
+    before = {path: path.stat().st_ino for path in run.rglob("*.hdf5") if path.stem in finished(run)}
     assert main(list(map(str, words))) == 0
     assert "going on" in capfd.readouterr().err
     check_same_results(one, run)
 
     # one window is left for two processes: of those that are in no class, and so in no sum
     left = "shear_flow_Reynolds_2e2_Schmidt_5e-1_trajectory0002_start0000"
-    for path in run.glob("journal/*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            sums = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            windows = json.loads(file.metadata()["windows"])
-        save_file(sums, path, {"windows": json.dumps([name for name in windows if name != left])})
-    assert len(marked(run)) == 8
+    forget(run, left)
+    assert len(finished(run)) == 8
     said = two(folder, *words).stderr
     assert "8 of 9 windows are done" in said, said
-    assert len(marked(run)) == 9
+    assert sorted(finished(run)) == sorted({key[0] for key in metrics(one)})  # each once
     check_same_results(one, run)
-    assert all(path.stat().st_ino == inode for path, inode in finished.items() if path.stem != left)
-
-
-def marked(run: Path) -> set[str]:
-    """The windows that a run folder's journal lists."""
-    found = set()
-    for path in run.glob("journal/*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            windows = json.loads(file.metadata()["windows"])
-        assert not found & set(windows)
-        found |= set(windows)
-    return found
+    assert all(path.stat().st_ino == inode for path, inode in before.items() if path.stem != left)
 
 
 def test_fit_and_scores(folder, tiny_well):

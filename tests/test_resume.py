@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import pytest
 import torch
-from experiments import callback, experiment, weights
+from experiments import callback, experiment, finished, weights
 from safetensors import safe_open
 from test_files import small_disk
 
@@ -52,15 +52,6 @@ for moment in [*moments, None]:
     before.append([sorted(map(str, run.glob("journal/*.safetensors"))), rollouts])
 print(json.dumps(before))
 """
-
-
-def marked(run: Path) -> list[str]:
-    """The windows that a run folder's journal lists."""
-    found = []
-    for path in run.glob("journal/*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            found += json.loads(file.metadata()["windows"])
-    return found
 
 
 def results(run: Path) -> dict[str, bytes]:
@@ -120,7 +111,7 @@ def whole(write):
     with one_thread():
         assert main(["predict", "--config", str(config)]) == 0
     run = config.parent / "run"
-    assert sorted(set(marked(run))) == sorted(marked(run)) and len(marked(run)) == 12
+    assert sorted(set(finished(run))) == sorted(finished(run)) and len(finished(run)) == 12
     return run
 
 
@@ -129,7 +120,7 @@ def test_killed_at_any_moment(write, whole):
     config = write("killed")
     draw = random.Random(5)
     moments = [(draw.randrange(60), 0.05 * draw.random()) for _ in range(6)]
-    done = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-c", KILLED, config, json.dumps(moments)],
         cwd=config.parent,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -137,9 +128,9 @@ def test_killed_at_any_moment(write, whole):
         text=True,
         timeout=240,
     )
-    assert done.returncode == 0, done.stderr
+    assert ended.returncode == 0, ended.stderr
     run = config.parent / "run"
-    assert sorted(marked(run)) == sorted(marked(whole))  # each once, whatever was killed
+    assert sorted(finished(run)) == sorted(finished(whole))  # each once, whatever was killed
     found, wanted = results(run), results(whole)
     assert found.keys() == wanted.keys()
     concept = "concepts/c_blocks.1.safetensors"
@@ -148,15 +139,15 @@ def test_killed_at_any_moment(write, whole):
     torch.testing.assert_close(one.direction, other.direction, rtol=1e-6, atol=1e-7)
     assert one.counts == other.counts == {"feature": 6, "control": 6}
 
-    states = json.loads(done.stdout.splitlines()[-1])
+    states = json.loads(ended.stdout.splitlines()[-1])
     assert any(rollouts for _, rollouts in states), "no start was killed after its first rollouts"
     for parts, rollouts in states:
-        finished = set()
+        done = set()
         for part in parts:  # of a start that is over: as it was then
             with safe_open(part, framework="pt") as file:
-                finished |= set(json.loads(file.metadata()["windows"]))
+                done |= set(json.loads(file.metadata()["windows"]))
         for path, (inode, written) in rollouts.items():
-            if Path(path).stem in finished:
+            if Path(path).stem in done:
                 assert [Path(path).stat().st_ino, Path(path).stat().st_mtime_ns] == [inode, written]
 
 
@@ -177,7 +168,7 @@ def test_after_a_full_disk_it_goes_on(write, whole, capfd):
         with small_disk(size), one_thread():
             assert main(["predict", "--config", str(config)]) == 2
         assert "File too large" in capfd.readouterr().err.splitlines()[-1]
-    assert list(run.glob("tables/parts/*")) and not marked(run)
+    assert list(run.glob("tables/parts/*")) and not finished(run)
     assert not list(run.rglob(".*.tmp"))
     with one_thread():
         assert main(["predict", "--config", str(config)]) == 0
@@ -264,7 +255,7 @@ def test_a_trial_of_some_batches_begins_anew(write):
     written = []
     for _ in range(2):
         assert main(["predict", "--config", str(config)]) == 0
-        assert not marked(config.parent / "run")
+        assert not finished(config.parent / "run")
         written.append({path.stat().st_ino for path in (config.parent / "run/rollouts/unsteered").rglob("*.hdf5")})
     assert [len(inodes) for inodes in written] == [8, 8] and written[0] != written[1]
 
