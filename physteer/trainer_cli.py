@@ -21,6 +21,7 @@ from physteer.callbacks import Interrupts, Journal, RolloutProgress, RunRecord, 
 from physteer.data.module import WellDataModule
 from physteer.errors import PhysteerError
 from physteer.experiment import check_folder, experiment_of
+from physteer.memory import keep_freed_memory
 from physteer.mistakes import check_checkpoint, check_yaml, in_one_line, mistake_behind
 from physteer.module import WalrusModule
 from physteer.precision import DTYPES, NetworkPrecision
@@ -48,6 +49,7 @@ def run(words: list[str], *, only_build: bool = False) -> PhysteerCLI:
     Raises:
         PhysteerError: the configuration, or something it names, is wrong.
     """
+    keep_freed_memory()
     check_yaml(words)
     words = [_HELP.get(word, word) for word in words]
     with quiet():
