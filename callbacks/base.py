@@ -10,7 +10,8 @@ from torch import Tensor
 from physteer.data.batch import Batch
 from physteer.errors import PhysteerError
 from physteer.interventions import Condition
-from physteer.module import Rollout, WalrusModule
+from physteer.module import WalrusModule
+from physteer.step import Rollout
 
 
 class RolloutCallback(L.Callback):

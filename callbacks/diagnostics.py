@@ -18,8 +18,9 @@ from physteer.data.batch import Batch, Window
 from physteer.data.counterfactual import next_values, solver_truth
 from physteer.errors import PhysteerError
 from physteer.interventions import UNSTEERED, Condition
-from physteer.module import Rollout, WalrusModule
+from physteer.module import WalrusModule
 from physteer.reports.table import MetricRow, merge_parts, metrics_table, write_part
+from physteer.step import Rollout
 
 _NEXT = {1: "above", -1: "below"}
 

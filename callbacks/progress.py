@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 
 from physteer.callbacks.base import RolloutCallback
-from physteer.module import Rollout, WalrusModule
+from physteer.module import WalrusModule
+from physteer.step import Rollout
 
 
 class RolloutProgress(TQDMProgressBar, RolloutCallback):

@@ -12,7 +12,7 @@ from physteer.reports import film
 
 
 class RolloutVideo(L.Callback):
-    """When ``predict`` ends, film truth, unsteered and steered side by side: ``videos/steered_*.mp4`` in the run folder.
+    """When ``predict`` ends, film truth, unsteered and steered side by side, as ``videos/steered_*.mp4``.
 
     The colour scale is one, and the caption tells parameters, steering and step. It films what ``RolloutWriter`` wrote;
     list it before ``Figures``, whose report shows the videos.

@@ -15,7 +15,8 @@ from physteer.data.batch import Batch, Window
 from physteer.data.rollout_files import write_array, write_rollout
 from physteer.errors import PhysteerError
 from physteer.interventions import Condition
-from physteer.module import Rollout, WalrusModule
+from physteer.module import WalrusModule
+from physteer.step import Rollout
 
 
 class RolloutWriter(RolloutCallback):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
-from physteer.data.batch import Batch, Boundaries, Origin
+from physteer.data.batch import Batch, Origin
 from physteer.errors import PhysteerError
 from physteer.evaluation import Evaluation, ForecastEvaluation
 from physteer.interventions import (
@@ -31,34 +30,8 @@ from physteer.mistakes import check_state
 from physteer.objectives import NextStepMAE
 from physteer.optimizer import adamw, warmup_then_cosine
 from physteer.rollout import SampleScale, jitter_generator, rollout, sample_scale
-from physteer.walrus import Shifts, Walrus, WalrusConfig, load, model_id, output_shapes
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """What ``predict`` made of one batch under some conditions."""
-
-    batch: Batch
-    conditions: tuple[Condition, ...]
-    frames: Tensor
-    """[conditions, B, T, C, H, W, D] on the CPU, in the data set's units: the predicted frames."""
-
-
-class NetworkInputs(NamedTuple):
-    """The arguments of `Walrus.forward` and `Walrus.encode`."""
-
-    fields: Tensor
-    """[N, T, C, H, W, D], normalised."""
-    labels: tuple[int, ...]
-    boundaries: Boundaries
-    shifts: Shifts | None
-
-    def rows(self, index: Sequence[int]) -> NetworkInputs:
-        """Return some of the windows."""
-        shifts = None
-        if self.shifts is not None:
-            shifts = Shifts(self.shifts.pixels[list(index)], self.shifts.tokens[list(index)])
-        return self._replace(fields=self.fields[list(index)], shifts=shifts)
+from physteer.step import NetworkInputs, Rollout
+from physteer.walrus import Walrus, WalrusConfig, load, model_id, output_shapes
 
 
 class WalrusModule(L.LightningModule):

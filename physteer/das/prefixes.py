@@ -20,7 +20,8 @@ from physteer.interventions import (
     take_last_frame_snapshot,
     take_snapshot,
 )
-from physteer.module import NetworkInputs, WalrusModule
+from physteer.module import WalrusModule
+from physteer.step import NetworkInputs
 from physteer.walrus import model_id
 
 
