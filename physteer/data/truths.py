@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,17 +20,19 @@ if TYPE_CHECKING:
     from physteer.data.pairs import Pair
 
 
-class Truth(Protocol):
-    """A source of counterfactual answers."""
+class Truth(ABC):
+    """A source of counterfactual answers; one of your own is named by its class path as ``data.truth``."""
 
+    @abstractmethod
     def known(self, dataset: WindowDataset, pair: Pair) -> bool:
         """Return whether the answer to a pair is known."""
 
+    @abstractmethod
     def of(self, dataset: WindowDataset, pairs: Sequence[Pair], base: Batch, sources: Sequence[Batch]) -> Tensor:
         """Return y*: [B, T_out, C, H, W, D] in the data set's units, or a readout [B]."""
 
 
-class SolverTruth:
+class SolverTruth(Truth):
     """Restart the built-in simulator from the base's last context frame, at the counterfactual's parameters: exact.
 
     Args:
@@ -68,7 +71,7 @@ class SolverTruth:
         return "the solver's answer"
 
 
-class MatchedTruth:
+class MatchedTruth(Truth):
     """Take what is stored: the trajectory of the counterfactual's parameters from the base's initial condition.
 
     Trajectories drift apart with their parameters, so this is an answer only while both still agree where the
@@ -106,7 +109,7 @@ class MatchedTruth:
         return f"a stored trajectory that agrees within {self.agreement:g}"
 
 
-class ReadoutTruth:
+class ReadoutTruth(Truth):
     """Read a diagnostic off the source: what the base's readout should become.
 
     Args:

@@ -1,0 +1,97 @@
+"""Walruses whose counterfactuals are exact: a variable that is known to live in a subspace."""
+
+import torch
+from experiments import random_walrus
+from torch import Tensor
+
+from physteer.concepts import ConceptSubspace
+from physteer.data import Truth
+from physteer.data.batch import Batch
+from physteer.interventions import Interchange, Span, replayed, take_snapshot
+from physteer.interventions.edit import Edit
+from physteer.module import WalrusModule
+from physteer.rollout import sample_scale
+from physteer.walrus import Walrus
+
+TRACER = 7
+"""Its label in the vocabulary of the tiny Walrus."""
+
+
+def two_walruses_in_one(seed: int = 0) -> Walrus:
+    """One half of the channels sees and predicts the tracer alone, the other half everything else.
+
+    No weight leads from one half to the other, and norms are per channel, so each half is a network of its own. What
+    the whole would have said of another tracer is therefore exactly what it says when the first half of any activation
+    is exchanged.
+    """
+    walrus = random_walrus(seed)
+    with torch.no_grad():
+        (embed,), (debed,) = walrus.stem.embed.values(), walrus.decoder.debed.values()
+        others = [i for i in range(walrus.config.n_states) if i != TRACER]
+        first, second = slice(0, len(embed.proj1) // 2), slice(len(embed.proj1) // 2, None)
+        fields = [i for i in others if i > 2]  # the first three are flags that both halves see
+        embed.proj1[first, fields] = 0
+        embed.proj1[second, [TRACER]] = 0
+        debed.proj2[first, others] = 0
+        debed.proj2[second, [TRACER]] = 0
+        _part(embed.proj2)
+        _part(debed.proj1)
+        for block in walrus.blocks:
+            for linear in (*_attention(block.time), block.time.out, *_attention(block.space)):
+                _part(linear.weight)
+            for linear in (block.space.attention_out, block.space.ff_out):
+                _part(linear.weight)
+            for half in block.space.ff_in.weight.chunk(2):  # value, gate
+                _part(half)
+    return walrus
+
+
+def _attention(mixing: torch.nn.Module) -> tuple[torch.nn.Module, ...]:
+    return mixing.q, mixing.k, mixing.v
+
+
+def _part(weight: Tensor) -> None:
+    """Set what leads between the halves to zero, on the first two axes."""
+    rows, columns = (size // 2 for size in weight.shape[:2])
+    weight[:rows, columns:] = 0
+    weight[rows:, :columns] = 0
+
+
+class SplicedTruth(Truth):
+    """What the network predicts when the tracer of the base's window is the source's, in the base's scales."""
+
+    def __init__(self, checkpoint: str) -> None:
+        self.module = WalrusModule(checkpoint).eval().requires_grad_(False)
+
+    def known(self, dataset, pair) -> bool:
+        return True
+
+    def of(self, dataset, pairs, base: Batch, sources) -> Tensor:
+        channel = base.channels.index("tracer")
+        fields = base.context.clone()
+        fields[:, :, channel] = sources[0].context[:, :, channel]
+        with torch.no_grad():
+            y, _ = self.module.normalised_differences(fields, base)
+        return self.module.next_frame(
+            y[:, -1:], base.context[:, -1:], sample_scale(base.context, self.module.network.config.eps), base
+        )
+
+
+class PlantedTruth(Truth):
+    """What the network predicts when a known subspace of an activation is taken from the source."""
+
+    def __init__(self, checkpoint: str, subspace: str) -> None:
+        self.module = WalrusModule(checkpoint).eval().requires_grad_(False)
+        self.subspace = ConceptSubspace.load(subspace)
+
+    def known(self, dataset, pair) -> bool:
+        return True
+
+    def of(self, dataset, pairs, base: Batch, sources) -> Tensor:
+        module, site = self.module, self.subspace.site
+        (inputs, scale), (other, _) = (module.inputs(batch.context, base) for batch in (base, sources[0]))
+        snapshot, source = (take_snapshot(module.network, site, *given) for given in (inputs, other))
+        edit = Edit(site, Interchange(source.activation), Span(self.subspace.basis))
+        with torch.no_grad():
+            y = replayed(module.network, snapshot, [edit], last_frame_only=True)
+        return module.next_frame(y, base.context[:, -1:], scale, base)
