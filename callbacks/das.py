@@ -63,7 +63,7 @@ class DAS(L.Callback):
         random: random rotations to compare each rank with.
         directions: files of concepts, or of ``rotations/``, to compare with at their sites.
         price: λ, the price of a boundless rotation's share of the columns.
-        cache: mebibytes of memory, or disk, for what the network computes before the sites.
+        cache: mebibytes of memory for what the network computes before each site, or of disk for all sites.
         cache_folder: where that is kept for later runs; null for memory.
         seed: of the rotations' first values.
     """

@@ -13,7 +13,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 ALL = sorted(CONFIGS.rglob("*.yaml"))
 EXPERIMENTS = [path for path in ALL if "trainer" in yaml.safe_load(path.read_text())]
 PARTS = [path for path in ALL if path not in EXPERIMENTS]
-COMMAND = {"fit": "fit", "test": "test", "validate": "validate", "equality": "fit"}
+COMMAND = {"fit": "fit", "test": "test", "validate": "validate", "equality": "fit", "das": "fit", "das_study": "fit"}
 
 
 def names(paths):
@@ -78,12 +78,17 @@ RUNS = {
     "test": ["test", *SHORT],
     "capture": ["predict"],
     "steer": ["predict", *SHORT],
+    "das": ["fit", *"--trainer.max_steps 2 --trainer.val_check_interval 2 --data.batch_size 2".split()],
+    "das_steer": ["predict", *SHORT],
 }
+RUNS["das"] += "--data.train_pairs 4 --data.evaluation_pairs 2 --data.null_parameter null".split()
 MADE = {
     "fit": ("runs/fit", ["walrus.safetensors", "checkpoints/last.ckpt", "logs/version_0/metrics.csv"]),
     "test": ("runs/test", ["tables/scores_test.csv"]),
     "capture": ("runs/demo/capture", ["concepts/vortex_blocks.0.safetensors"]),
     "steer": ("runs/demo/steer", ["rollouts/unsteered/data/test", "report.html"]),
+    "das": ("runs/demo/das", ["figures/recovery_test.png", "concepts/das_Reynolds_blocks.0_rank1.safetensors"]),
+    "das_steer": ("runs/demo/das_steer", ["tables/metrics.csv", "report.html"]),
 }
 
 

@@ -61,7 +61,7 @@ class Prefixes:
         module: its network is frozen from now on.
         sites: where.
         last_frame: only the last frame will be edited, so that only it is run through the suffix.
-        max_bytes: of what is kept in memory, each site an equal share; or of the folder.
+        max_bytes: of what is kept in memory, for each site; or of the folder, for all.
         folder: where snapshots are kept; none: in memory.
     """
 
@@ -70,9 +70,8 @@ class Prefixes:
     ) -> None:
         self._take = take_last_frame_snapshot if last_frame else take_snapshot
         kind = LastFrameSnapshot if last_frame else Snapshot
-        own = max_bytes // len(sites) if folder is None else max_bytes
         model = model_id(module.network)
-        self._caches = {site: SnapshotCache(site, model, own, folder, kind) for site in sites}
+        self._caches = {site: SnapshotCache(site, model, max_bytes, folder, kind) for site in sites}
 
     def keyed(self, module: WalrusModule, pairs: PairBatch) -> KeyedPairs:
         """Make the network's inputs of a batch on its device; sources take their base's jitter, so tokens correspond.

@@ -13,7 +13,7 @@ from matplotlib.image import AxesImage
 from physteer.reports.interchange_table import MODEL, InterchangeScore, best_learned
 from physteer.reports.style import INK, MUTED, WIDTH, bare, diverging, heading, new_figure, save, signed, style
 
-_LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _ROW = 1.35, 1.0, 1.4, 0.5, 0.25, 0.42  # inches
+_LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _ROW = 1.35, 1.0, 1.5, 0.3, 0.25, 0.46  # inches
 _ROOM = 0.85
 """Inches that a cell needs for an interval."""
 _PANELS = {
@@ -50,11 +50,11 @@ def draw_recovery_map(rows: Sequence[InterchangeScore], variables: Sequence[str]
     n = max(r.initial_conditions for r in learned)
     title = f"Counterfactual recovery of {', '.join(variables)}, by site and rank"
     caption = (
-        f"1 − Σ‖edited − true counterfactual‖² / Σ‖unedited − true counterfactual‖², mean over fields, {n} held-out "
-        f"initial conditions; {len(learned)} cells tried"
+        "1 − Σ‖edited − true counterfactual‖² / Σ‖unedited − true counterfactual‖², mean over fields, with 95 % "
+        f"intervals over initial conditions.\n{n} held-out initial conditions; {len(learned)} cells were tried"
     )
     if math.isfinite(ceiling):
-        caption += f"; the model's own prediction from the counterfactual's stored window: {signed(round(ceiling, 2))}"
+        caption += f"; the model from the counterfactual's stored window: {signed(round(ceiling, 2))}"
     with style():
         figure = new_figure(total)
         image, x = None, _LEFT
@@ -71,7 +71,7 @@ def draw_recovery_map(rows: Sequence[InterchangeScore], variables: Sequence[str]
         bar = ((WIDTH - _RIGHT + 0.15) / WIDTH, _BOTTOM / total, 0.14 / WIDTH, height / total)
         figure.colorbar(image, cax=figure.add_axes(bar), label="recovery", extend="min")
         heading(figure, title, caption + ".")
-        return save(figure, path, title, caption)
+        return save(figure, path, title, caption.replace("\n", " "))
 
 
 def draw_field_bars(
