@@ -73,15 +73,17 @@ def place(tmp_path_factory):
 
 
 SHORT = ["--data.rollout_steps", "2"]
+TWO_STEPS = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2"]
+FEW_PAIRS = ["--data.train_pairs", "4", "--data.evaluation_pairs", "2", "--data.batch_size", "2"]
+FEW_PAIRS += ["--data.null_parameter", "null"]  # the tiny data have one Schmidt number
 RUNS = {
-    "fit": ["fit", *SHORT, "--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--data.batch_size", "1"],
+    "fit": ["fit", *SHORT, *TWO_STEPS, "--data.batch_size", "1"],
     "test": ["test", *SHORT],
     "capture": ["predict"],
     "steer": ["predict", *SHORT],
-    "das": ["fit", *"--trainer.max_steps 2 --trainer.val_check_interval 2 --data.batch_size 2".split()],
+    "das": ["fit", *TWO_STEPS, *FEW_PAIRS],
     "das_steer": ["predict", *SHORT],
 }
-RUNS["das"] += "--data.train_pairs 4 --data.evaluation_pairs 2 --data.null_parameter null".split()
 MADE = {
     "fit": ("runs/fit", ["walrus.safetensors", "checkpoints/last.ckpt", "logs/version_0/metrics.csv"]),
     "test": ("runs/test", ["tables/scores_test.csv"]),
