@@ -121,7 +121,7 @@ class DAS(L.Callback):
         self._arms = make_arms(widths, len(self._variables), self.plan, read_given(self.directions, self._model))
         pl_module.interventions.update({arm.key: arm for arm in self._arms})
         n = windows.spec.n_input
-        last = [frame % n for frame in self.frames or []] == [n - 1] and pl_module.network.config.causal_in_time
+        last = self.frames in ([-1], [n - 1]) and pl_module.network.config.causal_in_time
         prefixes = Prefixes(
             pl_module, self.sites, last_frame=last, max_bytes=self.cache * MEBIBYTE, folder=self.cache_folder
         )
