@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import lightning as L
 from lightning.pytorch.strategies import DDPStrategy
 
 from physteer.callbacks.naming import slug
-from physteer.concepts import RidgeProbes
 from physteer.data.transfer_module import TransferDataModule
 from physteer.errors import PhysteerError
 from physteer.interventions import Site
@@ -19,6 +17,7 @@ from physteer.metrics import TARGETS
 from physteer.module import WalrusModule
 from physteer.probing import ProbeEvaluation, ProbeFit, ProbeReader, ProbeWindows
 from physteer.probing.erasers import erasers
+from physteer.probing.fitting import selected
 from physteer.reports.html import write_report
 from physteer.reports.probe_figures import draw_best_matches, draw_lens, draw_r2_map
 from physteer.reports.probe_maps import TrajectoryMaps
@@ -59,7 +58,7 @@ class Probe(L.Callback):
         self,
         sites: list[str],
         targets: list[str] = [],  # noqa: B006  jsonargparse shows it; never changed
-        alphas: list[float] = [1.0, 1e2, 1e4, 1e6],  # noqa: B006
+        alphas: list[float] = [1.0, 1e2, 1e4, 1e6, 1e8],  # noqa: B006
         maps: int = 2,
         random_erasers: int = 19,
         seed: int = 0,
@@ -104,6 +103,7 @@ class Probe(L.Callback):
         fit = ProbeFit(self.reader, ProbeWindows(windows, self.seed))
         pl_module.objective = fit
         pl_module.evaluation = ProbeEvaluation(fit, self.alphas, self.maps, self.seed)
+        pl_module.automatic_optimization = False  # no loss, so nothing for Lightning to step along
         trainer.num_sanity_val_steps = 0  # there is nothing to check before the pass
         if isinstance(trainer.strategy, DDPStrategy):
             # its wrapper shares out gradients, and refuses a model that has none
@@ -119,9 +119,9 @@ class Probe(L.Callback):
             for (place, resolution), probes in evaluation.probes.items():
                 if place == site:
                     file = run / "probes" / f"{slug(site)}_{resolution}.safetensors"
-                    _first(probes, len(evaluation.targets)).save(file)
+                    selected(probes, evaluation.targets(resolution)).save(file)
         model = model_id(pl_module.network)
-        for eraser in erasers(evaluation.fit, evaluation.targets, model, self.random_erasers, self.seed):
+        for eraser in erasers(evaluation.fit, evaluation.targets("token"), model, self.random_erasers, self.seed):
             file = run / "erasers" / f"{slug(eraser.site)}_{slug(eraser.targets[0])}.safetensors"
             eraser.save(file)
 
@@ -149,19 +149,6 @@ def _draw_trajectories(maps: Sequence[TrajectoryMaps], folder: Path) -> None:
         if one.data == "full":
             draw_traces(one, folder / f"probe_traces_{one.name}.png")
             draw_token_maps(one, one.targets[0], folder / f"probe_maps_{one.name}.png")
-
-
-def _first(probes: RidgeProbes, n_targets: int) -> RidgeProbes:
-    """Return the probes of the first targets; those of shuffled ones follow."""
-    names = probes.targets[:n_targets]
-    return dataclasses.replace(
-        probes,
-        weights=probes.weights[..., :n_targets],
-        bias=probes.bias[:, :n_targets],
-        alphas=probes.alphas[:, :n_targets],
-        targets=names,
-        units={name: probes.units[name] for name in names},
-    )
 
 
 def _nothing(*args: Any) -> None:

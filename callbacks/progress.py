@@ -44,9 +44,10 @@ class RolloutProgress(TQDMProgressBar, RolloutCallback):
         self._begin(int(self.trainer.estimated_stepping_batches), self.trainer.global_step)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Count optimiser steps."""
+        """Count optimiser steps, or batches of a fit that has none."""
         super().on_train_batch_end(trainer, pl_module, *args)
-        self._done = trainer.global_step
+        steps = pl_module.automatic_optimization
+        self._done = trainer.global_step if steps else trainer.fit_loop.total_batch_idx + 1
         self._tell(_loss(trainer))
 
     def on_train_end(self, trainer: L.Trainer, *args: Any) -> None:

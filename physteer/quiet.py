@@ -21,8 +21,7 @@ _IRRELEVANT = (
     r"Experiment logs directory .* exists and is not empty",
     r"You're resuming from a checkpoint that ended before the epoch ended",  # `TrainingOrder` goes on where it was
     r"The dirpath has changed",  # a run goes on in another folder
-    r".*configure_optimizers` returned `None`",  # fits in closed form have no optimiser, and no loss
-    r".*training_step` returned `None`",
+    r".*configure_optimizers` returned `None`",  # fits in closed form have no optimiser
     r"Found \d+ module\(s\) in eval mode",  # a frozen network is; Walrus has no layer that would notice
     r"Be aware that when using `ckpt_path`, callbacks used to create",
 )

@@ -14,6 +14,7 @@ ALL = sorted(CONFIGS.rglob("*.yaml"))
 EXPERIMENTS = [path for path in ALL if "trainer" in yaml.safe_load(path.read_text())]
 PARTS = [path for path in ALL if path not in EXPERIMENTS]
 COMMAND = {"fit": "fit", "test": "test", "validate": "validate", "equality": "fit", "das": "fit", "das_study": "fit"}
+COMMAND |= {"probe": "fit"}
 
 
 def names(paths):
@@ -67,6 +68,10 @@ def place(tmp_path_factory):
     crossed = ["--reynolds", "250", "1000", "2000", "--schmidt", "0.5"]
     words = [*crossed, "--initial-conditions", "2", "--valid", "1", "--test", "1", "--frames", "8"]
     assert data_command.main(["shear-flow", str(folder / "runs/demo/data"), *words]) == 0
+    words = ["--reynolds", "250", "2000", "--schmidt", "0.5", "--frames", "6"]
+    words += ["--initial-conditions", "2", "--valid", "1", "--test", "1"]
+    for flow in ("taylor-green", "advection", "diffusion"):
+        assert data_command.main([flow, str(folder / "runs/demo/simple"), *words]) == 0
     (folder / "data").mkdir()
     (folder / "data/shear_flow_train").symlink_to(folder / "runs/demo/data")
     return folder
@@ -83,6 +88,8 @@ RUNS = {
     "steer": ["predict", *SHORT],
     "das": ["fit", *TWO_STEPS, *FEW_PAIRS],
     "das_steer": ["predict", *SHORT],
+    "probe": ["fit"],
+    "erase": ["predict", *SHORT],
 }
 MADE = {
     "fit": ("runs/fit", ["walrus.safetensors", "checkpoints/last.ckpt", "logs/version_0/metrics.csv"]),
@@ -91,6 +98,8 @@ MADE = {
     "steer": ("runs/demo/steer", ["rollouts/unsteered/data/test", "report.html"]),
     "das": ("runs/demo/das", ["figures/recovery_test.png", "concepts/das_Reynolds_blocks.0_rank1.safetensors"]),
     "das_steer": ("runs/demo/das_steer", ["tables/metrics.csv", "report.html"]),
+    "probe": ("runs/demo/probe", ["tables/probes.csv", "probes/blocks.2_token.safetensors", "report.html"]),
+    "erase": ("runs/demo/erase", ["tables/metrics.csv", "report.html"]),
 }
 
 

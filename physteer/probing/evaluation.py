@@ -63,10 +63,9 @@ class ProbeEvaluation(nn.Module):
         """What is read and looked for."""
         return self.fit.reader
 
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """The targets that vary."""
-        names = next(iter(self.probes.values())).targets
+    def targets(self, resolution: Resolution) -> tuple[str, ...]:
+        """Return the targets that vary."""
+        names = self.probes[self.reader.places[0], resolution].targets
         return tuple(name for name in names if not name.startswith(SHUFFLED))
 
     def begin(self, module: WalrusModule, loaders: Any) -> None:
@@ -76,7 +75,7 @@ class ProbeEvaluation(nn.Module):
             self.probes = self.fit.fit(self.alphas, model_id(module.network))
         loaders = loaders if isinstance(loaders, list) else [loaders]
         self._windows = [ProbeWindows(loader.dataset, self.seed) for loader in loaders]
-        centres = {key: self.fit.fitters[key].mean_y[self._columns] for key in self.probes}
+        centres = {key: self.fit.fitters[key].mean_y[self._columns(key[1])] for key in self.probes}
         self._scores = [
             {key: ProbeScores(probes.targets, centres[key]) for key, probes in self.probes.items()} for _ in loaders
         ]
@@ -88,15 +87,15 @@ class ProbeEvaluation(nn.Module):
 
     def score(self, module: WalrusModule, batch: Batch, loader: int) -> None:
         """Add a batch of one of the loaders."""
-        windows, columns = self._windows[loader], self._columns
+        windows = self._windows[loader]
         names = windows.initial_conditions(batch.windows)
         truths = {
-            resolution: truth[..., columns]
+            resolution: truth[..., self._columns(resolution)]
             for resolution, truth in both_truths(self.reader, windows, module, batch).items()
         }
-        n_own = len(self.targets)
+        n_own = {resolution: len(self.targets(resolution)) for resolution in truths}
         shape = module.site_shapes(self.reader.sites[:1], batch.origin, batch.n_input)[self.reader.sites[0]][1:5]
-        self._maps[loader].begin(batch, {r: truth[..., :n_own] for r, truth in truths.items()}, shape)
+        self._maps[loader].begin(batch, {r: truth[..., : n_own[r]] for r, truth in truths.items()}, shape)
 
         def use(place: str, features: Tensor) -> None:
             for resolution, truth in truths.items():
@@ -105,9 +104,10 @@ class ProbeEvaluation(nn.Module):
                 self._scores[loader][key].update(predicted, truth, names)
                 if not module.trainer.testing:
                     continue
+                own = predicted[0, ..., : n_own[resolution]]
+                self._maps[loader].add(place, resolution, own)
                 if resolution == "token":
-                    self._match(loader, place, predicted[0, ..., :n_own], truth, names, shape[0])
-                self._maps[loader].add(place, resolution, predicted[0, ..., :n_own])
+                    self._match(loader, place, own, truth, names, shape[0])
 
         self.reader.read(module, batch, use)
         if module.trainer.testing and loader == FULL:
@@ -134,7 +134,7 @@ class ProbeEvaluation(nn.Module):
         self.maps = []
         for data, collector in zip(DATA, self._maps, strict=True):
             pieces = [piece for mine in from_everyone(collector.pieces) for piece in mine]
-            self.maps += assembled(pieces, data, sites, self.targets)
+            self.maps += assembled(pieces, data, sites, self.targets("token"), self.targets("pooled"))
         logged: dict[str, float] = {}
         for name, scores in zip(DATA, self._scores, strict=True):
             logged |= self._logged({key: one.r2()[0] for key, one in scores.items()}, f"test/{name}/r2")
@@ -172,10 +172,9 @@ class ProbeEvaluation(nn.Module):
                     rows.append(row)
         return rows
 
-    @property
-    def _columns(self) -> list[int]:
+    def _columns(self, resolution: Resolution) -> list[int]:
         """Positions among all targets, and all shuffled ones, of those that vary."""
-        kept = next(iter(self.probes.values())).targets
+        kept = self.probes[self.reader.places[0], resolution].targets
         return [self.fit.names.index(name) for name in kept]
 
     def _match(
@@ -201,7 +200,7 @@ class ProbeEvaluation(nn.Module):
         return {
             f"{prefix}/{place.replace(' ', '_')}/{name}/{resolution}": float(value)
             for (place, resolution), values in r2.items()
-            for name, value in zip(self.targets, values, strict=False)  # the shuffled ones come after
+            for name, value in zip(self.targets(resolution), values, strict=False)  # the shuffled ones come after
         }
 
 

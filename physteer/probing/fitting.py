@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from typing import TypeVar
@@ -22,6 +23,8 @@ from physteer.probing.windows import ProbeWindows
 T = TypeVar("T")
 SHUFFLED = "shuffled "
 """Before the names of targets whose truths are those of other windows."""
+_ROUND_OFF = 1e-5
+"""A mean over a frame whose spread is below this, in units of the tokens' spread, is that of float32 numbers."""
 
 
 class ProbeFit(nn.Module):
@@ -74,26 +77,52 @@ class ProbeFit(nn.Module):
             self.fitters[key] = merged
 
     def fit(self, alphas: Sequence[float], model: str) -> dict[tuple[str, Resolution], RidgeProbes]:
-        """Return the probes of every place and resolution; a target that never varied is left out, with a warning.
+        """Return the probes of every place and resolution; targets that do not vary are left out, with a warning.
+
+        Means over a frame may be 0 by a theorem, such as vorticity's where flows are periodic: what varies then is
+        round-off.
 
         Args:
             alphas: penalties to choose from.
             model: which weights.
         """
-        fitter = next(iter(self.fitters.values()))
-        constant = [name for i, name in enumerate(self.names[: len(self.names) // 2]) if i not in fitter.varying]
-        if constant:
-            rank_zero_warn(
-                f"probe targets that are constant in {self.windows.dataset.path} are skipped: {', '.join(constant)}"
-            )
+        token, pooled = (self.fitters[self.reader.places[0], resolution] for resolution in RESOLUTIONS)
+        kept = {"token": token.varying}
+        kept["pooled"] = [
+            i
+            for i in pooled.varying
+            if pooled.scatter_yy[i] / pooled.count > _ROUND_OFF**2 * token.scatter_yy[i] / token.count
+        ]
+        for resolution, columns in kept.items():
+            constant = [name for i, name in enumerate(self.reader.targets) if i not in columns]
+            if constant:
+                rank_zero_warn(
+                    f"probe targets that are constant in {self.windows.dataset.path}, {resolution}, are skipped: "
+                    f"{', '.join(constant)}"
+                )
         units = {name: TARGETS[name.removeprefix(SHUFFLED)].units for name in self.names}
         described = {"model": model, "data": self.windows.dataset.path}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said above, once
             return {
-                (place, resolution): one.fit(alphas, site=place, units=units, **described)
+                (place, resolution): selected(
+                    one.fit(alphas, site=place, units=units, **described), [self.names[i] for i in kept[resolution]]
+                )
                 for (place, resolution), one in self.fitters.items()
             }
+
+
+def selected(probes: RidgeProbes, targets: Sequence[str]) -> RidgeProbes:
+    """Return the probes of some targets."""
+    columns = [probes.targets.index(name) for name in targets]
+    return dataclasses.replace(
+        probes,
+        weights=probes.weights[..., columns],
+        bias=probes.bias[:, columns],
+        alphas=probes.alphas[:, columns],
+        targets=tuple(targets),
+        units={name: probes.units[name] for name in targets},
+    )
 
 
 def both_truths(

@@ -63,7 +63,9 @@ class MapCollector:
         return one.view(*self._shape, -1) if resolution == "token" else one
 
 
-def assembled(pieces: Sequence[Piece], data: str, sites: Sequence[str], targets: Sequence[str]) -> list[TrajectoryMaps]:
+def assembled(
+    pieces: Sequence[Piece], data: str, sites: Sequence[str], targets: Sequence[str], pooled_targets: Sequence[str]
+) -> list[TrajectoryMaps]:
     """Put the windows of each trajectory together; of a frame in several windows, the one with most context counts."""
     found = []
     ordered = sorted(pieces, key=lambda piece: (*_trajectory(piece), piece.window.start))
@@ -87,6 +89,7 @@ def assembled(pieces: Sequence[Piece], data: str, sites: Sequence[str], targets:
                 data=data,
                 sites=tuple(sites),
                 targets=tuple(targets),
+                pooled_targets=tuple(pooled_targets),
                 frames=torch.tensor(sorted(where)),
                 prediction=predicted["token"],
                 truth=truth["token"],

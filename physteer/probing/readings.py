@@ -87,11 +87,16 @@ class ProbeReader:
         """Compute the targets of a batch whose fields the network sees divided by a scale.
 
         Raises:
-            PhysteerError: the data lack what a target is made of.
+            PhysteerError: the data lack what a target is made of, or a target is not finite.
         """
         flow = normalised_flow(batch, scale.fields)
-        grid = token_grid(module, batch)
-        return Truths(token_targets(self.targets, flow, grid), pooled_targets(self.targets, flow))
+        token = token_targets(self.targets, flow, token_grid(module, batch))
+        finite = token.flatten(1, -2).isfinite().all(1)  # [B, m]
+        for window, row in zip(batch.windows, finite.tolist(), strict=True):
+            if not all(row):
+                name = self.targets[row.index(False)]
+                raise PhysteerError(f"target {name!r} has values that are not finite in {window}")
+        return Truths(token, pooled_targets(self.targets, flow))
 
     @property
     def _blocks(self) -> int:

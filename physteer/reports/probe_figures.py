@@ -42,8 +42,8 @@ def draw_r2_map(rows: Sequence[ProbeScore], resolution: str, path: Path) -> Path
     heights = _ROW * len(left), _ROW * len(right)
     total = _TOP + 2 * heights[0] + _BETWEEN + 0.25 + _BOTTOM
     n = {data: max(row.initial_conditions for row in mine if row.data == data) for data in _DATA}
-    how = "every token" if resolution == "token" else "means over each frame"
-    title = f"What linear probes read, {how}"
+    how = "at every token" if resolution == "token" else "in means over each frame"
+    title = f"What linear probes read {how}"
     caption = (
         f"Held-out R² of ridge probes fitted to simple flows, tested on others ({n['simple']} initial conditions) and "
         f"on full simulations ({n['full']}). 0: no better than the mean."
@@ -106,7 +106,8 @@ def draw_best_matches(rows: Sequence[ProbeScore], path: Path) -> Path:
             axes.grid(axis="x", visible=False)
         for axes in list(grid.flat)[len(targets) :]:
             axes.remove()
-        grid.flat[0].legend(loc="upper right")
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="upper right", ncols=2)
         heading(figure, title, caption)
         arrange(figure)
         return save(figure, path, title, caption)
@@ -124,11 +125,11 @@ def draw_lens(rows: Sequence[LensScore], path: Path) -> Path:
     n = max(row.initial_conditions for row in rows)
     title = "Decoder lens: where the prediction forms"
     caption = (
-        f"VRMSE of the next frame when the decoder reads each depth's activation; {n} initial conditions of full "
-        "simulations. Dotted: repeating the last frame."
+        f"VRMSE of the next frame, decoded from each depth; {n} initial conditions of full simulations. Dotted: "
+        "repeating the last frame."
     )
     with style():
-        figure = new_figure(4.2, width=9.0)
+        figure = new_figure(4.2, width=10.5)
         axes = figure.add_axes((0.08, 0.12, 0.74, 0.66))
         x = np.arange(len(depths))
         for i, field in enumerate(fields):

@@ -22,6 +22,8 @@ class TrajectoryMaps:
     """``simple`` or ``full``."""
     sites: tuple[str, ...]
     targets: tuple[str, ...]
+    pooled_targets: tuple[str, ...]
+    """Those whose means over frames vary."""
     frames: Tensor
     """[F], indices of the trajectory's frames."""
     prediction: Tensor
@@ -29,13 +31,13 @@ class TrajectoryMaps:
     truth: Tensor
     """[targets, F, h, w, δ]."""
     pooled_prediction: Tensor
-    """[sites, targets, F], of the pooled probes."""
+    """[sites, pooled targets, F], of the pooled probes."""
     pooled_truth: Tensor
-    """[targets, F]."""
+    """[pooled targets, F]."""
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, whole or not at all; the names of sites and targets are in its metadata."""
         tensors = {name: getattr(self, name) for name in ("frames", "prediction", "truth")}
         tensors |= {name: getattr(self, name) for name in ("pooled_prediction", "pooled_truth")}
-        described = {"name": self.name, "data": self.data, "sites": list(self.sites), "targets": list(self.targets)}
+        described = {name: getattr(self, name) for name in ("name", "data", "sites", "targets", "pooled_targets")}
         write_tensors(path, "probe maps", FORMAT_VERSION, tensors, described)

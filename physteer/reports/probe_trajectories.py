@@ -21,22 +21,24 @@ def draw_traces(maps: TrajectoryMaps, path: Path) -> Path:
     Returns:
         The path.
     """
-    rows = math.ceil(len(maps.targets) / _COLUMNS)
+    rows = math.ceil(len(maps.pooled_targets) / _COLUMNS)
     frames = maps.frames.numpy()
     colours = [sequential()(value) for value in np.linspace(0.05, 0.9, len(maps.sites))]
     title = "Pooled predictions over the frames of a trajectory"
-    caption = f"{maps.name}; probes fitted to simple flows; black: the true value. Units of the normalised fields."
+    caption = (
+        f"{maps.name}; probes fitted to simple flows; black: the true value. In units of each window's own scales."
+    )
     with style():
         figure = new_figure(1.1 + 1.75 * rows)
         grid = figure.subplots(rows, _COLUMNS, squeeze=False, sharex=True)
         for axes, target, truth, predicted in zip(
-            grid.flat, maps.targets, maps.pooled_truth, maps.pooled_prediction.unbind(1), strict=False
+            grid.flat, maps.pooled_targets, maps.pooled_truth, maps.pooled_prediction.unbind(1), strict=False
         ):
             for colour, line in zip(colours, predicted, strict=True):
                 axes.plot(frames, line.numpy(), color=colour, linewidth=1.3)
             axes.plot(frames, truth.numpy(), color=INK, linewidth=2.2, linestyle=(0, (4, 2)))
             axes.set_title(target.replace("_", " "))
-        for axes in list(grid.flat)[len(maps.targets) :]:
+        for axes in list(grid.flat)[len(maps.pooled_targets) :]:
             axes.remove()
         for axes in grid[-1]:
             axes.set_xlabel("frame")
