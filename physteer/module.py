@@ -47,7 +47,8 @@ class WalrusModule(L.LightningModule):
         learning_rate: peak learning rate of AdamW.
         weight_decay: of matrices; norms and biases have none.
         warmup_steps: steps of linear warm-up, before a cosine decay to 1 % of the peak at the end of training.
-        conditions_per_forward: most conditions rolled out side by side in one batch by ``predict``; null for all.
+        conditions_per_forward: most conditions rolled out side by side in one batch by ``predict``; null for all. A few
+            keep the processor as busy as many, in less memory.
         compile: compile every block with ``torch.compile``; sites inside blocks are then refused.
     """
 
@@ -60,7 +61,7 @@ class WalrusModule(L.LightningModule):
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,
         warmup_steps: int = 100,
-        conditions_per_forward: int | None = None,
+        conditions_per_forward: int | None = 8,
         compile: bool = False,  # Lightning's and torch's own word
     ) -> None:
         super().__init__()
