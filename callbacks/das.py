@@ -29,6 +29,7 @@ from physteer.module import WalrusModule
 from physteer.reports.html import write_report
 from physteer.reports.interchange import draw_field_bars, draw_recovery_map
 from physteer.reports.interchange_table import (
+    MODEL,
     InterchangeScore,
     best_learned,
     interchange_text,
@@ -178,10 +179,9 @@ class DAS(L.Callback):
 
 def _in_brief(rows: Sequence[InterchangeScore]) -> str:
     """Return the largest recovery of each kind."""
-    means = [row for row in rows if (row.metric, row.field) == ("recovery", "")]
+    means = [row for row in rows if (row.metric, row.field) == ("recovery", "") and row.kind != MODEL]
     best = {row.kind: row for row in sorted(means, key=lambda row: row.value)}
-    where = {kind: f" ({row.site})" if row.site else "" for kind, row in best.items()}
-    return "recovery " + ", ".join(f"{kind} {row.value:+.2f}{where[kind]}" for kind, row in best.items())
+    return "recovery " + ", ".join(f"{kind} {row.value:+.2f} ({row.site})" for kind, row in best.items())
 
 
 def _evaluation(pl_module: L.LightningModule) -> InterchangeEvaluation:

@@ -88,7 +88,7 @@ def test_a_search_makes_a_run_folder(searched):
         assert (run / "figures" / name).stat().st_size > 10_000
     assert (run / "report.html").is_file()
     valid, test = table(run, "valid"), table(run)
-    assert {key[1] for key in valid} == {"learned", "shuffled"}
+    assert {key[1] for key in valid} == {"learned", "shuffled", "model"}
     assert {key[1] for key in test} == {"learned", "shuffled", "random", "full", "model"}
     for site in ("encoder", "blocks.0"):
         for rank in ("1", "3"):
@@ -284,7 +284,7 @@ def pairs(tiny_well):
 @pytest.mark.parametrize("by_mean", [False, True])
 @pytest.mark.parametrize("last_frame", [False, True])
 def test_a_base_that_is_its_own_source_is_not_changed(walrus, pairs, jitter_seed, by_mean, last_frame):
-    same = type(pairs)(pairs.base, (pairs.base,), pairs.pairs, pairs.truth, None, ())
+    same = type(pairs)(pairs.base, (pairs.base,), pairs.pairs, pairs.truth, ())
     one = module(walrus, jitter_seed)
     searched = objective(one, [-1] if last_frame else None, last_frame=last_frame, by_mean=by_mean).eval()
     keyed = searched.prefixes.keyed(one, same)

@@ -94,15 +94,15 @@ def test_bases_take_turns(tiny_well: Path) -> None:
 
 def test_several_sources_each_give_their_variable(tiny_well: Path) -> None:
     with open_split(tiny_well) as train:
-        pairs = make(train, PairRules(("Reynolds", "Schmidt")), twins=True)
+        pairs = make(train, PairRules(("Reynolds", "Schmidt")))
         batch = pairs.collate([pairs[i] for i in range(4)])
         assert len(batch.sources) == 2
         for row, pair in enumerate(batch.pairs):
             changed = dict(pair.changed)
             assert changed["Reynolds"] == batch.sources[0].parameters_of(row)["Reynolds"]
             assert changed["Schmidt"] == batch.sources[1].parameters_of(row)["Schmidt"]
-            assert batch.twin is not None
-            twin = batch.twin.parameters_of(row)
+            assert pair.twin is not None
+            twin = train.parameters_of(pair.twin)
             assert (twin["Reynolds"], twin["Schmidt"]) == (changed["Reynolds"], changed["Schmidt"])
 
 
@@ -191,7 +191,6 @@ def test_the_data_module_holds_initial_conditions_out(tiny_well: Path, tmp_path:
     pairs, nulls = data.test_dataloader()
     assert [len(batch) for batch in pairs] == [4, 1]
     assert all(dict(pair.changed)["Reynolds"] for batch in nulls for pair in batch.pairs)
-    assert next(iter(pairs)).twin is not None
     data.teardown("test")
     leaky = tmp_path / "leaky"
     shutil.copytree(tiny_well, leaky)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -31,13 +30,14 @@ PAIRS, NULLS = 0, 1
 class InterchangeEvaluation(nn.Module):
     """Scores of the arms over counterfactual pairs (first loader) and, if there is one, null pairs (second).
 
-    * recovery: 1 − Σ‖ŷ' − y*‖² / Σ‖ŷ_b − y*‖², per field and their mean; beside it the model's own ceiling. Where the
-      answer is a readout, ŷ are readouts of predictions.
+    * recovery: 1 − Σ‖ŷ' − y*‖² / Σ‖ŷ_b − y*‖², per field and their mean. Beside it the model's own ceiling, with the
+      error ŷ_b − y_b of the unedited prediction of the base's own future in place of ŷ' − y*: no edit can be expected
+      to predict better than the model does. Where the answer is a readout, ŷ are readouts of predictions.
     * interchange accuracy: share of pairs whose edited prediction is nearer to the counterfactual future than to the
       base's, in units of r_Δ over all fields: whether it is of the source's class.
     * movement: how far fields move, in units of r_Δ; on null pairs they must not.
 
-    The validations of ``fit`` score what is trained alone; the rest would come out the same every time.
+    The validations of ``fit`` score what is trained, on counterfactual pairs: the rest comes out the same every time.
     """
 
     def __init__(self, arms: Sequence[Arm], objective: InterchangeObjective, variables: Sequence[str]) -> None:
@@ -48,7 +48,7 @@ class InterchangeEvaluation(nn.Module):
         self.rows: list[InterchangeScore] = []
         """The table, after `results`."""
         self._scored = self.arms
-        self._with_ceiling, self._origin = True, ""
+        self._fitting, self._origin = False, ""
         self._readout: str | None = None
 
     def begin(self, module: WalrusModule, loaders: Any) -> None:
@@ -60,11 +60,11 @@ class InterchangeEvaluation(nn.Module):
         datasets = [loader.dataset for loader in (loaders if isinstance(loaders, list) else [loaders])]
         if not all(isinstance(dataset, PairDataset) for dataset in datasets):
             raise PhysteerError("DAS needs pairs: set data.class_path to physteer.CounterfactualDataModule")
-        fitting = module.trainer.state.fn == "fit"
-        self._scored = tuple(arm for arm in self.arms if arm.trained or not fitting)
-        pairs = datasets[PAIRS]
-        self._with_ceiling, self._origin = not fitting, pairs.windows.origin.path
+        self._fitting = module.trainer.state.fn == "fit"
+        self._scored = tuple(arm for arm in self.arms if arm.trained or not self._fitting)
         self.rows = []
+        pairs = datasets[PAIRS]
+        self._origin = pairs.windows.origin.path
         self._readout = pairs.truth.readout if isinstance(pairs.truth, ReadoutTruth) else None
         channels = pairs.windows.origin.channels
         fields = [channels.names[i] for i in channels.predicted]
@@ -75,7 +75,7 @@ class InterchangeEvaluation(nn.Module):
             scores[_name(arm, "recovery")] = CounterfactualRecovery(judged, names[PAIRS])
             scores[_name(arm, "accuracy")] = InterchangeAccuracy(names[PAIRS])
             scores[_name(arm, "movement")] = Movement(fields, names[PAIRS])
-            if len(datasets) > NULLS:
+            if len(datasets) > NULLS and not self._fitting:
                 scores[_name(arm, "null_movement")] = Movement(fields, names[NULLS])
             for i in range(len(self.variables)):
                 scores[_shift_name(arm.site, i)] = SourceShift(arm.width)
@@ -83,14 +83,12 @@ class InterchangeEvaluation(nn.Module):
 
     def score(self, module: WalrusModule, batch: PairBatch, loader: int) -> None:
         """Predict with every arm and add the errors."""
+        if loader == NULLS and self._fitting:
+            return
         objective = self.objective[0]
         names = [str(pair.initial_condition) for pair in batch.pairs]
         scored = batch.base.channels.predicted
         scale = sample_scale(batch.base.context, module.network.config.eps).differences[:, 0, scored]  # [B, C, 1, 1, 1]
-        best = None
-        if loader == PAIRS and batch.twin is not None and self._with_ceiling:
-            drawn = dataclasses.replace(batch.twin, windows=batch.base.windows)  # the base's jitter
-            best = self._judged(batch, module.predict_next(batch.twin.context, drawn))
         keyed = objective.prefixes.keyed(module, batch)
         for site in dict.fromkeys(arm.site for arm in self._scored):
             found = objective.prefixes.at(module, site, keyed)
@@ -99,7 +97,7 @@ class InterchangeEvaluation(nn.Module):
                 self._add_shifts(site, batch, found)
                 base, own = self._judged(batch, unedited), self._judged(batch, batch.base.targets[:, :1])
                 truth = self._judged(batch, batch.truth[:, :1]) if self._readout is None else batch.truth.view_as(base)
-                ceiling = torch.full_like(base, math.nan) if best is None else best
+                ceiling = truth + (base - own)  # the model's own error, at the counterfactual
             for arm in (one for one in self._scored if one.site == site):
                 frame = objective.predicted(module, batch, arm, found)
                 moved = frame[:, 0, scored], unedited[:, 0, scored], scale[..., 0, 0, 0], names
@@ -132,7 +130,7 @@ class InterchangeEvaluation(nn.Module):
         for arm in self._scored:
             who = (str(arm.site), arm.kind, arm.boundless[0].rank if arm.boundless else arm.rank, arm.name)
             found = self._score(arm, "recovery").recovery()
-            if arm is self._scored[0] and math.isfinite(found.ceiling.value):
+            if arm is self._scored[0]:
                 self.rows.append(_row(("", MODEL, 0, ""), "recovery", "", found.ceiling))
             self.rows.append(_row(who, "recovery", "", found.mean))
             self.rows += [_row(who, "recovery", field, interval) for field, interval in found.per_field.items()]

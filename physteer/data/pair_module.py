@@ -94,9 +94,7 @@ class CounterfactualDataModule(WellDataModule):
         """Pairs of ``test``, and those of the null."""
         return self._evaluated("test")
 
-    def pairs(
-        self, split: Split, rules: PairRules, n_pairs: int, *, twins: bool = False, strangers: bool = False
-    ) -> PairDataset:
+    def pairs(self, split: Split, rules: PairRules, n_pairs: int, *, strangers: bool = False) -> PairDataset:
         """Draw pairs of a split; arguments as for `PairDataset`.
 
         Raises:
@@ -104,8 +102,7 @@ class CounterfactualDataModule(WellDataModule):
         """
         windows, found = self.pair_windows(split), self._held_out(split)
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # of Lightning's seed_everything
-        more = {"twins": twins, "strangers": strangers}
-        return PairDataset(windows, found, rules, self.truth, n_pairs, seed=seed, **more)
+        return PairDataset(windows, found, rules, self.truth, n_pairs, seed=seed, strangers=strangers)
 
     def pair_windows(self, split: Split) -> WindowDataset:
         """Open the windows that pairs are made of."""
@@ -127,7 +124,7 @@ class CounterfactualDataModule(WellDataModule):
         world, rank = self._place()
         loaders = []
         for rule in rules:
-            pairs = self.pairs(split, rule, self.evaluation_pairs, twins=True)
+            pairs = self.pairs(split, rule, self.evaluation_pairs)
             loaders.append(self._load(pairs, OnceInOrder(pairs, world, rank), pairs.collate))
         return loaders
 

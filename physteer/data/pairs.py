@@ -59,7 +59,6 @@ class PairSample:
     pair: Pair
     base: Sample
     sources: tuple[Sample, ...]
-    twin: Sample | None
     strangers: tuple[Sample, ...]
 
 
@@ -73,8 +72,6 @@ class PairBatch:
     pairs: tuple[Pair, ...]
     truth: Tensor
     """y*: what follows at θ*, [B, T_out, C, H, W, D] in the data set's units; or a readout of the source, [B]."""
-    twin: Batch | None
-    """The stored windows of θ*, for the model's own ceiling; None where a row has none or it was not asked for."""
     strangers: tuple[Batch, ...]
     """The sources of other pairs, one per variable, rows as in the base; empty where they were not asked for."""
 
@@ -85,7 +82,6 @@ class PairBatch:
             base=self.base.to(device, non_blocking),
             sources=tuple(source.to(device, non_blocking) for source in self.sources),
             truth=self.truth.to(device, non_blocking=non_blocking),
-            twin=None if self.twin is None else self.twin.to(device, non_blocking),
             strangers=tuple(stranger.to(device, non_blocking) for stranger in self.strangers),
         )
 
@@ -96,7 +92,6 @@ class PairBatch:
             base=self.base.pin_memory(),
             sources=tuple(source.pin_memory() for source in self.sources),
             truth=self.truth.pin_memory(),
-            twin=None if self.twin is None else self.twin.pin_memory(),
             strangers=tuple(stranger.pin_memory() for stranger in self.strangers),
         )
 
@@ -117,7 +112,6 @@ class PairDataset(Dataset[PairSample]):
         truth: how the counterfactual is known.
         n_pairs: how many.
         seed: of the draws.
-        twins: read the stored windows of θ* too.
         strangers: read another pair's sources too, for controls; which one depends on the seed and the index alone.
 
     Raises:
@@ -133,13 +127,12 @@ class PairDataset(Dataset[PairSample]):
         n_pairs: int,
         *,
         seed: int = 0,
-        twins: bool = False,
         strangers: bool = False,
     ) -> None:
         if strangers and n_pairs < 2:
             raise PhysteerError("the sources of other pairs are asked for, but there is one pair only")
         self.windows, self.rules, self.truth, self.n_pairs = windows, rules, truth, n_pairs
-        self.seed, self.twins, self.strangers = seed, twins, strangers
+        self.seed, self.strangers = seed, strangers
         self._initial = initial_conditions.of
         self._usable = dict.fromkeys(w for w in windows.windows if (w.file, w.trajectory) in self._initial)
         self._parameters = {t: windows.parameters_of(Window(*t, 0)) for t in self._initial}
@@ -160,14 +153,12 @@ class PairDataset(Dataset[PairSample]):
 
     def __getitem__(self, index: int) -> PairSample:
         pair = self.pair(index)
-        twins = [pair.twin] if self.twins and pair.twin else []
         strangers = self.pair(self.other(index)).sources if self.strangers else ()
-        read = {window: self.windows.read(window) for window in {pair.base, *pair.sources, *twins, *strangers}}
+        read = {window: self.windows.read(window) for window in {pair.base, *pair.sources, *strangers}}
         return PairSample(
             pair,
             read[pair.base],
             tuple(read[source] for source in pair.sources),
-            read[twins[0]] if twins else None,
             tuple(read[stranger] for stranger in strangers),
         )
 
@@ -212,9 +203,7 @@ class PairDataset(Dataset[PairSample]):
             for rows in ([sample.sources for sample in samples], [sample.strangers for sample in samples])
         )
         pairs = tuple(sample.pair for sample in samples)
-        twins = [sample.twin for sample in samples if sample.twin is not None]
-        twin = collate(twins, n_input=n_input, origin=origin) if len(twins) == len(samples) else None
-        return PairBatch(base, sources, pairs, self.truth.of(self.windows, pairs, base, sources), twin, strangers)
+        return PairBatch(base, sources, pairs, self.truth.of(self.windows, pairs, base, sources), strangers)
 
     def report(self) -> str:
         """Say in words how many trajectories found a partner, per variable."""

@@ -77,7 +77,7 @@ class Recovery:
     """Over fields."""
     per_field: dict[str, Interval]
     ceiling: Interval
-    """The mean over fields for the model's own prediction from the counterfactual window: what an edit can hope for."""
+    """The mean over fields for the model's own prediction: what an edit can hope for."""
 
 
 class CounterfactualRecovery(Metric):
@@ -112,8 +112,8 @@ class CounterfactualRecovery(Metric):
             edited: ŷ' [B, C, H, W, D], the scored fields only.
             base: ŷ_b, the same shape and units, like all that follow.
             truth: y*.
-            ceiling: the model's prediction from the counterfactual window: the source's parameters, the base's initial
-                condition.
+            ceiling: as well as the model by itself predicts: from the counterfactual's stored window, where one agrees
+                with the base's, or y* with the error of its prediction of the base's own future.
             initial_conditions: of each pair's base.
         """
         _check_fields(self.fields, edited, base, truth, ceiling)

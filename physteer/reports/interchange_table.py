@@ -9,11 +9,7 @@ from pathlib import Path
 from physteer.reports.diagnostics import write_csv
 
 MODEL = "model"
-"""The kind of the rows of the model's own prediction from the counterfactual's stored window.
-
-What an edit can hope for while that window's last frame is still near the base's; later it shows how far they are
-apart.
-"""
+"""The kind of the row of the model's own ceiling: the recovery if edits added nothing to the model's error."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ def interchange_text(variables: Sequence[str], split: str, rows: Sequence[Interc
     accuracy = {(r.site, r.kind, r.rank, r.name): r.value for r in rows if r.metric == "interchange_accuracy"}
     ceiling = next((r.value for r in mean.values() if r.kind == MODEL), None)
     n = max((r.initial_conditions for r in mean.values()), default=0)
-    best = "" if ceiling is None else f"; the model from the counterfactual's stored window {ceiling:+.2f}"
+    best = "" if ceiling is None else f"; the model's own ceiling {ceiling:+.2f}"
     lines = [
         f"counterfactual recovery of {', '.join(variables)} on {split} ({n} initial conditions; 0 unedited, 1 exact"
         f"{best})",
