@@ -389,9 +389,12 @@ def test_mistakes_end_a_search_in_one_line(tiny_well, walrus, tmp_path, capsys, 
 
 
 def test_windows_alone_are_refused(tiny_well, walrus, tmp_path, capsys):
-    data = {"path": str(tiny_well)}
     config = experiment(
-        tmp_path / "x.yaml", model={"checkpoint": str(walrus)}, data=data, callbacks=[callback("DAS", **SMALL)]
+        tmp_path / "x.yaml",
+        model={"checkpoint": str(walrus)},
+        data={"path": str(tiny_well)},
+        callbacks=[callback("DAS", **SMALL)],
+        default_root_dir=str(tmp_path / "run"),
     )
     assert main(["fit", "--config", str(config), "--trainer.max_steps", "1"]) == 2
     assert "DAS needs pairs: set data.class_path to physteer.CounterfactualDataModule" in capsys.readouterr().err
