@@ -412,5 +412,5 @@ def test_steering_some_frames_alone(folder, predicted):
 def test_frames_that_are_not_there(folder, predicted):
     with pytest.raises(PhysteerError, match=r"Steer.frames \[3\]: the context has 3 frames"):
         predicted(Steer(str(folder / "vortex_blocks.0.safetensors"), [0.3], frames=[3]))
-    with pytest.raises(PhysteerError, match="Steer.frames must be one or more, all different"):
+    with pytest.raises(PhysteerError, match=r"Steer.frames must be one or more, all different"):
         Steer(str(folder / "vortex_blocks.0.safetensors"), [0.3], frames=[])
