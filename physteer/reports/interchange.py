@@ -54,7 +54,7 @@ def draw_recovery_map(rows: Sequence[InterchangeScore], variables: Sequence[str]
         f"intervals over initial conditions.\n{n} held-out initial conditions; {len(learned)} cells were tried"
     )
     if math.isfinite(ceiling):
-        caption += f"; with the model's own error alone, recovery were {signed(round(ceiling, 2))}"
+        caption += f"; with the model's own error alone, recovery would be {signed(round(ceiling, 2))}"
     with style():
         figure = new_figure(total)
         image, x = None, _LEFT
