@@ -214,5 +214,6 @@ def test_constant_targets_are_skipped_and_undefined_ones_refused(folder, tiny_we
     for path in (tmp_path / "simple/data/train").glob("diffusion_Reynolds_1e3*"):
         with h5py.File(path, "r+") as file:
             file["scalars/Reynolds"][...] = -1.0
-    assert main(["fit", "--config", str(config), "--data.path", str(tmp_path / "simple")]) == 2
+    words = ["--trainer.default_root_dir", str(tmp_path / "refused"), "--data.path", str(tmp_path / "simple")]
+    assert main(["fit", "--config", str(config), *words]) == 2
     assert "target 'log_viscosity' has values that are not finite in diffusion" in capsys.readouterr().err
