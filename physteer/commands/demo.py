@@ -10,8 +10,8 @@ from pathlib import Path
 from physteer.commands.parser import Parser, whole
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-CONTEXT = 6
-"""Frames before the first that is predicted: the model's five, and one to spare."""
+BESIDE = 14
+"""Frames beside those that are predicted: five of context, and room for the later windows of the demo's other runs."""
 HELD_OUT = 4
 """Initial conditions that the concept is not made from, to be steered."""
 
@@ -24,7 +24,7 @@ def main(args: Sequence[str]) -> int:
         "(flows that roll up minus flows that do not), steer held-out flows along it, and report. Minutes on 2 cores.",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the run (default: %(default)s)")
-    parser.add_argument("--steps", type=whole, default=20, metavar="N", help="frames to predict (default: %(default)s)")
+    parser.add_argument("--steps", type=whole, default=12, metavar="N", help="frames to predict (default: %(default)s)")
     parser.add_argument(
         "--initial-conditions",
         type=whole,
@@ -41,7 +41,7 @@ def main(args: Sequence[str]) -> int:
     _stage(1, f"simulating {n_flows} shear flows → {data}")
     from physteer.commands.data import main as simulate
 
-    sizes = ["--initial-conditions", str(given.initial_conditions), "--frames", str(given.steps + CONTEXT)]
+    sizes = ["--initial-conditions", str(given.initial_conditions), "--frames", str(given.steps + BESIDE)]
     crossed = ["--reynolds", "250", "500", "1000", "2000", "4000", "--schmidt", "0.5", "2"]
     splits = ["--valid", "2", "--test", str(HELD_OUT), "--seed", "1"]
     simulate(["shear-flow", str(data), *crossed, *splits, *sizes])
