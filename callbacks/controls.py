@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from glob import glob
 from pathlib import Path
 
 import lightning as L
@@ -18,6 +17,7 @@ from physteer.callbacks.steer import read_concept
 from physteer.concepts import Concept, random_directions
 from physteer.concepts.roster import digest
 from physteer.errors import PhysteerError
+from physteer.files import matching_files
 from physteer.interventions import Condition, Edit, Role, Steer
 from physteer.module import WalrusModule
 
@@ -61,7 +61,9 @@ class Controls(ConditionCallback):
         if not steered:
             raise PhysteerError("Controls found nothing to control: list it after the Steer callbacks")
         chosen = self._chosen(steered)
-        shuffles = _shuffles({path: read_concept(path, pl_module) for path in _files(self.shuffled)})
+        shuffles = _shuffles(
+            {path: read_concept(path, pl_module) for path in matching_files("Controls.shuffled", self.shuffled)}
+        )
         controls = [*self._random(chosen), *_shuffled(chosen, shuffles)]
         if shuffles and not any(control.role == "shuffled" for control in controls):
             theirs = sorted({site for shuffle in shuffles for site in shuffle})
@@ -141,22 +143,6 @@ def _steers(condition: Condition) -> list[Steer]:
     """Return what is steered along at each site; nothing for a condition that does something else."""
     steers = [edit.replacement for edit in condition.edits if isinstance(edit.replacement, Steer)]
     return steers if len(steers) == len(condition.edits) else []
-
-
-def _files(patterns: Sequence[str]) -> list[str]:
-    """Return the files that some names and patterns mean, each once.
-
-    Raises:
-        PhysteerError: there are none.
-    """
-    found = []
-    for pattern in patterns:
-        # the name of a head's site has brackets, which a pattern would not take literally
-        files = [pattern] if Path(pattern).is_file() else sorted(glob(pattern))
-        if not files:
-            raise PhysteerError(f"Controls.shuffled: there is no file {pattern}")
-        found += files
-    return list(dict.fromkeys(found))
 
 
 def _shuffles(concepts: Mapping[str, Concept]) -> list[dict[str, tuple[str, Concept]]]:

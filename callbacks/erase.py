@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from glob import glob
-from pathlib import Path
-
 import lightning as L
 
 from physteer.callbacks.base import ConditionCallback
 from physteer.callbacks.windows import window_shapes
 from physteer.concepts import LeaceEraser
 from physteer.errors import PhysteerError
+from physteer.files import matching_files
 from physteer.interventions import Condition, Edit, Site
 from physteer.interventions.conditions import Role
 from physteer.module import WalrusModule
@@ -44,8 +42,8 @@ class Erase(ConditionCallback):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Read the files, check that they fit, and give the module one condition for each."""
         assert isinstance(pl_module, WalrusModule)
-        found = [(path, "concept") for path in _files("erasers", self.erasers)]
-        found += [(path, "random") for path in _files("random", self.random)]
+        found = [(path, "concept") for path in matching_files("Erase.erasers", self.erasers)]
+        found += [(path, "random") for path in matching_files("Erase.random", self.random)]
         self.add(pl_module, [_condition(trainer, pl_module, path, role) for path, role in found])  # type: ignore[arg-type]
 
 
@@ -59,14 +57,3 @@ def _condition(trainer: L.Trainer, pl_module: WalrusModule, path: str, role: Rol
         raise PhysteerError(f"eraser {path} is of width {len(eraser.mean)}; activations at {site} have {width}")
     what = " + ".join(eraser.targets)
     return Condition(f"erase {what} at {site}", (Edit(site, eraser.replacement()),), what, 1.0, mode="erase", role=role)
-
-
-def _files(setting: str, patterns: list[str]) -> list[str]:
-    """Return the files that names and patterns mean, each once."""
-    found = []
-    for pattern in patterns:
-        files = [pattern] if Path(pattern).is_file() else sorted(glob(pattern))
-        if not files:
-            raise PhysteerError(f"Erase.{setting}: there is no file {pattern}")
-        found += files
-    return list(dict.fromkeys(found))

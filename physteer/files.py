@@ -1,4 +1,4 @@
-"""Writing files that are either whole or not there."""
+"""Files by name or pattern, and writing them so that they are either whole or not there."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 
 from physteer.errors import PhysteerError
@@ -34,6 +35,26 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # the error that brought us here is the one to tell
             temporary.unlink(missing_ok=True)
+
+
+def matching_files(setting: str, patterns: Sequence[str]) -> list[str]:
+    """Return the files that some names and patterns mean, each once.
+
+    Args:
+        setting: what the patterns were given as, for the error.
+        patterns: names of files, or patterns with ``*``.
+
+    Raises:
+        PhysteerError: one means no file.
+    """
+    found = []
+    for pattern in patterns:
+        # the name of a head's site has brackets, which a pattern would not take literally
+        files = [pattern] if Path(pattern).is_file() else sorted(glob(pattern))
+        if not files:
+            raise PhysteerError(f"{setting}: there is no file {pattern}")
+        found += files
+    return list(dict.fromkeys(found))
 
 
 def temporary_name(path: Path) -> Path:
