@@ -59,6 +59,11 @@ class ConditionCallback(L.Callback):
     def __init__(self) -> None:
         self._added: list[Condition] = []
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse what has no rollouts."""
+        if not isinstance(pl_module, WalrusModule) or stage != "predict":
+            raise PhysteerError(f"{type(self).__name__} acts on the rollouts of `physteer predict` alone")
+
     def add(self, pl_module: WalrusModule, conditions: Sequence[Condition]) -> None:
         """Add conditions after those that callbacks listed before have added.
 

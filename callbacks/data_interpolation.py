@@ -42,11 +42,6 @@ class DataInterpolation(ConditionCallback):
             )
         self.parameter, self.values, self.strengths = parameter, values, strengths
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse what has no rollouts."""
-        if not isinstance(pl_module, WalrusModule) or stage != "predict":
-            raise PhysteerError("DataInterpolation acts on the rollouts of `physteer predict` alone")
-
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Give the module one condition per strength."""
         assert isinstance(pl_module, WalrusModule)

@@ -34,11 +34,6 @@ class Erase(ConditionCallback):
             raise PhysteerError("Erase.erasers must name one or more files; found none")
         self.erasers, self.random = erasers, random
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse what cannot be edited."""
-        if not isinstance(pl_module, WalrusModule) or stage != "predict":
-            raise PhysteerError("Erase acts on the rollouts of `physteer predict` alone")
-
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Read the files, check that they fit, and give the module one condition for each."""
         assert isinstance(pl_module, WalrusModule)

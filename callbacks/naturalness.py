@@ -163,7 +163,7 @@ class NaturalMeter:
                     f"the natural space at {site} has width {len(natural.space.mean)}, the site {shapes[site][-1]}"
                 )
         if sites:
-            pl_module.observers.append((sites, self._observe))
+            pl_module.observers[self._observe] = sites
 
     def start(self, n_conditions: int) -> None:
         """Begin a group of conditions; in `on_rollout_start`."""
@@ -183,7 +183,7 @@ class NaturalMeter:
     def end(self, pl_module: L.LightningModule) -> None:
         """Stop looking; in `on_predict_end` and `on_exception`."""
         if isinstance(pl_module, WalrusModule):
-            pl_module.observers = [one for one in pl_module.observers if one[1] != self._observe]
+            pl_module.observers.pop(self._observe, None)
         self._seen = {}
 
     def _observe(self, site: Site, h: Tensor) -> None:

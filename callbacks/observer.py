@@ -56,7 +56,7 @@ class WindowObserver(L.Callback):
                     f"{type(self).__name__} needs activations [B, T, h, w, δ, d]; site {site} has the shape "
                     f"{list(shape)}"
                 )
-        pl_module.observers.append((self.sites, self._observe))
+        pl_module.observers[self._observe] = self.sites
 
     def on_predict_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -90,7 +90,7 @@ class WindowObserver(L.Callback):
 
     def _stop(self, pl_module: L.LightningModule) -> None:
         if isinstance(pl_module, WalrusModule):
-            pl_module.observers = [one for one in pl_module.observers if one[1] != self._observe]
+            pl_module.observers.pop(self._observe, None)
             pl_module.every_frame = False
 
     def _observe(self, site: Site, h: Tensor) -> None:

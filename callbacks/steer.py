@@ -65,11 +65,6 @@ class Steer(ConditionCallback):
             _distinct("frames", frames)
         self.rollout_steps, self.frames = rollout_steps, frames
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse what cannot be steered."""
-        if not isinstance(pl_module, WalrusModule) or stage != "predict":
-            raise PhysteerError("Steer acts on the rollouts of `physteer predict` alone")
-
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Read the concepts, check that they fit, and give the module one condition per mode and strength.
 

@@ -93,8 +93,8 @@ class WalrusModule(L.LightningModule):
         """Trainable parts that callbacks add in ``setup``, for the optimiser and the checkpoints to see."""
         self.every_frame = False
         """Set by callbacks, while they run, that need the last block's activation of frames before the last."""
-        self.observers: list[tuple[Sequence[Site], Callable[[Site, Tensor], None]]] = []
-        """Sites, and what gets their activations in rollouts, after edits; callbacks add to it while they run."""
+        self.observers: dict[Callable[[Site, Tensor], None], Sequence[Site]] = {}
+        """What gets activations in rollouts, after edits, and of which sites; callbacks add to it while they run."""
         self.evaluation: Evaluation = ForecastEvaluation()
         """What validation and test measure; callbacks that train something else put their own here in ``setup``."""
         if compile:
@@ -297,7 +297,7 @@ class WalrusModule(L.LightningModule):
             with ExitStack() as stack:
                 stack.enter_context(attached(self.network, edits, self.clock))
                 stack.enter_context(seen)
-                for watched, observer in self.observers:
+                for observer, watched in self.observers.items():
                     stack.enter_context(observed(self.network, watched, observer))
                 frame = self.predict_next(window, batch, step)
         finally:
