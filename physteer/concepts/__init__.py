@@ -4,6 +4,7 @@ A fitter sees activations one batch at a time (`update`), adds up with the fitte
 returns a small frozen result (`fit`). A `Selection` says which samples belong to a class.
 """
 
+from physteer.concepts.class_probe import ClassFitter, ClassProbe
 from physteer.concepts.concept import FORMAT_VERSION, Concept
 from physteer.concepts.controls import ShuffledDifferences, random_directions
 from physteer.concepts.cross_moments import CrossMoments
@@ -19,6 +20,8 @@ from physteer.concepts.subspace import ConceptSubspace
 
 __all__ = [
     "FORMAT_VERSION",
+    "ClassFitter",
+    "ClassProbe",
     "Concept",
     "ConceptSubspace",
     "CrossMoments",

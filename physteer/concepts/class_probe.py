@@ -1,0 +1,199 @@
+"""Probes of classes: linear discriminant analysis in closed form, for the values that a parameter has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from physteer.concepts.cross_moments import CrossMoments
+from physteer.errors import PhysteerError
+from physteer.tensor_files import read_tensors, write_tensors
+
+FORMAT_VERSION = 1
+_EPS = torch.finfo(torch.float64).eps
+
+
+@dataclass(frozen=True, eq=False)
+class ClassProbe:
+    """A linear map from an activation to the scores of classes, log p(class | x) up to a constant, for A penalties.
+
+    The activation is a mean over a frame's tokens; the classes are the values of one parameter.
+
+    Raises:
+        PhysteerError: Shapes do not fit, there are fewer than two classes, or a value is not finite.
+    """
+
+    weights: Tensor
+    """W [A, d, K], float64, on the CPU."""
+    bias: Tensor
+    """b [A, K], float64."""
+    alphas: Tensor
+    """[A], float64: the penalty α of each."""
+    parameter: str
+    """Whose values the classes are, such as `Reynolds`."""
+    classes: tuple[float, ...]
+    """Its K values, smallest first."""
+    count: int
+    """Samples seen."""
+    site: str = ""
+    """Where the activations are from, such as `blocks.3`."""
+    model: str = ""
+    """Which weights: a path, a hub address, or a digest."""
+    data: str = ""
+    """Which data set and split."""
+    accuracy: dict[str, float] = field(default_factory=dict)
+    """Share of samples that are read right, by what they are of, such as `valid`."""
+
+    def __post_init__(self) -> None:
+        n, k = self.bias.shape
+        if self.weights.ndim != 3 or self.weights.shape[::2] != (n, k) or self.alphas.shape != (n,):
+            raise PhysteerError(f"weights {list(self.weights.shape)} and biases {list(self.bias.shape)} do not fit")
+        if len(self.classes) != k or k < 2:
+            raise PhysteerError(f"{len(self.classes)} classes were given for {k} scores; a probe tells two or more")
+        if not bool(self.weights.isfinite().all() and self.bias.isfinite().all()):
+            raise PhysteerError("a probe has weights that are not finite")
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Return the scores of the classes for every penalty, for `cross_entropy`; gradients reach the activation.
+
+        Args:
+            x: [..., d].
+
+        Returns:
+            [A, ..., K], float32, or float64 for such activations.
+
+        Raises:
+            PhysteerError: The width is another one.
+        """
+        n, d, k = self.weights.shape
+        if x.shape[-1] != d:
+            raise PhysteerError(f"a probe of width {d} cannot read an activation of width {x.shape[-1]}")
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        weights = self.weights.permute(1, 0, 2).reshape(d, n * k).to(x)
+        scores = torch.addmm(self.bias.flatten().to(x), x.reshape(-1, d), weights)  # [samples, A·K]
+        return scores.view(*x.shape[:-1], n, k).movedim(-2, 0)
+
+    def labels(self, values: Sequence[float]) -> Tensor:
+        """Return the places of the parameter's values among the classes, [n].
+
+        Raises:
+            PhysteerError: A value is not one of the classes.
+        """
+        for value in values:
+            if value not in self.classes:
+                known = ", ".join(f"{one:g}" for one in self.classes)
+                raise PhysteerError(f"{self.parameter} {value:g} is no class of the probe at {self.site}, only {known}")
+        return torch.tensor([self.classes.index(value) for value in values])
+
+    def chosen(self, place: int, accuracy: dict[str, float]) -> ClassProbe:
+        """Return the probe with one of the penalties, and how well it does on samples it was not fitted to."""
+        rows = slice(place, place + 1)
+        return replace(
+            self, weights=self.weights[rows], bias=self.bias[rows], alphas=self.alphas[rows], accuracy=accuracy
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file, whole or not at all.
+
+        Raises:
+            PhysteerError: It cannot be written.
+        """
+        tensors = {"weights": self.weights, "bias": self.bias, "alphas": self.alphas}
+        described = {"parameter": self.parameter, "classes": list(self.classes), "count": self.count}
+        described |= {"site": self.site, "model": self.model, "data": self.data, "accuracy": self.accuracy}
+        write_tensors(path, "class probe", FORMAT_VERSION, tensors, described)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ClassProbe:
+        """Read a file that `save` wrote.
+
+        Raises:
+            PhysteerError: There is no such file, it is no class probe, of a later version, or damaged.
+        """
+        tensors, described = read_tensors(path, "class probe", FORMAT_VERSION)
+        given: dict[str, Any] = {**described, **tensors, "classes": tuple(described.get("classes", ()))}
+        try:
+            return cls(**given)
+        except (PhysteerError, TypeError) as error:
+            raise PhysteerError(f"{path}: {error}") from error
+
+
+class ClassFitter(CrossMoments):
+    """Fits a `ClassProbe` in one pass, whatever the number of samples; sums of several processes add up.
+
+    Linear discriminant analysis: with the classes' means μ_c and shares π_c, and their common covariance
+    Σ = (Σ_i (x_i − μ_{c(i)})(x_i − μ_{c(i)})ᵀ + α) / n, the score of a class is
+    μ_cᵀ Σ⁻¹ x − ½ μ_cᵀ Σ⁻¹ μ_c + log π_c, as in scikit-learn. One eigendecomposition serves every α.
+    """
+
+    def __init__(self, parameter: str, classes: Sequence[float]) -> None:
+        """Begin with nothing seen.
+
+        Args:
+            parameter: whose values the classes are.
+            classes: its values.
+
+        Raises:
+            PhysteerError: Fewer than two different values.
+        """
+        self.parameter, self.classes = parameter, tuple(sorted(set(classes)))
+        if len(self.classes) < 2:
+            known = ", ".join(f"{one:g}" for one in self.classes)
+            raise PhysteerError(f"{parameter} has one value only ({known}): classes need two")
+        super().__init__([f"{parameter} {value!r}" for value in self.classes])
+
+    def update_classes(self, x: Tensor, labels: Tensor) -> None:
+        """Add samples.
+
+        Args:
+            x: activations [n, d].
+            labels: places among `classes`, [n].
+
+        Raises:
+            PhysteerError: Shapes do not fit, or a value is not finite.
+        """
+        self.update(x, torch.nn.functional.one_hot(labels.to(x.device), len(self.classes)).float())
+
+    def fit(self, alphas: Sequence[float], *, site: str = "", model: str = "", data: str = "") -> ClassProbe:
+        """Return the probe.
+
+        Args:
+            alphas: penalties, not negative; they grow with the number of samples, as in ridge regression.
+            site: where the activations are from.
+            model: which weights.
+            data: which data set and split.
+
+        Raises:
+            PhysteerError: A class has no sample, or an α is not allowed.
+        """
+        if not alphas or not all(0 <= alpha < float("inf") for alpha in alphas):
+            raise PhysteerError(f"alphas are one or more numbers of at least 0; found {list(alphas)}")
+        mean, shares = self.mean_x, self.mean_y.to(self.mean_x)
+        for value, share in zip(self.classes, shares.tolist(), strict=True):
+            if not share > 0:
+                raise PhysteerError(f"no sample of {self.parameter} {value:g} was seen")
+        apart = self.scatter_xy / (shares * self.count)  # [d, K]: μ_c − μ
+        within = self.scatter_xx - self.count * (apart * shares) @ apart.mT
+        strengths = torch.tensor(alphas, dtype=torch.float64, device=mean.device)
+        eigenvalues, vectors = torch.linalg.eigh(within)  # [d], [d, d]
+        # Directions in which activations do not vary hold round-off alone, which a small α would blow up.
+        real = eigenvalues > len(eigenvalues) * _EPS * eigenvalues[-1]
+        inverse = torch.where(real, self.count / (eigenvalues + strengths[:, None]), 0.0)  # [A, d]
+        weights = vectors @ (inverse[..., None] * (vectors.mT @ apart))  # [A, d, K]: Σ⁻¹(μ_c − μ)
+        bias = shares.log() - (weights * (mean[:, None] + apart / 2)).sum(1)  # the classes' common part left out
+        return ClassProbe(
+            weights=weights.cpu(),
+            bias=bias.cpu(),
+            alphas=strengths.cpu(),
+            parameter=self.parameter,
+            classes=self.classes,
+            count=self.count,
+            site=site,
+            model=model,
+            data=data,
+        )
