@@ -62,7 +62,8 @@ class DAS(L.Callback):
         shuffled: train a second rotation beside each, with the sources of other pairs: what it recovers is not the
             variable's.
         random: random rotations to compare each rank with.
-        directions: files of concepts, or of ``rotations/``, to compare with at their sites.
+        directions: files of fixed subspaces to compare with at their sites: concepts, ``rotations/`` of another search,
+            ``probes/``, and ``natural/`` spaces, whose first k main directions (PCA) are compared for every rank k.
         price: λ, the price of a boundless rotation's share of the columns.
         cache: mebibytes of memory for what the network computes before each site, or of disk for all sites.
         cache_folder: where that is kept for later runs; null for memory.
@@ -119,7 +120,9 @@ class DAS(L.Callback):
         windows = data.pair_windows("train" if stage == "fit" else "valid" if stage == "validate" else "test")
         shapes = pl_module.site_shapes(self.sites, windows.origin, windows.spec.n_input)
         widths = {site: shape[-1] for site, shape in shapes.items()}
-        self._arms = make_arms(widths, len(self._variables), self.plan, read_given(self.directions, self._model))
+        self._arms = make_arms(
+            widths, len(self._variables), self.plan, read_given(self.directions, self._model, self.plan.ranks)
+        )
         pl_module.interventions.update({arm.key: arm for arm in self._arms})
         n = windows.spec.n_input
         last = self.frames in ([-1], [n - 1]) and pl_module.network.config.causal_in_time

@@ -7,8 +7,9 @@ a `WalrusModule`.
 """
 
 from physteer.das.arms import Arm, ArmPlan, Kind, make_arms
-from physteer.das.directions import Shifts, learned_subspaces, read_given, write_learned
+from physteer.das.directions import Shifts, learned_subspaces, write_learned
 from physteer.das.evaluation import InterchangeEvaluation
+from physteer.das.given import GivenSubspace, read_given
 from physteer.das.losses import FieldLoss, ReadoutLoss
 from physteer.das.objective import InterchangeObjective
 from physteer.das.prefixes import Prefixes
@@ -17,6 +18,7 @@ __all__ = [
     "Arm",
     "ArmPlan",
     "FieldLoss",
+    "GivenSubspace",
     "InterchangeEvaluation",
     "InterchangeObjective",
     "Kind",

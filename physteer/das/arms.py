@@ -10,6 +10,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from physteer.das.given import GivenSubspace
 from physteer.errors import PhysteerError
 from physteer.interventions import (
     BoundlessRotation,
@@ -108,16 +109,14 @@ class ArmPlan:
     """Of all rotations' first values."""
 
 
-def make_arms(
-    widths: Mapping[Site, int], n_variables: int, plan: ArmPlan, given: Mapping[str, tuple[Site, Tensor]]
-) -> list[Arm]:
+def make_arms(widths: Mapping[Site, int], n_variables: int, plan: ArmPlan, given: Sequence[GivenSubspace]) -> list[Arm]:
     """Make the arms of every site; of one variable, everything is exchanged too, and given subspaces are compared.
 
     Args:
         widths: channels at each site.
         n_variables: each has a source of its own, and columns of its own in every rotation.
         plan: which arms.
-        given: subspaces to compare with, by name: the site of each, and its orthonormal basis [d, k].
+        given: subspaces to compare with.
 
     Raises:
         PhysteerError: a rank is below 1 or, times the variables, above a width; a given subspace is where no site is,
@@ -127,10 +126,12 @@ def make_arms(
         raise PhysteerError(
             f"a boundless rotation and given directions are for one variable; data.variables has {n_variables}"
         )
-    for name, (where, basis) in given.items():
-        if widths.get(where) != len(basis):
+    for one in given:
+        if widths.get(one.site) != len(one.basis):
             there = ", ".join(f"{site} of width {width}" for site, width in widths.items())
-            raise PhysteerError(f"direction {name} is at {where} and has width {len(basis)}; DAS.sites are {there}")
+            raise PhysteerError(
+                f"direction {one.name} is at {one.site} and has width {len(one.basis)}; DAS.sites are {there}"
+            )
     arms = []
     for number, (site, width) in enumerate(widths.items()):
         seed = plan.seed + 1000 * number  # sites of one width would share their draws
@@ -149,9 +150,9 @@ def make_arms(
                 arms.append(Arm(site, width, "random", drawn, rank, str(i + 1)))
         if plan.boundless:
             arms.append(Arm(site, width, "learned", [BoundlessRotation(width, seed)], 0, "boundless"))
-        for name, (where, basis) in given.items():
-            if where == site:
-                arms.append(Arm(site, width, "direction", [Span(basis)], basis.shape[1], name))
+        for one in given:
+            if one.site == site:
+                arms.append(Arm(site, width, "direction", [Span(one.basis)], one.basis.shape[1], one.name))
         if n_variables == 1:
             arms.append(Arm(site, width, "full", [None], width))
     for arm in arms:

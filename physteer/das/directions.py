@@ -1,4 +1,4 @@
-"""What a search leaves for other runs: subspaces to compare with, and directions to steer along."""
+"""What a search leaves for other runs: its subspaces, and directions to steer along."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from torchmetrics import Metric
 
 from physteer.concepts import Concept, ConceptSubspace
 from physteer.das.arms import Arm
-from physteer.errors import PhysteerError
 from physteer.interventions import BoundlessRotation, ColumnGroup, LowRankRotation, Site
-from physteer.tensor_files import tensor_kind
 
 FORMULA = "Π mean sign(θ_s − θ_b)(h_s − h_b)"
 
@@ -99,32 +97,3 @@ def write_learned(folder: Path, subspaces: Sequence[ConceptSubspace], variables:
             counts={"pairs": shifts.pairs},
             initial_conditions=shifts.initial_conditions,
         ).save(folder / f"concepts/{name}.safetensors")
-
-
-def read_given(paths: Sequence[str], model: str) -> dict[str, tuple[Site, Tensor]]:
-    """Read subspaces to compare with, each with its site and an orthonormal basis [d, k]; of a concept its direction.
-
-    Args:
-        paths: of concepts, whose mean over space counts, and of learned subspaces.
-        model: which weights they must be of.
-
-    Raises:
-        PhysteerError: a file is neither, or of another model; two have one name; a concept's mean over space is zero.
-    """
-    found: dict[str, tuple[Site, Tensor]] = {}
-    for path in paths:
-        name = Path(path).stem
-        if name in found:
-            raise PhysteerError(f"DAS.directions has two files called {name}: rename one")
-        one = ConceptSubspace.load(path) if tensor_kind(path) == "subspace" else Concept.load(path)
-        if one.model and one.model != model:
-            raise PhysteerError(f"direction {path} was measured on model {one.model}; this model is {model}")
-        if isinstance(one, Concept):
-            mean = one.direction.double().mean(dim=(0, 1, 2))
-            if not float(mean.norm()) > 0:
-                raise PhysteerError(f"direction {path}: its mean over space is zero")
-            basis = (mean / mean.norm()).float()[:, None]
-        else:
-            basis = one.basis
-        found[name] = Site.parse(one.site), basis
-    return found
