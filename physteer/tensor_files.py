@@ -6,8 +6,9 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -15,6 +16,42 @@ from torch import Tensor
 
 from physteer.errors import PhysteerError
 from physteer.files import atomic_write
+
+
+@dataclass(frozen=True, eq=False)
+class TensorFile:
+    """A dataclass of tensors and what JSON can hold, with a file of its own kind."""
+
+    KIND: ClassVar[str]
+    """What its files are called, such as `concept`."""
+    VERSION: ClassVar[int]
+    """Of the format of its files."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file, whole or not at all.
+
+        Raises:
+            PhysteerError: It cannot be written.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        described = {name: value for name, value in values.items() if name not in tensors}
+        write_tensors(path, self.KIND, self.VERSION, tensors, described)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a file that `save` wrote.
+
+        Raises:
+            PhysteerError: There is no such file, it is of another kind or version, or damaged.
+        """
+        tensors, described = read_tensors(path, cls.KIND, cls.VERSION)
+        known = {field.name for field in fields(cls)}
+        given = {name: value for name, value in described.items() if name in known} | tensors
+        try:  # JSON has no tuples
+            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        except (PhysteerError, TypeError) as error:
+            raise PhysteerError(f"{path}: {error}") from error
 
 
 def write_tensors(

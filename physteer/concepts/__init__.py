@@ -5,7 +5,7 @@ returns a small frozen result (`fit`). A `Selection` says which samples belong t
 """
 
 from physteer.concepts.class_probe import ClassFitter, ClassProbe
-from physteer.concepts.concept import FORMAT_VERSION, Concept
+from physteer.concepts.concept import Concept
 from physteer.concepts.controls import ShuffledDifferences, random_directions
 from physteer.concepts.cross_moments import CrossMoments
 from physteer.concepts.difference import DifferenceOfMeans, frame_sums, standardized
@@ -19,7 +19,6 @@ from physteer.concepts.selection import Selection
 from physteer.concepts.subspace import ConceptSubspace
 
 __all__ = [
-    "FORMAT_VERSION",
     "ClassFitter",
     "ClassProbe",
     "Concept",

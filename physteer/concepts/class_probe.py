@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from physteer.concepts.cross_moments import CrossMoments
 from physteer.errors import PhysteerError
-from physteer.tensor_files import read_tensors, write_tensors
+from physteer.tensor_files import TensorFile
 
-FORMAT_VERSION = 1
 _EPS = torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True, eq=False)
-class ClassProbe:
+class ClassProbe(TensorFile):
     """A linear map from an activation to the scores of classes, log p(class | x) up to a constant, for A penalties.
 
     The activation is a mean over a frame's tokens; the classes are the values of one parameter.
@@ -27,6 +25,9 @@ class ClassProbe:
     Raises:
         PhysteerError: Shapes do not fit, there are fewer than two classes, or a value is not finite.
     """
+
+    KIND: ClassVar = "class probe"
+    VERSION: ClassVar = 1
 
     weights: Tensor
     """W [A, d, K], float64, on the CPU."""
@@ -96,31 +97,6 @@ class ClassProbe:
         return replace(
             self, weights=self.weights[rows], bias=self.bias[rows], alphas=self.alphas[rows], accuracy=accuracy
         )
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file, whole or not at all.
-
-        Raises:
-            PhysteerError: It cannot be written.
-        """
-        tensors = {"weights": self.weights, "bias": self.bias, "alphas": self.alphas}
-        described = {"parameter": self.parameter, "classes": list(self.classes), "count": self.count}
-        described |= {"site": self.site, "model": self.model, "data": self.data, "accuracy": self.accuracy}
-        write_tensors(path, "class probe", FORMAT_VERSION, tensors, described)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> ClassProbe:
-        """Read a file that `save` wrote.
-
-        Raises:
-            PhysteerError: There is no such file, it is no class probe, of a later version, or damaged.
-        """
-        tensors, described = read_tensors(path, "class probe", FORMAT_VERSION)
-        given: dict[str, Any] = {**described, **tensors, "classes": tuple(described.get("classes", ()))}
-        try:
-            return cls(**given)
-        except (PhysteerError, TypeError) as error:
-            raise PhysteerError(f"{path}: {error}") from error
 
 
 class ClassFitter(CrossMoments):

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from physteer.errors import PhysteerError
-from physteer.tensor_files import read_tensors, write_tensors
-
-FORMAT_VERSION = 1
+from physteer.tensor_files import TensorFile
 
 
 @dataclass(frozen=True, eq=False)
-class Concept:
+class Concept(TensorFile):
     """A direction at a site, with how it came about.
 
     Raises:
         PhysteerError: The direction is not [h, w, δ, d], or has values that are not finite.
     """
+
+    KIND: ClassVar = "concept"
+    VERSION: ClassVar = 1
 
     direction: Tensor
     """[h, w, δ, d], float32, on the CPU."""
@@ -63,27 +63,3 @@ class Concept:
         """
         if width != self.width:
             raise PhysteerError(f"concept has width {self.width}, site {site} has {width}")
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file, whole or not at all.
-
-        Raises:
-            PhysteerError: It cannot be written.
-        """
-        described = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "direction"}
-        write_tensors(path, "concept", FORMAT_VERSION, {"direction": self.direction}, described)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Concept:
-        """Read a file that `save` wrote.
-
-        Raises:
-            PhysteerError: There is no such file, it is no concept, of a later version, or damaged.
-        """
-        tensors, described = read_tensors(path, "concept", FORMAT_VERSION)
-        known = {f.name for f in fields(cls)}
-        given: dict[str, Any] = {**{name: value for name, value in described.items() if name in known}, **tensors}
-        try:
-            return cls(**given)
-        except (PhysteerError, TypeError) as error:
-            raise PhysteerError(f"{path}: {error}") from error

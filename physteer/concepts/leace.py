@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,21 +12,23 @@ from torch import Tensor
 from physteer.concepts.cross_moments import CrossMoments
 from physteer.errors import PhysteerError, did_you_mean
 from physteer.interventions.erase import Erase
-from physteer.tensor_files import read_tensors, write_tensors
+from physteer.tensor_files import TensorFile
 
-FORMAT_VERSION = 1
 _EPS = torch.finfo(torch.float64).eps
 _CORRELATION = 1e-6
 """Canonical correlations below are round-off of targets that depend on each other."""
 
 
 @dataclass(frozen=True, eq=False)
-class LeaceEraser:
+class LeaceEraser(TensorFile):
     """The eraser r(x) = x − L Rᵀ (x − μ) of rank k.
 
     Raises:
         PhysteerError: Shapes do not fit, or a value is not finite.
     """
+
+    KIND: ClassVar = "eraser"
+    VERSION: ClassVar = 1
 
     mean: Tensor
     """μ [d], float64, on the CPU."""
@@ -57,31 +58,6 @@ class LeaceEraser:
     def replacement(self) -> Erase:
         """Return what an `Edit` puts in an activation's place."""
         return Erase(self.mean, self.read, self.write)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file, whole or not at all.
-
-        Raises:
-            PhysteerError: It cannot be written.
-        """
-        described = {"targets": list(self.targets), "count": self.count, "site": self.site}
-        described |= {"model": self.model, "data": self.data}
-        tensors = {"mean": self.mean, "read": self.read, "write": self.write}
-        write_tensors(path, "eraser", FORMAT_VERSION, tensors, described)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> LeaceEraser:
-        """Read a file that `save` wrote.
-
-        Raises:
-            PhysteerError: There is no such file, it is no eraser, of a later version, or damaged.
-        """
-        tensors, described = read_tensors(path, "eraser", FORMAT_VERSION)
-        given: dict[str, Any] = {**described, **tensors, "targets": tuple(described.get("targets", ()))}
-        try:
-            return cls(**given)
-        except (PhysteerError, TypeError) as error:
-            raise PhysteerError(f"{path}: {error}") from error
 
 
 class LeaceFitter(CrossMoments):

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from physteer.concepts.cross_moments import CrossMoments
 from physteer.errors import PhysteerError
-from physteer.tensor_files import read_tensors, write_tensors
+from physteer.tensor_files import TensorFile
 
-FORMAT_VERSION = 1
 _EPS = torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True, eq=False)
-class RidgeProbes:
+class RidgeProbes(TensorFile):
     """Linear maps from an activation to targets, ŷ = W x + b, for A penalties.
 
     Raises:
         PhysteerError: Shapes do not fit, or a value is not finite.
     """
+
+    KIND: ClassVar = "probe"
+    VERSION: ClassVar = 1
 
     weights: Tensor
     """W [A, d, m], float64, on the CPU."""
@@ -91,31 +92,6 @@ class RidgeProbes:
             bias=self.bias.gather(0, chosen),
             alphas=self.alphas.gather(0, chosen),
         )
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file, whole or not at all.
-
-        Raises:
-            PhysteerError: It cannot be written.
-        """
-        tensors = {"weights": self.weights, "bias": self.bias, "alphas": self.alphas}
-        described = {"targets": list(self.targets), "count": self.count, "site": self.site}
-        described |= {"model": self.model, "data": self.data, "units": self.units}
-        write_tensors(path, "probe", FORMAT_VERSION, tensors, described)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> RidgeProbes:
-        """Read a file that `save` wrote.
-
-        Raises:
-            PhysteerError: There is no such file, it is no probe, of a later version, or damaged.
-        """
-        tensors, described = read_tensors(path, "probe", FORMAT_VERSION)
-        given: dict[str, Any] = {**described, **tensors, "targets": tuple(described.get("targets", ()))}
-        try:
-            return cls(**given)
-        except (PhysteerError, TypeError) as error:
-            raise PhysteerError(f"{path}: {error}") from error
 
 
 class RidgeFitter(CrossMoments):

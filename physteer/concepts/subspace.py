@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from physteer.errors import PhysteerError
-from physteer.tensor_files import read_tensors, write_tensors
-
-FORMAT_VERSION = 1
+from physteer.tensor_files import TensorFile
 
 
 @dataclass(frozen=True, eq=False)
-class ConceptSubspace:
+class ConceptSubspace(TensorFile):
     """A subspace of a site's channels in which a variable lives.
 
     Raises:
         PhysteerError: The basis is not [d, k] with 1 ≤ k ≤ d, or has values that are not finite.
     """
+
+    KIND: ClassVar = "subspace"
+    VERSION: ClassVar = 1
 
     basis: Tensor
     """[d, k], float32, on the CPU; orthonormal columns."""
@@ -48,27 +48,3 @@ class ConceptSubspace:
         """Return the part of a vector [d] that lies in the subspace, [d] float64."""
         basis = self.basis.double()
         return basis @ (basis.mT @ vector.double().cpu())
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file, whole or not at all.
-
-        Raises:
-            PhysteerError: It cannot be written.
-        """
-        described = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "basis"}
-        write_tensors(path, "subspace", FORMAT_VERSION, {"basis": self.basis}, described)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> ConceptSubspace:
-        """Read a file that `save` wrote.
-
-        Raises:
-            PhysteerError: There is no such file, it is no subspace, of a later version, or damaged.
-        """
-        tensors, described = read_tensors(path, "subspace", FORMAT_VERSION)
-        known = {f.name for f in fields(cls)}
-        given: dict[str, Any] = {**{name: value for name, value in described.items() if name in known}, **tensors}
-        try:
-            return cls(**given)
-        except (PhysteerError, TypeError) as error:
-            raise PhysteerError(f"{path}: {error}") from error
