@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -14,22 +13,12 @@ from torch import Tensor, nn
 from physteer.data.batch import Batch, Origin
 from physteer.errors import PhysteerError
 from physteer.evaluation import Evaluation, ForecastEvaluation
-from physteer.interventions import (
-    UNSTEERED,
-    Clock,
-    Condition,
-    Edit,
-    Site,
-    attached,
-    find_module,
-    observed,
-    separated,
-    stack_conditions,
-)
+from physteer.interventions import UNSTEERED, Clock, Condition, Site, find_module, separated
 from physteer.mistakes import check_state
 from physteer.objectives import NextStepMAE
 from physteer.optimizer import adamw, warmup_then_cosine
-from physteer.rollout import SampleScale, jitter_generator, rollout, sample_scale
+from physteer.rollout import SampleScale, jitter_generator, sample_scale
+from physteer.steered_rollout import check_reached, steered_rollout
 from physteer.step import NetworkInputs, Rollout
 from physteer.walrus import Walrus, WalrusConfig, load, model_id, output_shapes
 
@@ -102,8 +91,6 @@ class WalrusModule(L.LightningModule):
                 # not block.compile(), which compiles hooks away: the blocks' outputs stay sites
                 block.forward = torch.compile(block.forward)
 
-    # ------------------------------------------------------------------ one step
-
     def inputs(self, window: Tensor, batch: Batch, step: int = 0) -> tuple[NetworkInputs, SampleScale]:
         """Return what the network gets of a window, and the scales it is normalised by.
 
@@ -167,14 +154,7 @@ class WalrusModule(L.LightningModule):
         Yields:
             Each next frame, [K × B, 1, C, H, W, D]: all windows of the first condition, then of the second, …
         """
-        conditions = conditions or (UNSTEERED,)
-        edits = stack_conditions(conditions, len(batch))
-        contexts = [batch.context if one.context is None else one.context(batch) for one in conditions]
-
-        def predict(window: Tensor, step: int) -> Tensor:
-            return self._edited_step(edits, window, batch, step)
-
-        yield from rollout(predict, torch.cat(contexts), n_steps)
+        return steered_rollout(self, batch, n_steps, conditions or (UNSTEERED,))
 
     def site_shapes(self, sites: Sequence[Site], origin: Origin, n_frames: int) -> dict[Site, torch.Size]:
         """Return the shape of activations for one window; nothing is computed.
@@ -192,10 +172,8 @@ class WalrusModule(L.LightningModule):
         modules = dict.fromkeys(site.module for site in sites)
         names, grid, jitter = origin.channels.names, origin.grid, self.jitter_seed is not None
         shapes = output_shapes(self.network.config, modules, n_frames, names, grid.shape, grid.boundaries, jitter)
-        _check_reached(sites, shapes)
+        check_reached(sites, shapes)
         return {site: site.select(torch.empty(shapes[site.module], device="meta")).shape for site in sites}
-
-    # ------------------------------------------------------------------ Lightning's steps
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Return the objective's loss; None of an objective that only adds up what it sees."""
@@ -254,9 +232,7 @@ class WalrusModule(L.LightningModule):
     def freeze_network(self) -> None:
         """Train what callbacks add, not the network: it gets no gradients and is left out of checkpoints."""
         self.network.requires_grad_(False)
-        self.strict_loading = (
-            False  # Lightning's own check would miss the network; `on_load_checkpoint` checks the rest
-        )
+        self.strict_loading = False  # Lightning's check would miss the network; `on_load_checkpoint` checks the rest
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave a frozen network out; its id is kept instead."""
@@ -282,30 +258,6 @@ class WalrusModule(L.LightningModule):
     def _frozen(self) -> bool:
         return not any(parameter.requires_grad for parameter in self.network.parameters())
 
-    # ------------------------------------------------------------------ parts of the steps
-
-    def _edited_step(self, edits: Sequence[Edit], window: Tensor, batch: Batch, step: int) -> Tensor:
-        """Predict the next frame of a rollout.
-
-        The edits are on the network during this forward alone: a rollout that is suspended, or dropped halfway, leaves
-        nothing on it, and two rollouts of one network can take turns.
-        """
-        sites, reached = [edit.site for edit in edits], set[str]()
-        seen = observed(self.network, sites if step == 0 else [], lambda site, h: reached.add(site.module))
-        self.clock.step = step
-        try:
-            with ExitStack() as stack:
-                stack.enter_context(attached(self.network, edits, self.clock))
-                stack.enter_context(seen)
-                for observer, watched in self.observers.items():
-                    stack.enter_context(observed(self.network, watched, observer))
-                frame = self.predict_next(window, batch, step)
-        finally:
-            self.clock.step = None
-        if step == 0:
-            _check_reached(sites, reached)
-        return frame
-
     def _tell(self, event: str, *args: Any) -> None:
         """Call a hook of the callbacks that have it (`physteer.callbacks.base.RolloutCallback`)."""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
@@ -315,12 +267,3 @@ class WalrusModule(L.LightningModule):
 
 def _without_network(state: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in state.items() if not name.startswith("network.")}
-
-
-def _check_reached(sites: Sequence[Site], reached: Container[str]) -> None:
-    for site in sites:
-        if site.module not in reached:
-            raise PhysteerError(
-                f"site {site.module!r} has no activation: the forward does not call that module; 'physteer sites' "
-                "lists those it does"
-            )
