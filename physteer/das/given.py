@@ -54,7 +54,7 @@ def read_given(paths: Sequence[str], model: str, ranks: Sequence[int]) -> list[G
         kind = tensor_kind(path)
         reader = _READERS.get(kind or "concept")
         if reader is None:
-            raise PhysteerError(f"direction {path} is a {kind.replace('_', ' ')}, not one of {_ALLOWED}")
+            raise PhysteerError(f"direction {path} is of the kind {kind.replace('_', ' ')}, not {_ALLOWED}")
         one = reader(path, ranks)
         if one.model and one.model != model:
             raise PhysteerError(f"direction {path} was measured on model {one.model}; this model is {model}")
