@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from physteer.data.generate import ShearFlowSettings, generate_shear_flow
     from physteer.data.module import WellDataModule
     from physteer.data.pair_module import CounterfactualDataModule
-    from physteer.data.pairs import Pair, PairBatch, PairDataset, PairRules
+    from physteer.data.pairs import Pair, PairBatch, PairDataset
+    from physteer.data.partners import PairRules
     from physteer.data.rollout_files import write_rollout
     from physteer.data.shear_flow import Frame, ShearFlowState, simulate
     from physteer.data.transfer_module import TransferDataModule
@@ -75,7 +76,8 @@ _MODULES = {
     "generate": ("ShearFlowSettings", "generate_shear_flow"),
     "module": ("WellDataModule",),
     "pair_module": ("CounterfactualDataModule",),
-    "pairs": ("Pair", "PairBatch", "PairDataset", "PairRules"),
+    "pairs": ("Pair", "PairBatch", "PairDataset"),
+    "partners": ("PairRules",),
     "rollout_files": ("write_rollout",),
     "shear_flow": ("Frame", "ShearFlowState", "simulate"),
     "transfer_module": ("TransferDataModule",),

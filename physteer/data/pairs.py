@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,10 +14,9 @@ from torch.utils.data import Dataset
 from physteer.data.batch import Batch, Sample, Window, collate
 from physteer.data.dataset import WindowDataset
 from physteer.data.matching import InitialConditions, Trajectory
+from physteer.data.partners import PairRules, Partners
 from physteer.data.truths import Truth
-from physteer.errors import PhysteerError, did_you_mean
-
-Others = Literal["same", "any"]
+from physteer.errors import PhysteerError
 
 
 @dataclass(frozen=True)
@@ -35,21 +32,6 @@ class Pair:
     """The window of θ* from the base's initial condition, at the base's start; None where it is not stored."""
     initial_condition: int
     """Of the base: pairs that share it are one draw in every interval."""
-
-
-@dataclass(frozen=True)
-class PairRules:
-    """What sources a base may have."""
-
-    variables: tuple[str, ...]
-    """The parameter that each source gives to the base."""
-    same_initial_condition: bool = True
-    """Sources begin with the base's initial condition, so that tokens correspond; otherwise with another one."""
-    other_parameters: Others = "same"
-    """Whether a source differs from the base in its variable alone, or may differ in all parameters."""
-    null: str | None = None
-    """Sources differ in this parameter alone instead, which the variables have nothing to do with: the answer is the
-    base's own future."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,15 +115,9 @@ class PairDataset(Dataset[PairSample]):
             raise PhysteerError("the sources of other pairs are asked for, but there is one pair only")
         self.windows, self.rules, self.truth, self.n_pairs = windows, rules, truth, n_pairs
         self.seed, self.strangers = seed, strangers
-        self._initial = initial_conditions.of
-        self._usable = dict.fromkeys(w for w in windows.windows if (w.file, w.trajectory) in self._initial)
-        self._parameters = {t: windows.parameters_of(Window(*t, 0)) for t in self._initial}
-        self._check_variables()
-        self._together: dict[int, list[Trajectory]] = defaultdict(list)
-        for trajectory, number in self._initial.items():
-            self._together[number].append(trajectory)
-        self._crossed = self._names_that_vary()
-        self._partners = {name: {t: self._find_partners(t, name) for t in self._initial} for name in rules.variables}
+        self._partners = Partners(windows, initial_conditions, rules)
+        matched = self._partners.initial_condition
+        self._usable = dict.fromkeys(w for w in windows.windows if (w.file, w.trajectory) in matched)
         self.bases = [w for w in self._usable if all(self.candidates(w, name) for name in rules.variables)]
         """Windows that have a source for every variable."""
         if not self.bases:
@@ -165,7 +141,7 @@ class PairDataset(Dataset[PairSample]):
     @property
     def initial_conditions(self) -> tuple[str, ...]:
         """Names of all initial conditions that bases have: their numbers."""
-        return tuple(str(number) for number in sorted(self._together))
+        return tuple(str(number) for number in sorted(self._partners.together))
 
     def pair(self, index: int) -> Pair:
         """Draw pair number ``index``.
@@ -191,8 +167,7 @@ class PairDataset(Dataset[PairSample]):
 
     def candidates(self, base: Window, variable: str) -> list[Window]:
         """List the sources a base may have for a variable: windows at the base's start."""
-        partners = self._partners[variable][base.file, base.trajectory]
-        return [w for t in partners if (w := Window(*t, base.start, base.stride)) in self._usable]
+        return self._usable_at(base, self._partners.sources((base.file, base.trajectory), variable))
 
     def collate(self, samples: Sequence[PairSample]) -> PairBatch:
         """Stack pairs and add their truth."""
@@ -206,18 +181,8 @@ class PairDataset(Dataset[PairSample]):
         return PairBatch(base, sources, pairs, self.truth.of(self.windows, pairs, base, sources), strangers)
 
     def report(self) -> str:
-        """Say in words how many trajectories found a partner, per variable."""
-        n = len(self._initial)
-        whose = "the same" if self.rules.same_initial_condition else "another"
-        found = []
-        for name, partners in self._partners.items():
-            counts = [len(those) for those in partners.values()]
-            differing = self.rules.null or name
-            found.append(f"{differing}: {sum(c > 0 for c in counts)} of {n} have a source, {sum(counts)} pairs")
-        return (
-            f"{len(self._together)} initial conditions in {n} trajectories; sources from {whose} initial condition, "
-            f"other parameters {'any' if self._free else 'equal'}: {'; '.join(found)}"
-        )
+        """Say in words how many trajectories found a source, per variable."""
+        return self._partners.report()
 
     def _shuffled(self, turn: int) -> list[int]:
         """Return the order in which a turn takes the bases; the latest is kept, since pairs mostly come in order."""
@@ -226,51 +191,17 @@ class PairDataset(Dataset[PairSample]):
             self._order = turn, random.Random(f"{self.seed}/{turn}").sample(range(n), n)
         return self._order[1]
 
-    @property
-    def _free(self) -> bool:
-        return self.rules.other_parameters == "any" and self.rules.null is None
-
-    def _find_partners(self, base: Trajectory, variable: str) -> list[Trajectory]:
-        own, number, differing = self._parameters[base], self._initial[base], self.rules.null or variable
-        fixed = [] if self._free else [name for name in self._crossed if name != differing]
-        same = self.rules.same_initial_condition
-        near = self._together[number] if same else [t for t, other in self._initial.items() if other != number]
-
-        def allowed(other: Mapping[str, float]) -> bool:
-            return not _same(own[differing], other[differing]) and all(_same(own[n], other[n]) for n in fixed)
-
-        return [trajectory for trajectory in near if allowed(self._parameters[trajectory])]
-
     def _pair(self, base: Window, sources: tuple[Window, ...]) -> Pair:
-        trajectory = (base.file, base.trajectory)
+        partners, trajectory = self._partners, (base.file, base.trajectory)
         changed = {
-            name: self._parameters[source.file, source.trajectory][name]
+            name: partners.parameters[source.file, source.trajectory][name]
             for name, source in zip(self.rules.variables, sources, strict=True)
         }
-        wanted = self._parameters[trajectory] | changed
-        number = self._initial[trajectory]
-        twins = (t for t in self._together[number] if all(_same(v, self._parameters[t][n]) for n, v in wanted.items()))
-        stored = (w for t in twins if (w := Window(*t, base.start, base.stride)) in self._usable)
-        return Pair(base, sources, tuple(changed.items()), next(stored, None), number)
+        twins = self._usable_at(base, partners.twins(trajectory, changed))
+        twin = twins[0] if twins else None
+        return Pair(base, sources, tuple(changed.items()), twin, partners.initial_condition[trajectory])
 
-    def _names_that_vary(self) -> list[str]:
-        """Return the parameters that differ within an initial condition; the others describe the initial condition."""
-        groups = [[self._parameters[t] for t in trajectories] for trajectories in self._together.values()]
-        names = next(iter(self._parameters.values()))
-        return [n for n in names if any(not _same(group[0][n], one[n]) for group in groups for one in group)]
-
-    def _check_variables(self) -> None:
-        known: Mapping[str, float] = next(iter(self._parameters.values()), {})
-        for name in filter(None, (*self.rules.variables, self.rules.null)):
-            if name not in known:
-                raise PhysteerError(
-                    f"{self.windows.path} has no parameter {name!r} that all files share, only "
-                    f"{', '.join(known) or 'none'}{did_you_mean(name, known)}"
-                )
-            values = sorted({parameters[name] for parameters in self._parameters.values()})
-            if all(_same(values[0], value) for value in values):
-                raise PhysteerError(f"{self.windows.path}: {name} is {values[0]:g} everywhere; pairs need two values")
-
-
-def _same(a: float, b: float) -> bool:
-    return abs(a - b) <= 1e-6 * max(abs(a), abs(b))
+    def _usable_at(self, base: Window, trajectories: Iterable[Trajectory]) -> list[Window]:
+        """Return the trajectories' windows at the base's start."""
+        windows = (Window(*trajectory, base.start, base.stride) for trajectory in trajectories)
+        return [window for window in windows if window in self._usable]
