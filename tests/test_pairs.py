@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from physteer.commands import data as data_command
 from physteer.data import CounterfactualDataModule, WindowDataset, WindowSpec
+from physteer.data.counterfactual import initial_condition
 from physteer.data.matching import match_initial_conditions
 from physteer.data.order import OnceInOrder
-from physteer.data.pairs import PairDataset, PairRules
+from physteer.data.pairs import PairDataset
+from physteer.data.partners import PairRules
 from physteer.data.truths import MatchedTruth, ReadoutTruth, SolverTruth
 from physteer.errors import PhysteerError
 
@@ -39,6 +42,16 @@ def test_a_tolerance_tells_what_is_the_same(tiny_well: Path) -> None:
     with open_split(tiny_well) as train:
         assert len(match_initial_conditions(train, tolerance=100.0).frames) == 1
         assert len(match_initial_conditions(train, fields=["tracer"]).frames) == 3
+
+
+def test_a_fluid_at_rest_is_told_by_what_it_carries(tmp_path: Path) -> None:
+    words = ["--resolution", "16", "32", "--frames", "4", "--initial-conditions", "3", "--valid", "0", "--test", "0"]
+    assert data_command.main(["diffusion", str(tmp_path), "--reynolds", "100", "200", "--schmidt", "1", *words]) == 0
+    with open_split(tmp_path) as train:
+        found = match_initial_conditions(train)
+        assert len(found.frames) == 3 and len(found.of) == 6
+        names = {initial_condition(train, window): found.of[window.file, window.trajectory] for window in train.windows}
+        assert sorted(names.values()) == [0, 1, 2]
 
 
 def test_pairs_keep_the_rules(tiny_well: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from physteer.data.batch import Batch, Window
 from physteer.data.dataset import WindowDataset
+from physteer.data.matching import initial_flow
 from physteer.data.shear_flow import LENGTHS, ShearFlowState, simulate
 from physteer.errors import PhysteerError
 
@@ -98,18 +99,14 @@ def solver_truth(
 def initial_condition(dataset: WindowDataset, window: Window) -> str:
     """Name a trajectory's initial condition by its content, never by its index: equal flows at frame 0, equal names.
 
-    The name is a digest of frame 0's velocity (at rest: its buoyancy, or else every evolving field) in thousandths of
-    its RMS.
+    The name is a digest of `initial_flow` in thousandths.
 
     Args:
         dataset: the split the window is from.
         window: any window of the trajectory.
+
+    Raises:
+        PhysteerError: no field evolves.
     """
-    frame = dataset.read(Window(window.file, window.trajectory, 0), n_frames=1).fields[0]  # [C, H, W, D]
-    names = dataset.origin.channels.names
-    moving = [i for i, name in enumerate(names) if name.startswith(("velocity", "momentum"))]
-    buoyant = [i for i, name in enumerate(names) if name == "buoyancy"]
-    telling = next((some for some in (moving, buoyant) if bool(frame[some].any())), dataset.origin.channels.predicted)
-    content = frame[telling].double()
-    grains = (content / content.square().mean().sqrt().clamp_min(1e-12) * 1000).round().to(torch.int32)
+    grains = (initial_flow(dataset, (window.file, window.trajectory)) * 1000).round().to(torch.int32)
     return hashlib.sha256(grains.numpy().tobytes()).hexdigest()[:12]

@@ -47,21 +47,17 @@ def match_initial_conditions(
 
     Args:
         dataset: a split; only trajectories that have windows count.
-        fields: what must agree; where empty, the velocity or momentum, else the buoyancy, else all that evolves. Other
-            fields of frame 0 depend on the parameters in The Well's crossed data sets.
+        fields: what must agree; where empty, what `initial_flow` takes.
         tolerance: largest difference anywhere, in units of the fields' common RMS.
 
     Raises:
         PhysteerError: there is no such field.
     """
-    channels = dataset.origin.channels
-    telling = [channels.index(name) for name in fields] or telling_channels(channels)
     trajectories = dict.fromkeys((window.file, window.trajectory) for window in dataset.windows)
     found: dict[Trajectory, int] = {}
     frames: list[Tensor] = []
     for file, index in tqdm(trajectories, "matching initial conditions", disable=None, leave=False):
-        values = dataset.read(Window(file, index, 0), n_frames=1).fields[0, telling].flatten()
-        frame = values / values.square().mean().sqrt().clamp_min(1e-12)
+        frame = initial_flow(dataset, (file, index), fields).float()
         number = _find(frame, frames, tolerance)
         if number is None:
             number = len(frames)
@@ -70,15 +66,33 @@ def match_initial_conditions(
     return InitialConditions(found, tuple(frames), tolerance)
 
 
-def telling_channels(channels: Channels) -> list[int]:
-    """Return the channels that tell initial conditions apart whatever the parameters.
+def initial_flow(dataset: WindowDataset, trajectory: Trajectory, fields: Sequence[str] = ()) -> Tensor:
+    """Read what tells a trajectory's initial condition from others, in units of its RMS.
+
+    Args:
+        dataset: the split.
+        trajectory: one of it.
+        fields: of frame 0; where empty, velocity or momentum, of a fluid at rest its buoyancy, else all that evolves.
+            Other fields of frame 0 depend on the parameters in The Well's crossed data sets.
+
+    Returns:
+        [n] float64: the fields one after the other, flattened.
 
     Raises:
-        PhysteerError: no channel evolves.
+        PhysteerError: there is no such field, or none evolves.
     """
+    channels = dataset.origin.channels
+    frame = dataset.read(Window(*trajectory, 0), n_frames=1).fields[0]  # [C, H, W, D]
+    telling = [channels.index(name) for name in fields] or _telling_channels(channels, frame)
+    content = frame[telling].double().flatten()
+    return content / content.square().mean().sqrt().clamp_min(1e-12)
+
+
+def _telling_channels(channels: Channels, frame: Tensor) -> list[int]:
     names = channels.names
-    telling = [i for i, name in enumerate(names) if name.startswith(("velocity", "momentum"))]
-    telling = telling or [i for i, name in enumerate(names) if name == "buoyancy"] or channels.predicted
+    moving = [i for i, name in enumerate(names) if name.startswith(("velocity", "momentum"))]
+    buoyant = [i for i, name in enumerate(names) if name == "buoyancy"]
+    telling = next((some for some in (moving, buoyant) if bool(frame[some].any())), channels.predicted)
     if not telling:
         raise PhysteerError(f"none of the fields {', '.join(names)} evolves")
     return telling

@@ -13,7 +13,8 @@ from physteer.data.dataset import WindowDataset, WindowSpec
 from physteer.data.matching import InitialConditions, match_initial_conditions
 from physteer.data.module import Split, WellDataModule
 from physteer.data.order import OnceInOrder, TrainingOrder
-from physteer.data.pairs import Others, PairDataset, PairRules
+from physteer.data.pairs import PairDataset
+from physteer.data.partners import Others, PairRules
 from physteer.data.truths import SolverTruth, Truth
 from physteer.errors import PhysteerError
 
@@ -38,7 +39,8 @@ class CounterfactualDataModule(WellDataModule):
         evaluation_pairs: pairs of validation and of test.
         pair_every: frames between the starts of windows.
         horizon: frames that the answer has.
-        match_fields: fields of frame 0 that must agree; where empty the velocity or momentum, or else the buoyancy.
+        match_fields: fields of frame 0 that must agree; where empty the velocity or momentum, of a fluid at rest the
+            buoyancy, or else all that evolves.
         match_tolerance: largest difference of these fields, in units of their RMS.
         well: arguments of ``WellDataModule``.
     """
