@@ -15,7 +15,9 @@ from physteer.errors import PhysteerError
 from physteer.metrics.flow import energy_spectrum
 from physteer.reports import film, read_rollouts, report, summary_of
 from physteer.reports import html as html_report
-from physteer.reports.control_figures import draw_alignment, draw_controlled_dose_response, over_initial_conditions
+from physteer.reports.control_doses import draw_controlled_dose_response
+from physteer.reports.control_steps import draw_alignment
+from physteer.reports.controls import over_initial_conditions
 from physteer.reports.diagnostics import read_velocity
 from physteer.reports.heat_map import draw_heat_map
 from physteer.reports.rollouts import Series

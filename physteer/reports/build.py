@@ -14,7 +14,8 @@ from physteer.errors import PhysteerError
 from physteer.files import atomic_write
 from physteer.reports.choice import MOST_SERIES, file_name, spread
 from physteer.reports.concept_maps import draw_concept
-from physteer.reports.control_figures import draw_alignment, draw_controlled_dose_response
+from physteer.reports.control_doses import draw_controlled_dose_response
+from physteer.reports.control_steps import draw_alignment
 from physteer.reports.curves import draw_dose_response, draw_over_time
 from physteer.reports.diagnostics import Diagnostic, diagnose, write_csv, write_table
 from physteer.reports.effects import Effect, effects
