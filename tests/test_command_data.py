@@ -13,7 +13,8 @@ import torch
 from the_well.data import WellDataset
 
 from physteer.commands.data import main
-from physteer.data.generate import ShearFlowSettings, file_name, generate_shear_flow
+from physteer.data.crossed_files import file_name
+from physteer.data.generate import ShearFlowSettings, generate_shear_flow
 from physteer.data.shear_flow import ShearFlowState, simulate
 from physteer.errors import PhysteerError
 
@@ -77,7 +78,7 @@ def test_parameters_and_initial_conditions_are_crossed(folder: Path) -> None:
 
 
 def test_a_stored_trajectory_is_the_solver_s(folder: Path) -> None:
-    path = folder / "data/valid" / file_name(2000, 0.5)
+    path = folder / "data/valid" / file_name(2000, 0.5, "shear_flow")
     stored = read(path)
     with h5py.File(path) as file:
         assert (file.attrs["Reynolds"], file.attrs["Schmidt"]) == (2000, 0.5)
@@ -93,7 +94,7 @@ def test_a_stored_trajectory_is_the_solver_s(folder: Path) -> None:
 def test_a_second_run_keeps_files_and_makes_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path) == 0
     before = {path: read(path) for path in files(tmp_path)}
-    gone = tmp_path / "data/train" / file_name(100, 2)
+    gone = tmp_path / "data/train" / file_name(100, 2, "shear_flow")
     gone.unlink()
     times = {path: path.stat().st_mtime_ns for path in files(tmp_path)}
     stats = (tmp_path / "stats.yaml").read_text()
@@ -140,7 +141,7 @@ def test_other_settings_are_refused(folder: Path) -> None:
 
 
 def test_a_truncated_file_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "data/train" / file_name(100, 2)
+    path = tmp_path / "data/train" / file_name(100, 2, "shear_flow")
     path.parent.mkdir(parents=True)
     path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     with pytest.raises(PhysteerError, match=r"cannot read .*remove it"):
@@ -168,7 +169,33 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, words: list[st
     with pytest.raises(PhysteerError, match=message) as caught:
         run(tmp_path / "out", *words)
     assert "\n" not in str(caught.value)
-    assert not list(tmp_path.rglob("*.*"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("generator", ["taylor-green", "advection", "diffusion"])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--reynolds", "0"], "--reynolds: 0 is not a positive number"),
+        (["--schmidt", "1", "1"], "--schmidt names a value twice"),
+        (["--resolution", "7"], "--resolution: expected 2 arguments"),
+        (["--dt", "inf"], "--dt: inf is not a positive number"),
+        (["--widths", "0.1"], "unrecognized arguments: --widths"),
+    ],
+)
+def test_bad_input_of_simple_flows_leaves_nothing(
+    tmp_path: Path, generator: str, words: list[str], message: str
+) -> None:
+    with pytest.raises(PhysteerError, match=message):
+        main([generator, str(tmp_path / "out"), *words])
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_data_set_in_the_folder_is_refused(folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(PhysteerError, match="is of the data set shear_flow, not simple_flows; choose another folder"):
+        main(["advection", str(folder), "--frames", "2"])
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
@@ -213,7 +240,7 @@ except AttributeError as error:
     ("number", "name"), [(1e4, "1e4"), (0.5, "5e-1"), (1, "1e0"), (250, "2.5e2"), (0.125, "1.25e-1")]
 )
 def test_numbers_in_file_names(number: float, name: str) -> None:
-    assert file_name(number, 10) == f"shear_flow_Reynolds_{name}_Schmidt_1e1.hdf5"
+    assert file_name(number, 10, "shear_flow") == f"shear_flow_Reynolds_{name}_Schmidt_1e1.hdf5"
 
 
 def test_a_log_file_gets_a_line_per_quarter_and_no_bar(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -74,8 +74,8 @@ def _add_shear_flow(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--batch", type=whole, default=4, help="flows advanced together; more on a GPU")
 
 
-def _add_simple_flow(parser: argparse.ArgumentParser, dataset: str) -> None:
-    parser.set_defaults(run=_simple_flow, dataset=dataset)
+def _add_simple_flow(parser: argparse.ArgumentParser, flow: str) -> None:
+    parser.set_defaults(run=_simple_flow, flow=flow)
     _add_what_all_have(parser)
 
 
@@ -134,14 +134,13 @@ def _shear_flow(given: argparse.Namespace) -> int:
 
 
 def _simple_flow(given: argparse.Namespace) -> int:
-    from physteer.data.generate_simple import SimpleFlowSettings, generate_simple_flow
+    from physteer.data.crossed_files import CrossedSettings
+    from physteer.data.generate_simple import generate_simple_flow
 
     _check_distinct(given)
-    settings = SimpleFlowSettings(_counts(given), given.frames, given.dt, tuple(given.resolution), given.seed)
+    settings = CrossedSettings(_counts(given), given.frames, given.dt, tuple(given.resolution), given.seed)
     with _progress(given) as progress:
-        written = generate_simple_flow(
-            given.out, given.dataset, given.reynolds, given.schmidt, settings, progress=progress
-        )
+        written = generate_simple_flow(given.out, given.flow, given.reynolds, given.schmidt, settings, progress)
     return _conclude(given, written)
 
 

@@ -61,6 +61,19 @@ class ShearLayers:
         return torch.stack([profile, swing], -1), profile.clone()
 
 
+def check_layers(widths: Sequence[float], shears: Sequence[int], blobs: Sequence[int]) -> None:
+    """Check that layers can be drawn from these half-widths, numbers of layers and numbers of waves.
+
+    Raises:
+        PhysteerError: an odd number of layers, or layers too wide to be apart.
+    """
+    for width, n_shear, n_blobs in itertools.product(widths, shears, blobs):
+        if n_shear < 2 or n_shear % 2 or n_blobs < 1:
+            raise PhysteerError(f"{n_shear} layers, {n_blobs} blobs: layers must be even, at least 2; blobs at least 1")
+        if not 0 < width <= 0.5 / n_shear:
+            raise PhysteerError(f"width {width:g} for {n_shear} layers: must be positive, at most {0.5 / n_shear:g}")
+
+
 def draw_shear_layers(
     count: int,
     seed: Sequence[int],
@@ -83,12 +96,8 @@ def draw_shear_layers(
     Raises:
         PhysteerError: for an odd number of layers or layers too wide to be apart.
     """
+    check_layers(widths, shears, blobs)
     combinations = list(itertools.product(widths, shears, blobs))
-    for width, n_shear, n_blobs in combinations:
-        if n_shear < 2 or n_shear % 2 or n_blobs < 1:
-            raise PhysteerError(f"{n_shear} layers, {n_blobs} blobs: layers must be even, at least 2; blobs at least 1")
-        if not 0 < width <= 0.5 / n_shear:
-            raise PhysteerError(f"width {width:g} for {n_shear} layers: must be positive, at most {0.5 / n_shear:g}")
     order = np.random.default_rng([*seed, 0]).permutation(len(combinations))
     drawn = []
     for number in range(count):

@@ -23,7 +23,7 @@ second-order IMEX steps, no tracer, no mean flow).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -140,12 +140,21 @@ def simulate(
         yield Frame(state.time + index * dt, carried.reshape(tracer.shape), pressure, flow)
 
 
+def check_grid(shape: Sequence[int]) -> None:
+    """Check that the solver takes a grid of (X, Y) points.
+
+    Raises:
+        PhysteerError: a size is odd or below 8.
+    """
+    if any(n < 8 or n % 2 for n in shape):
+        raise PhysteerError(f"grid {shape[0]} × {shape[1]}: both sizes must be even and at least 8")
+
+
 def _check(velocity: Tensor, tracer: Tensor, reynolds: Tensor, schmidt: Tensor, dt: float) -> None:
     if velocity.ndim != 4 or velocity.shape[-1] != 2:
         raise PhysteerError(f"velocity has shape {tuple(velocity.shape)}; wanted [B, X, Y, 2]")
     runs, *shape = velocity.shape[:3]
-    if any(n < 8 or n % 2 for n in shape):
-        raise PhysteerError(f"grid {shape[0]} × {shape[1]}: both sizes must be even and at least 8")
+    check_grid(shape)
     if tracer.ndim not in (3, 4) or [tracer.shape[0], *tracer.shape[-2:]] != [runs, *shape]:
         raise PhysteerError(f"tracer has shape {tuple(tracer.shape)}; wanted {[runs, *shape]} or [B, S, X, Y]")
     for name, values, wanted in (("reynolds", reynolds, (runs,)), ("schmidt", schmidt, tuple(tracer.shape[:-2]))):

@@ -1,0 +1,193 @@
+"""The files of a generated data set: Reynolds × Schmidt × initial condition, fully crossed within every split.
+
+    OUT/stats.yaml
+    OUT/data/{train,valid,test}/{flow}_Reynolds_{Re}_Schmidt_{Sc}.hdf5
+
+One file per pair of parameters, one trajectory per initial condition, in the same order in every file of a split.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from physteer.data.shear_flow import LENGTHS
+from physteer.data.well_format import Axis, Scalar, WellField, WellFile
+from physteer.data.well_stats import write_stats
+from physteer.errors import PhysteerError
+
+SPLITS = ("train", "valid", "test")
+FIELDS = (WellField("tracer"), WellField("pressure"), WellField("velocity", order=1))
+"""Of The Well's shear_flow."""
+
+
+@dataclass(frozen=True)
+class CrossedSettings:
+    """What every file of a data set has in common."""
+
+    counts: tuple[int, int, int] = (12, 2, 2)
+    """Initial conditions in train, valid and test."""
+    frames: int = 40
+    """Stored frames per trajectory, the initial one included."""
+    dt: float = 0.25
+    """Time between frames."""
+    resolution: tuple[int, int] = (64, 128)
+    """Grid points (x, y)."""
+    seed: int = 0
+    """Of the initial conditions."""
+
+    def count(self, split: str) -> int:
+        """Return how many initial conditions a split has."""
+        return self.counts[SPLITS.index(split)]
+
+    def record(self, generator: str, split: str) -> dict[str, object]:
+        """Return what is stored in each file of a split and must agree before the file is kept."""
+        record = asdict(self)
+        del record["counts"]
+        return {"generator": generator, "split": split, **record, "initial_conditions": self.count(split)}
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Files that a data set lacks."""
+
+    split: str
+    reynolds: float
+    schmidt: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class CrossedFiles:
+    """The files of one flow in a folder, which may hold other flows of the same data set."""
+
+    out: Path
+    dataset: str
+    """The Well's ``dataset_name``: one for all flows of a folder."""
+    flow: str
+    """What file names begin with."""
+    generator: str
+    """Name and version of what computes the values."""
+    reynolds: Sequence[float]
+    """Positive, distinct."""
+    schmidt: Sequence[float]
+    """Positive, distinct."""
+    settings: CrossedSettings
+
+    @contextmanager
+    def completed(self, progress: Callable[[int], object]) -> Iterator[list[Gap]]:
+        """Yield what is missing, for the block to write; then write the statistics of the training split.
+
+        Nothing is made or removed before all files that are there have been checked.
+
+        Args:
+            progress: called with the number of trajectory-frames that are kept.
+
+        Raises:
+            PhysteerError: a file was made by other settings or cannot be read, or the folder cannot be made.
+        """
+        for split in SPLITS:
+            for path in self._stored(split):
+                self._check(path, split)
+        gaps = list(self._gaps())
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PhysteerError(f"cannot make the folder {self.out}: {error.strerror}") from error
+        stats = self.out / "stats.yaml"
+        if any(gap.split == "train" for gap in gaps):
+            stats.unlink(missing_ok=True)  # it would not be that of the training files
+        wanted = sum(self.settings.counts) * len(self.reynolds) * len(self.schmidt)
+        lacking = sum(self.settings.count(gap.split) * len(gap.schmidt) for gap in gaps)
+        progress((wanted - lacking) * self.settings.frames)
+        yield gaps
+        train = self._stored("train")
+        if train and not stats.exists():
+            write_stats(train, stats)
+
+    def paths(self, gap: Gap) -> list[Path]:
+        """Return the files of a gap, in the order of their Schmidt numbers."""
+        return [self._path(gap.split, gap.reynolds, schmidt) for schmidt in gap.schmidt]
+
+    def contents(self, gap: Gap, scalars: tuple[Scalar, ...] = ()) -> dict[Path, WellFile]:
+        """Describe the files of a gap.
+
+        Args:
+            gap: one of `completed`.
+            scalars: of the gap's initial conditions.
+        """
+        return {
+            path: WellFile(
+                dataset_name=self.dataset,
+                axes=box_axes(self.settings.resolution),
+                times=self.settings.dt * np.arange(self.settings.frames),
+                n_trajectories=self.settings.count(gap.split),
+                fields=FIELDS,
+                parameters={"Reynolds": gap.reynolds, "Schmidt": schmidt},
+                scalars=scalars,
+                attributes={"settings": json.dumps(self.settings.record(self.generator, gap.split))},
+            )
+            for path, schmidt in zip(self.paths(gap), gap.schmidt, strict=True)
+        }
+
+    def _gaps(self) -> Iterator[Gap]:
+        for split in SPLITS:
+            for reynolds in self.reynolds if self.settings.count(split) else ():
+                absent = tuple(one for one in self.schmidt if not self._path(split, reynolds, one).exists())
+                if absent:
+                    yield Gap(split, reynolds, absent)
+
+    def _path(self, split: str, reynolds: float, schmidt: float) -> Path:
+        return self.out / "data" / split / file_name(reynolds, schmidt, self.flow)
+
+    def _stored(self, split: str) -> list[Path]:
+        return sorted((self.out / "data" / split).glob("*.hdf5"))
+
+    def _check(self, path: Path, split: str) -> None:
+        """Check that a file of this flow was made by the same settings, and that others are of the same data set."""
+        try:
+            with h5py.File(path) as file:
+                dataset, stored = file.attrs.get("dataset_name"), json.loads(file.attrs.get("settings", "{}"))
+        except OSError as error:
+            raise PhysteerError(f"cannot read {path}: {error}; remove it to have it made again") from error
+        if dataset != self.dataset:
+            raise PhysteerError(
+                f"{path} is of the data set {dataset}, not {self.dataset}; choose another folder or remove it"
+            )
+        if path.name.startswith(f"{self.flow}_Reynolds_"):
+            _check_same(path, stored, json.loads(json.dumps(self.settings.record(self.generator, split))))
+
+
+def _check_same(path: Path, stored: Mapping[str, object], wanted: Mapping[str, object]) -> None:
+    for key, value in wanted.items():
+        if stored.get(key) != value:
+            raise PhysteerError(
+                f"{path} was made with {key} {stored.get(key)}, not {value}; choose another folder or remove it"
+            )
+
+
+def file_name(reynolds: float, schmidt: float, flow: str) -> str:
+    """Return the name of the file that holds a pair of parameters."""
+    return f"{flow}_Reynolds_{scientific(reynolds)}_Schmidt_{scientific(schmidt)}.hdf5"
+
+
+def scientific(value: float) -> str:
+    """Return a number as The Well's file names write it: 1e4, 5e-1, 2.5e2."""
+    sign, digits, exponent = Decimal(repr(float(value))).normalize().as_tuple()
+    mantissa = f"{digits[0]}" + (f".{''.join(map(str, digits[1:]))}" if len(digits) > 1 else "")
+    return f"{'-' * sign}{mantissa}e{int(exponent) + len(digits) - 1}"
+
+
+def box_axes(resolution: tuple[int, int]) -> tuple[Axis, Axis]:
+    """Return the axes of The Well's shear_flow box, 0 ≤ x < 1 and −1 ≤ y < 1, periodic."""
+    x, y = (
+        Axis(name, low + length * np.arange(size) / size)
+        for name, low, length, size in zip("xy", (0.0, -1.0), LENGTHS, resolution, strict=True)
+    )
+    return x, y
