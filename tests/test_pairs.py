@@ -215,6 +215,19 @@ def test_the_data_module_holds_initial_conditions_out(tiny_well: Path, tmp_path:
     same.teardown("validate")
 
 
+def test_a_split_alone_has_nothing_held_out_and_a_broken_one_beside_it_is_told(tiny_well: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_well / "data/test", tmp_path / "data/test")
+    alone = module(tmp_path, evaluation_pairs=5)
+    assert sum(len(batch) for batch in alone.test_dataloader()[0]) == 5
+    alone.teardown("test")
+    (tmp_path / "data/train").mkdir()
+    (tmp_path / "data/train/broken.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    broken = module(tmp_path)
+    with pytest.raises(PhysteerError, match=r"broken.hdf5 is not a readable Well file"):
+        broken.test_dataloader()
+    broken.teardown("test")
+
+
 def test_any_number_of_processes_sees_the_same_pairs(tiny_well: Path) -> None:
     with open_split(tiny_well) as train:
         pairs = make(train, PairRules(("Reynolds",)), n=11)
@@ -229,6 +242,7 @@ def test_any_number_of_processes_sees_the_same_pairs(tiny_well: Path) -> None:
         ({"null_parameter": "Reynolds"}, "data.null_parameter 'Reynolds' is among"),
         ({"train_pairs": 0}, "data.train_pairs must be at least 2"),
         ({"horizon": 0}, "data.horizon must be at least 1"),
+        ({"match_tolerance": float("nan")}, "data.match_tolerance must be at least 0, found nan"),
     ],
 )
 def test_bad_settings_are_named(tiny_well: Path, wrong: dict, message: str) -> None:

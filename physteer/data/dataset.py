@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from physteer.data.batch import Boundaries, Channels, Grid, Origin, Sample, Window
 from physteer.data.fields import channel_sources
 from physteer.data.open_files import OpenFiles
-from physteer.data.well_index import open_well
+from physteer.data.well_index import EmptySplitError, open_well
 from physteer.errors import PhysteerError, did_you_mean
 
 
@@ -60,16 +60,16 @@ class WindowSpec:
         """Return the trajectories to use where the file that has most has ``n_most``.
 
         Raises:
-            PhysteerError: one is asked for that no file has, or none is left.
+            EmptySplitError: one is asked for that no file has, or none is left.
         """
         asked = range(n_most) if self.trajectories is None else sorted(set(self.trajectories))
         absent = [t for t in asked if t not in range(n_most)]
         if absent:
-            raise PhysteerError(f"there is no trajectory {absent[0]}; files have up to {n_most}, counted from 0")
+            raise EmptySplitError(f"there is no trajectory {absent[0]}; files have up to {n_most}, counted from 0")
         inside = range(*(round(n_most * fraction) for fraction in self.share))
         chosen = [t for t in asked if t in inside]
         if not chosen:
-            raise PhysteerError(
+            raise EmptySplitError(
                 f"no trajectory is left: those from {self.share[0]:.0%} to {self.share[1]:.0%} of {n_most} are "
                 f"{list(inside)}, asked for are {list(asked)}"
             )
@@ -92,8 +92,9 @@ class WindowDataset(Dataset[Sample]):
         storage_options: passed to fsspec.
 
     Raises:
-        PhysteerError: no such folder, no file left by the filters, a broken file, files that do not belong together, no
-            such trajectory, or trajectories that are too short.
+        EmptySplitError: no such folder, no file left by the filters, no such trajectory, or trajectories that are too
+            short.
+        PhysteerError: a broken file, or files that do not belong together.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class WindowDataset(Dataset[Sample]):
         """Return other windows of the same files, which stay open once for both.
 
         Raises:
-            PhysteerError: no such trajectory, or trajectories that are too short.
+            EmptySplitError: no such trajectory, or trajectories that are too short.
         """
         other = copy.copy(self)
         other.spec = spec
@@ -221,7 +222,7 @@ class WindowDataset(Dataset[Sample]):
             for start in spec.starts(n_stored, stride)
         ]
         if not windows:
-            raise PhysteerError(
+            raise EmptySplitError(
                 f"no window fits {self.path}: one needs {spec.n_input} + {spec.n_output} frames, {min(spec.strides)} "
                 f"apart, from frame {spec.first}; trajectories have up to {max(stored)} frames"
             )

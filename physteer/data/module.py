@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from physteer.data.batch import collate
 from physteer.data.dataset import WindowDataset, WindowSpec
 from physteer.data.order import OnceInOrder, TrainingOrder
+from physteer.data.well_index import EmptySplitError
 from physteer.errors import PhysteerError
 
 Split = Literal["train", "valid", "test"]
@@ -175,7 +176,7 @@ class WellDataModule(L.LightningDataModule):
         """Return the part of the trajectories that ``split_fractions`` gives to a split."""
         fractions = self.split_fractions or {}
         if split not in fractions:
-            raise PhysteerError(f"data.split_fractions gives {split!r} no share; found {fractions}")
+            raise EmptySplitError(f"data.split_fractions gives {split!r} no share; found {fractions}")
         names = [name for name in get_args(Split) if name in fractions]  # always in this order, however they are given
         before = [fractions[name] for name in names[: names.index(split)]]
         return sum(before), sum([*before, fractions[split]])

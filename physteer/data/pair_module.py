@@ -16,6 +16,7 @@ from physteer.data.order import OnceInOrder, TrainingOrder
 from physteer.data.pairs import PairDataset
 from physteer.data.partners import Others, PairRules
 from physteer.data.truths import SolverTruth, Truth
+from physteer.data.well_index import EmptySplitError
 from physteer.errors import PhysteerError
 
 
@@ -71,6 +72,8 @@ class CounterfactualDataModule(WellDataModule):
                 raise PhysteerError(f"data.{name} must be at least 1, found {value}")
         if train_pairs < 2:  # a control takes the sources of other pairs
             raise PhysteerError(f"data.train_pairs must be at least 2, found {train_pairs}")
+        if not match_tolerance >= 0:
+            raise PhysteerError(f"data.match_tolerance must be at least 0, found {match_tolerance}")
         if not variables or len(set(variables)) < len(variables):
             raise PhysteerError(f"data.variables must name one or more different parameters; found {variables}")
         if null_parameter in variables:
@@ -137,7 +140,7 @@ class CounterfactualDataModule(WellDataModule):
             return own
         try:
             shared = own.shared_with(self._match("train"))
-        except PhysteerError:  # a folder with one split alone has nothing to hold out from
+        except EmptySplitError:  # nothing to hold out from
             return own
         if len(shared) == len(own.frames):
             raise PhysteerError(

@@ -15,6 +15,10 @@ from physteer.errors import PhysteerError
 from physteer.files import reason
 
 
+class EmptySplitError(PhysteerError):
+    """A split has no file, trajectory or window of those that were asked for."""
+
+
 def open_well(
     path: str,
     include: Sequence[str] = (),
@@ -30,7 +34,8 @@ def open_well(
         storage_options: passed to fsspec.
 
     Raises:
-        PhysteerError: no such folder, no file left by the filters, a broken file, or files that do not belong together.
+        EmptySplitError: no such folder, or no file left by the filters.
+        PhysteerError: a broken file, or files that do not belong together.
     """
     options = dict(storage_options or {})
     try:
@@ -41,7 +46,7 @@ def open_well(
     except Exception as error:  # every file system has errors of its own: no network, no login, an unknown protocol
         raise PhysteerError(f"cannot list {path}: {type(error).__name__}: {reason(error)}") from error
     if not found:
-        raise PhysteerError(f"no HDF5 files in {path}{beside}")
+        raise EmptySplitError(f"no HDF5 files in {path}{beside}")
     kept = _filtered(found, path, include, exclude)
     try:
         # Whole paths as filters: the_well would match folders too, and list a file twice that contains two of ours.
@@ -65,7 +70,7 @@ def _filtered(found: Sequence[str], path: str, include: Sequence[str], exclude: 
     kept = [f for f, name in names.items() if not include or any(part in name for part in include)]
     kept = [f for f in kept if not any(part in names[f] for part in exclude)]
     if not kept:
-        raise PhysteerError(
+        raise EmptySplitError(
             f"the filters leave none of the {len(found)} files in {path}, such as {names[found[0]]}: "
             f"include {list(include)}, exclude {list(exclude)}"
         )
