@@ -19,33 +19,41 @@ from physteer.probing import ProbeEvaluation, ProbeFit, ProbeReader, ProbeWindow
 from physteer.probing.erasers import erasers
 from physteer.probing.fitting import selected
 from physteer.reports.html import write_report
+from physteer.reports.probe_class_table import class_text, write_class_table
 from physteer.reports.probe_figures import draw_best_matches, draw_lens, draw_r2_map
 from physteer.reports.probe_maps import TrajectoryMaps
-from physteer.reports.probe_table import probe_text, write_probe_tables
+from physteer.reports.probe_table import LensScore, ProbeScore, probe_text, write_probe_tables
 from physteer.reports.probe_trajectories import draw_token_maps, draw_traces
 from physteer.walrus import model_id
 
 
 class Probe(L.Callback):
-    """Learn which flow quantities can be read off which layers, on simple flows, and test it on full simulations.
+    """Learn what can be read off which layers, on simple flows, and test it on full simulations if there are some.
 
     ``fit`` freezes the network and reads the training windows once: ridge regression has a closed form, so there is no
     optimiser, no step and no checkpoint; a run that was interrupted begins anew. Every site is probed for every target,
     per token and pooled over frames. The penalty of each is chosen on ``valid``; scores are of ``test`` and of full
     simulations, beside controls: targets of other windows, the raw cells of the token, and random features of them.
 
-    Targets are in the units the network sees: its fields are divided by their RMS over the window.
+    Targets are flow quantities in the units the network sees: its fields are divided by their RMS over the window.
+    Classes are the values of a parameter in ``train``: linear discriminant analysis tells them apart, from the mean of
+    a frame's tokens, every frame of the context being a sample. Its penalty is that of the smallest cross-entropy on
+    ``valid``. Its controls are the same, and chance: the share of the commonest class. Windows whose value ``train``
+    has not are left out of accuracies, with a warning; data that have no other windows are refused.
 
     In the run folder: ``tables/probes.csv``; ``probes/<site>_<token or pooled>.safetensors``;
+    ``tables/class_probes.csv``; ``probes/<site>_<parameter>_classes.safetensors``;
     ``erasers/<site>_<target>.safetensors`` for the ``Erase`` callback, with random ones beside; predictions for every
     layer, frame and token of some trajectories in ``maps/``; ``tables/decoder_lens.csv``, the error of each depth's
     activation decoded; figures and ``report.html``.
 
     Args:
         sites: where: ``encoder``, ``blocks.3`` or what is inside blocks.
-        targets: what to look for; empty for all: ``vorticity``, ``speed_squared``, ``kinetic_energy``, ``shear_rate``,
-            ``dissipation_rate``, ``tracer_gradient``, ``pressure``, ``log_viscosity``, ``log_diffusivity``.
-        alphas: penalties of ridge regression to choose from, as in scikit-learn.
+        targets: what to look for; null for nothing but classes; empty for all: ``vorticity``, ``speed_squared``,
+            ``kinetic_energy``, ``shear_rate``, ``dissipation_rate``, ``tracer_gradient``, ``pressure``,
+            ``log_viscosity``, ``log_diffusivity``.
+        classes: parameters of the data whose values are told apart, such as ``Reynolds``.
+        alphas: penalties to choose from, of ridge regression as in scikit-learn.
         maps: trajectories of each data set whose predictions are kept and drawn.
         random_erasers: per site, for comparison; 19 are the fewest with which p ≤ 0.05 is possible.
         seed: of the shuffles, the random features and the random erasers.
@@ -57,27 +65,29 @@ class Probe(L.Callback):
     def __init__(
         self,
         sites: list[str],
-        targets: list[str] = [],  # noqa: B006  jsonargparse shows it; never changed
+        targets: list[str] | None = [],  # noqa: B006  jsonargparse shows it; never changed
+        classes: list[str] = [],  # noqa: B006
         alphas: list[float] = [1.0, 1e2, 1e4, 1e6, 1e8],  # noqa: B006
         maps: int = 2,
         random_erasers: int = 19,
         seed: int = 0,
     ) -> None:
-        for name, listed in (("sites", sites), ("targets", targets), ("alphas", alphas)):
-            if len(set(listed)) < len(listed) or (not listed and name != "targets"):
+        for name, listed in (("sites", sites), ("targets", targets or []), ("classes", classes), ("alphas", alphas)):
+            if len(set(listed)) < len(listed) or (not listed and name in ("sites", "alphas")):
                 raise PhysteerError(f"Probe.{name} must name one or more different {name}; found {listed}")
+        if targets is None and not classes:
+            raise PhysteerError("Probe has nothing to look for: Probe.targets is null and Probe.classes is empty")
         if min(maps, random_erasers) < 0:
             raise PhysteerError(f"Probe.maps and random_erasers must be at least 0; found {maps} and {random_erasers}")
-        self.reader = ProbeReader([Site.parse(site) for site in sites], targets or list(TARGETS), seed)
+        wanted = [] if targets is None else targets or list(TARGETS)
+        self.reader, self.classes = ProbeReader([Site.parse(site) for site in sites], wanted, seed), classes
         self.alphas, self.maps, self.random_erasers, self.seed = alphas, maps, random_erasers, seed
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Freeze the network, and put the pass over the training windows and the evaluation on the module."""
         data = getattr(trainer, "datamodule", None)
         if not isinstance(pl_module, WalrusModule) or not isinstance(data, TransferDataModule):
-            raise PhysteerError(
-                "Probe needs simple flows and full simulations: set data.class_path to physteer.TransferDataModule"
-            )
+            raise PhysteerError("Probe reads every window once: set data.class_path to physteer.TransferDataModule")
         if isinstance(pl_module.evaluation, ProbeEvaluation):
             return  # of the fit before this test
         if stage != "fit":
@@ -100,7 +110,11 @@ class Probe(L.Callback):
                     f"Probe reads activations [B, T, h, w, δ, d] of the encoder and of blocks; {site} has the shape "
                     f"{list(shape)}"
                 )
-        fit = ProbeFit(self.reader, ProbeWindows(windows, self.seed))
+        fit = ProbeFit(self.reader, ProbeWindows(windows, self.seed), self.classes)
+        if self.classes:
+            for scored in (data.windows("valid"), data.windows("test"), data.full_windows()):
+                if scored is not None:
+                    fit.classes.check(scored)
         pl_module.objective = fit
         pl_module.evaluation = ProbeEvaluation(fit, self.alphas, self.maps, self.seed)
         pl_module.automatic_optimization = False  # no loss, so nothing for Lightning to step along
@@ -120,6 +134,11 @@ class Probe(L.Callback):
                 if place == site:
                     file = run / "probes" / f"{slug(site)}_{resolution}.safetensors"
                     selected(probes, evaluation.targets(resolution)).save(file)
+            for task, probe in evaluation.classes.probes.items():
+                if task.place == site and not task.shuffled:
+                    probe.save(run / "probes" / f"{slug(site)}_{slug(task.parameter)}_classes.safetensors")
+        if not self.reader.targets:
+            return
         model = model_id(pl_module.network)
         for eraser in erasers(evaluation.fit, evaluation.targets("token"), model, self.random_erasers, self.seed):
             file = run / "erasers" / f"{slug(eraser.site)}_{slug(eraser.targets[0])}.safetensors"
@@ -131,20 +150,26 @@ class Probe(L.Callback):
         if not trainer.is_global_zero:
             return
         run, evaluation = Path(trainer.default_root_dir), pl_module.evaluation
-        rows, lens = evaluation.table(), evaluation.lens.table()
+        rows, lens, classes = evaluation.table(), evaluation.lens.table(), evaluation.classes.table()
         write_probe_tables(run, rows, lens)
+        if classes:
+            write_class_table(run, classes)
         for one in evaluation.maps:
             one.save(run / "maps" / f"{one.data}_{one.name}.safetensors")
-        figures = run / "figures"
-        for resolution in ("token", "pooled"):
-            draw_r2_map(rows, resolution, figures / f"probe_r2_{resolution}.png")
-        draw_best_matches(rows, figures / "probe_best_match.png")
-        draw_lens(lens, figures / "probe_lens.png")
-        _draw_trajectories(evaluation.maps, figures)
-        pl_module.print(f"{probe_text(rows)}\nreport: {write_report(run)}", flush=True)
+        _draw(rows, lens, evaluation.maps, run / "figures")
+        told = [*([probe_text(rows)] if rows else []), *([class_text(classes)] if classes else [])]
+        pl_module.print("\n".join([*told, f"report: {write_report(run)}"]), flush=True)
 
 
-def _draw_trajectories(maps: Sequence[TrajectoryMaps], folder: Path) -> None:
+def _draw(rows: Sequence[ProbeScore], lens: Sequence[LensScore], maps: Sequence[TrajectoryMaps], folder: Path) -> None:
+    """Draw what there is: without targets no R², without full simulations no lens."""
+    for resolution in ("token", "pooled"):
+        if any(row.resolution == resolution for row in rows):
+            draw_r2_map(rows, resolution, folder / f"probe_r2_{resolution}.png")
+    if any(row.data == "full" for row in rows):
+        draw_best_matches(rows, folder / "probe_best_match.png")
+    if lens:
+        draw_lens(lens, folder / "probe_lens.png")
     for one in maps:
         if one.data == "full":
             draw_traces(one, folder / f"probe_traces_{one.name}.png")

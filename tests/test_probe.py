@@ -44,7 +44,13 @@ def probe_yaml(path, folder, full, trainer=None, data=None, **probe):
     experiment(
         path,
         model={"checkpoint": str(folder / "walrus.safetensors")},
-        data={"path": str(folder / "simple"), "full": str(full), "window_every": 3, "batch_size": 3, **(data or {})},
+        data={
+            "path": str(folder / "simple"),
+            "full": full and str(full),
+            "window_every": 3,
+            "batch_size": 3,
+            **(data or {}),
+        },
         callbacks=[callback("Probe", **{"sites": SITES, "targets": TARGETS, "random_erasers": 2, **probe})],
         **{"max_epochs": 1, "enable_checkpointing": False, "logger": False, **(trainer or {})},
     )

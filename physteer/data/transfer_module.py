@@ -19,8 +19,8 @@ class TransferDataModule(WellDataModule):
 
     Args:
         path: folder of the simple flows, with ``data/{train,valid,test}/*.hdf5``; ``physteer data taylor-green``,
-            ``advection`` and ``diffusion`` write into one folder.
-        full: folder of the full simulations.
+            ``advection`` and ``diffusion`` write into one folder. Or of any other flows to learn on.
+        full: folder of the full simulations; null for none: ``test`` then reads ``test`` of ``path`` alone.
         full_split: which of its splits; nothing is learned on any.
         full_include: use only files of the full simulations whose name contains one of these.
         window_every: frames between the starts of windows.
@@ -30,7 +30,7 @@ class TransferDataModule(WellDataModule):
     def __init__(
         self,
         path: str,
-        full: str,
+        full: str | None = None,
         full_split: Split = "test",
         full_include: list[str] = [],  # noqa: B006  jsonargparse shows it; never changed
         window_every: int = 1,
@@ -39,9 +39,13 @@ class TransferDataModule(WellDataModule):
         super().__init__(path, **well)
         if window_every < 1:
             raise PhysteerError(f"data.window_every must be at least 1, found {window_every}")
+        if full is None and full_include:
+            raise PhysteerError(
+                f"data.full_include {full_include} has no full simulations to choose from: set data.full"
+            )
         self.full_split, self.window_every = full_split, window_every
         shared = {name: value for name, value in well.items() if name not in ("include", "exclude", "trajectories")}
-        self._full = WellDataModule(full, include=full_include, **shared)
+        self._full = None if full is None else WellDataModule(full, include=full_include, **shared)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Every window of ``train`` of the simple flows, once over all processes."""
@@ -52,21 +56,23 @@ class TransferDataModule(WellDataModule):
         return [self._once(self.windows("valid"))]
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
-        """``test`` of the simple flows, and the full simulations."""
-        return [self._once(self.windows("test")), self._once(self.full_windows())]
+        """``test`` of the simple flows, and the full simulations where there are some."""
+        full = self.full_windows()
+        return [self._once(self.windows("test")), *([] if full is None else [self._once(full)])]
 
     def windows(self, split: Split) -> WindowDataset:
         """Open the windows of a split of the simple flows."""
         return self.dataset(split, self._spec(self.trajectories))
 
-    def full_windows(self) -> WindowDataset:
-        """Open the windows of the full simulations."""
-        return self._full.dataset(self.full_split, self._spec(None))
+    def full_windows(self) -> WindowDataset | None:
+        """Open the windows of the full simulations; None without them."""
+        return None if self._full is None else self._full.dataset(self.full_split, self._spec(None))
 
     def teardown(self, stage: str) -> None:
         """Close every HDF5 file."""
         super().teardown(stage)
-        self._full.teardown(stage)
+        if self._full is not None:
+            self._full.teardown(stage)
 
     def _spec(self, trajectories: list[int] | None) -> WindowSpec:
         return WindowSpec(

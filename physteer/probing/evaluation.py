@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,21 +16,20 @@ from physteer.metrics import ProbeScores, best_match, bootstrap, mae_of, r2_of
 from physteer.metrics.probes import SQUARES, SUM, N
 from physteer.metrics.statistics import Floats
 from physteer.module import WalrusModule
-from physteer.probing.fitting import SHUFFLED, ProbeFit, both_truths, from_everyone
+from physteer.probing.class_evaluation import ClassEvaluation
+from physteer.probing.fitting import SHUFFLED, ProbeFit, both_truths
 from physteer.probing.lens import LensErrors
 from physteer.probing.maps import MapCollector, assembled
-from physteer.probing.readings import RANDOM_FEATURES, RAW_PATCH, ProbeReader, Resolution, samples
+from physteer.probing.processes import from_everyone, merged
+from physteer.probing.readings import INPUTS, ProbeReader, Resolution, samples
 from physteer.probing.windows import ProbeWindows
 from physteer.reports.probe_maps import TrajectoryMaps
-from physteer.reports.probe_table import Control, ProbeScore
+from physteer.reports.probe_table import ProbeScore
 from physteer.walrus import model_id
 
 Key = tuple[str, Resolution]
-DATA = ("simple", "full")
-"""The data loaders of ``test``."""
-FULL = 1
-INPUTS: dict[str, Control] = {RAW_PATCH: "raw_patch", RANDOM_FEATURES: "random_features"}
-"""Places that are controls."""
+DATA = {1: ("held_out",), 2: ("simple", "full")}
+"""The data loaders of ``test``, by how many there are."""
 
 
 class ProbeEvaluation(nn.Module):
@@ -53,6 +53,10 @@ class ProbeEvaluation(nn.Module):
         self.maps: list[TrajectoryMaps] = []
         """Of the kept trajectories, after `results` of test."""
         self.lens = LensErrors()
+        """Of full simulations."""
+        self.classes = ClassEvaluation(fit.classes)
+        """What probes of classes score."""
+        self._data: tuple[str, ...] = ()  # of each loader
         self._windows: list[ProbeWindows] = []
         self._scores: list[dict[Key, ProbeScores]] = []  # by loader
         self._matches: list[dict[tuple[str, str], Tensor]] = []  # by loader; by place and initial condition
@@ -65,6 +69,8 @@ class ProbeEvaluation(nn.Module):
 
     def targets(self, resolution: Resolution) -> tuple[str, ...]:
         """Return the targets that vary."""
+        if not self.probes:
+            return ()
         names = self.probes[self.reader.places[0], resolution].targets
         return tuple(name for name in names if not name.startswith(SHUFFLED))
 
@@ -72,16 +78,20 @@ class ProbeEvaluation(nn.Module):
         """Make empty scores; before validation, fit the probes. A collective over the processes."""
         if not module.trainer.testing:
             self.fit.merge()
-            self.probes = self.fit.fit(self.alphas, model_id(module.network))
+            model = model_id(module.network)
+            self.probes = self.fit.fit(self.alphas, model)
+            self.classes.learn(self.alphas, model)
         loaders = loaders if isinstance(loaders, list) else [loaders]
+        self._data = DATA[len(loaders)] if module.trainer.testing else ("valid",)
         self._windows = [ProbeWindows(loader.dataset, self.seed) for loader in loaders]
+        self.classes.begin(dict(zip(self._data, self._windows, strict=True)))
         centres = {key: self.fit.fitters[key].mean_y[self._columns(key[1])] for key in self.probes}
         self._scores = [
             {key: ProbeScores(probes.targets, centres[key]) for key, probes in self.probes.items()} for _ in loaders
         ]
         self._matches, self.lens = [{} for _ in loaders], LensErrors()
         self._maps = [
-            MapCollector(windows.some_trajectories(self.n_maps if module.trainer.testing else 0))
+            MapCollector(windows.some_trajectories(self.n_maps if module.trainer.testing and self.probes else 0))
             for windows in self._windows
         ]
 
@@ -98,6 +108,7 @@ class ProbeEvaluation(nn.Module):
         self._maps[loader].begin(batch, {r: truth[..., : n_own[r]] for r, truth in truths.items()}, shape)
 
         def use(place: str, features: Tensor) -> None:
+            self.classes.add(self._data[loader], place, features, batch)
             for resolution, truth in truths.items():
                 key = (place, resolution)
                 predicted = self.probes[key].predict(samples(features, resolution))  # [A, B, n, 2m]
@@ -110,40 +121,35 @@ class ProbeEvaluation(nn.Module):
                     self._match(loader, place, own, truth, names, shape[0])
 
         self.reader.read(module, batch, use)
-        if module.trainer.testing and loader == FULL:
+        if self._data[loader] == "full":
             self.lens.add(module, batch, names)
 
     def results(self, stage: str) -> dict[str, float]:
         """Add the processes' scores up; after validation, choose the penalties. A collective over the processes."""
         for scores in self._scores:
             for key, mine in scores.items():
-                merged = ProbeScores(mine.targets)
-                for state in from_everyone(mine.state_dict()):
-                    other = ProbeScores(mine.targets)
-                    other.load_state_dict(state)
-                    merged.merge(other)
-                scores[key] = merged
+                scores[key] = merged(mine, partial(ProbeScores, mine.targets))
+        logged = self.classes.results(stage)
         if stage == "val":
             [scores] = self._scores
             r2 = {key: one.r2() for key, one in scores.items()}
             self.probes = {key: probes.best(r2[key]) for key, probes in self.probes.items()}
-            return self._logged({key: one.amax(0) for key, one in r2.items()}, "val/r2")
+            return logged | self._logged({key: one.amax(0) for key, one in r2.items()}, "val/r2")
         self._matches = [_added(from_everyone(mine)) for mine in self._matches]
         self.lens.merge(from_everyone)
         sites = tuple(map(str, self.reader.sites))
         self.maps = []
-        for data, collector in zip(DATA, self._maps, strict=True):
+        for data, collector in zip(self._data, self._maps, strict=True):
             pieces = [piece for mine in from_everyone(collector.pieces) for piece in mine]
             self.maps += assembled(pieces, data, sites, self.targets("token"), self.targets("pooled"))
-        logged: dict[str, float] = {}
-        for name, scores in zip(DATA, self._scores, strict=True):
+        for name, scores in zip(self._data, self._scores, strict=True):
             logged |= self._logged({key: one.r2()[0] for key, one in scores.items()}, f"test/{name}/r2")
         return logged
 
     def table(self) -> list[ProbeScore]:
         """Return every score of ``test``, with intervals; after `results`."""
         rows = []
-        for loader, data in enumerate(DATA):
+        for loader, data in enumerate(self._data):
             for (place, resolution), scores in self._scores[loader].items():
                 by_name, alphas = scores.terms(), self.probes[place, resolution].alphas[0]
                 conditions = list(by_name)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Sequence
-from typing import TypeVar
+from functools import partial
 
 import torch
-import torch.distributed
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -17,10 +16,11 @@ from physteer.data.batch import Batch
 from physteer.errors import PhysteerError
 from physteer.metrics import TARGETS
 from physteer.module import WalrusModule
+from physteer.probing.class_fitting import ClassFit
+from physteer.probing.processes import merged
 from physteer.probing.readings import RESOLUTIONS, ProbeReader, Resolution, samples
 from physteer.probing.windows import ProbeWindows
 
-T = TypeVar("T")
 SHUFFLED = "shuffled "
 """Before the names of targets whose truths are those of other windows."""
 _ROUND_OFF = 1e-5
@@ -31,22 +31,30 @@ class ProbeFit(nn.Module):
     """An objective that minimises nothing step by step: it adds up the sums that ridge regression needs.
 
     Every place is fitted to every target, and to the same targets of other windows, per token and pooled. Memory: d²
-    float64 numbers per place and resolution, however many tokens there are.
+    float64 numbers per place and resolution, however many tokens there are. And to the classes that `ClassFit` says.
     """
 
-    def __init__(self, reader: ProbeReader, windows: ProbeWindows) -> None:
+    def __init__(self, reader: ProbeReader, windows: ProbeWindows, classes: Sequence[str] = ()) -> None:
         """Begin with nothing seen.
 
         Args:
             reader: what is read and looked for.
             windows: of ``train``.
+            classes: parameters whose values are told apart.
+
+        Raises:
+            PhysteerError: There is no such parameter, or it has one value only.
         """
         super().__init__()
         self.reader, self.windows = reader, windows
         self.names = (*reader.targets, *(SHUFFLED + name for name in reader.targets))
         self.fitters: dict[tuple[str, Resolution], RidgeFitter] = {
-            (place, resolution): RidgeFitter(self.names) for place in reader.places for resolution in RESOLUTIONS
+            (place, resolution): RidgeFitter(self.names)
+            for place in reader.places
+            for resolution in RESOLUTIONS
+            if reader.targets
         }
+        self.classes = ClassFit(classes, reader, windows)
 
     def forward(self, module: WalrusModule, batch: Batch) -> None:
         """Add a batch of windows.
@@ -57,11 +65,12 @@ class ProbeFit(nn.Module):
         truths = both_truths(self.reader, self.windows, module, batch)
 
         def add(place: str, features: Tensor) -> None:
-            for resolution, truth in truths.items():
-                try:
+            try:
+                for resolution, truth in truths.items():
                     self.fitters[place, resolution].update(samples(features, resolution).flatten(0, 1), truth)
-                except PhysteerError as error:
-                    raise PhysteerError(f"probes at {place}, windows from {batch.windows[0]} on: {error}") from error
+                self.classes.add(place, features, batch)
+            except PhysteerError as error:
+                raise PhysteerError(f"probes at {place}, windows from {batch.windows[0]} on: {error}") from error
 
         truths = {resolution: truth.flatten(0, 1) for resolution, truth in truths.items()}
         self.reader.read(module, batch, add)
@@ -69,15 +78,11 @@ class ProbeFit(nn.Module):
     def merge(self) -> None:
         """Add up the processes' sums; a collective."""
         for key in self.fitters:
-            merged = RidgeFitter(self.names)
-            for state in from_everyone(self.fitters[key].state_dict()):
-                other = RidgeFitter(self.names)
-                other.load_state_dict(state)
-                merged.merge(other)
-            self.fitters[key] = merged
+            self.fitters[key] = merged(self.fitters[key], partial(RidgeFitter, self.names))
+        self.classes.merge()
 
     def fit(self, alphas: Sequence[float], model: str) -> dict[tuple[str, Resolution], RidgeProbes]:
-        """Return the probes of every place and resolution; targets that do not vary are left out, with a warning.
+        """Return the ridge probes of every place and resolution; targets that do not vary are left out, with a warning.
 
         Means over a frame may be 0 by a theorem, such as vorticity's where flows are periodic: what varies then is
         round-off.
@@ -86,6 +91,8 @@ class ProbeFit(nn.Module):
             alphas: penalties to choose from.
             model: which weights.
         """
+        if not self.fitters:
+            return {}
         token, pooled = (self.fitters[self.reader.places[0], resolution] for resolution in RESOLUTIONS)
         kept = {"token": token.varying}
         kept["pooled"] = [
@@ -128,15 +135,8 @@ def selected(probes: RidgeProbes, targets: Sequence[str]) -> RidgeProbes:
 def both_truths(
     reader: ProbeReader, windows: ProbeWindows, module: WalrusModule, batch: Batch
 ) -> dict[Resolution, Tensor]:
-    """Return the truths of a batch and then those of other windows, [B, n, 2m], by resolution."""
+    """Return the truths of a batch and then those of other windows, [B, n, 2m], by resolution; none without targets."""
+    if not reader.targets:
+        return {}
     pair = [reader.truths(module, one, module.inputs(one.context, one)[1]) for one in (batch, windows.others(batch))]
     return {resolution: torch.cat([one.samples(resolution) for one in pair], -1) for resolution in RESOLUTIONS}
-
-
-def from_everyone(mine: T) -> list[T]:
-    """Return every process's object, by rank; a collective. Tensors inside must be on the CPU."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return [mine]
-    everyone: list[T | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(everyone, mine)
-    return everyone  # type: ignore[return-value]

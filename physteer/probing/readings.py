@@ -16,6 +16,7 @@ from physteer.errors import PhysteerError, did_you_mean
 from physteer.interventions import Site, observed
 from physteer.metrics import TARGETS, TokenAxis, TokenGrid, patches, pooled_targets, token_targets
 from physteer.module import WalrusModule
+from physteer.reports.probe_table import Control
 from physteer.rollout import SampleScale
 from physteer.walrus.grid import plan
 
@@ -24,6 +25,8 @@ RESOLUTIONS: tuple[Resolution, ...] = ("token", "pooled")
 RAW_PATCH, RANDOM_FEATURES = "raw patch", "random features"
 """What is read instead of a site, as controls: the cells of the token, and tanh features of them, as many as the
 network is wide."""
+INPUTS: dict[str, Control] = {RAW_PATCH: "raw_patch", RANDOM_FEATURES: "random_features"}
+"""Places that are controls."""
 TOKENS = (2, 3, 4)
 """Axes h, w, δ of activations."""
 
@@ -47,11 +50,11 @@ class ProbeReader:
 
     Args:
         sites: where; outputs of the encoder, of blocks, and of what is in them.
-        targets: names in `physteer.metrics.TARGETS`.
+        targets: names in `physteer.metrics.TARGETS`; none is allowed.
         seed: of the random features.
 
     Raises:
-        PhysteerError: there is no such target, or nothing to read.
+        PhysteerError: there is no such target.
     """
 
     def __init__(self, sites: Sequence[Site], targets: Sequence[str], seed: int) -> None:

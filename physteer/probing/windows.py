@@ -40,9 +40,13 @@ class ProbeWindows:
         """Return the initial conditions of some windows, by name."""
         return [self._names[window] for window in windows]
 
+    def other(self, window: Window) -> Window:
+        """Return the window whose truth one gets as a control."""
+        return self._others[window]
+
     def others(self, batch: Batch) -> Batch:
         """Return, on the batch's device, the windows whose truths its windows get as a control."""
-        samples = [self.dataset.read(self._others[window]) for window in batch.windows]
+        samples = [self.dataset.read(self.other(window)) for window in batch.windows]
         return collate(samples, n_input=batch.n_input, origin=batch.origin).to(batch.fields.device)
 
     def some_trajectories(self, count: int) -> frozenset[tuple[str, int]]:

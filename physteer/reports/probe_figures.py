@@ -14,13 +14,13 @@ from physteer.reports.probe_table import PERSISTENCE, LensScore, ProbeScore, r2_
 from physteer.reports.style import INK, MUTED, WIDTH, arrange, bare, diverging, heading, new_figure, save, style
 
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _ROW, _BETWEEN = 1.45, 0.95, 0.95, 1.05, 0.2, 0.3, 0.45  # inches
-_DATA = {"simple": "held-out simple flows", "full": "full simulations"}
+_DATA = {"simple": "held-out simple flows", "full": "full simulations", "held_out": "held-out windows"}
 _INPUT = {"random_features": "random features", "raw_patch": "raw patch"}
 _OWN, _CHANCE = "#c8641a", "#8d96a3"
 
 
 def draw_r2_map(rows: Sequence[ProbeScore], resolution: str, path: Path) -> Path:
-    """Draw R² of every site and target, on simple flows and on full simulations, beside shuffled targets.
+    """Draw R² of every site and target, on simple flows and on full simulations if any, beside shuffled targets.
 
     Args:
         rows: of one run.
@@ -40,19 +40,23 @@ def draw_r2_map(rows: Sequence[ProbeScore], resolution: str, path: Path) -> Path
     right = [("shuffled", site, site) for site in sites]
     share = (WIDTH - _LEFT - _RIGHT - _GAP) / 2
     heights = _ROW * len(left), _ROW * len(right)
-    total = _TOP + 2 * heights[0] + _BETWEEN + 0.25 + _BOTTOM
-    n = {data: max(row.initial_conditions for row in mine if row.data == data) for data in _DATA}
+    n: dict[str, int] = {}  # by data set
+    for row in mine:
+        n[row.data] = max(row.initial_conditions, n.get(row.data, 0))
+    total = _TOP + len(n) * (heights[0] + _BETWEEN) - _BETWEEN + 0.25 + _BOTTOM
     how = "at every token" if resolution == "token" else "in means over each frame"
     title = f"What linear probes read {how}"
-    caption = (
-        f"Held-out R² of ridge probes fitted to simple flows, tested on others ({n['simple']} initial conditions) and "
-        f"on full simulations ({n['full']}). 0: no better than the mean."
-    )
+    where = "tested on others ({held_out} initial conditions)"
+    if "full" in n:
+        where = (
+            "fitted to simple flows, tested on others ({simple} initial conditions) and on full simulations ({full})"
+        )
+    caption = f"Held-out R² of ridge probes {where.format(**n)}. 0: no better than the mean."
     with style():
         figure = new_figure(total)
         image = None
         top = total - _TOP - 0.25
-        for i, data in enumerate(_DATA):
+        for i, data in enumerate(n):
             for j, listed in enumerate((left, right)):
                 y = top - heights[j] - i * (heights[0] + _BETWEEN)
                 x = _LEFT + j * (share + _GAP)
@@ -65,14 +69,14 @@ def draw_r2_map(rows: Sequence[ProbeScore], resolution: str, path: Path) -> Path
                 if j == 0:
                     axes.set_yticks(range(len(listed)), [name for *_, name in listed])
                     axes.axhline(len(sites) - 0.5, color="white", linewidth=3)
-                if i == 1:
+                if i == len(n) - 1:
                     axes.set_xticks(range(len(targets)), [t.replace("_", " ") for t in targets])
                     axes.tick_params(axis="x", labelrotation=40)
                     for label in axes.get_xticklabels():
                         label.set_horizontalalignment("right")
                         label.set_rotation_mode("anchor")
         assert image is not None
-        bar = ((WIDTH - _RIGHT + 0.15) / WIDTH, _BOTTOM / total, 0.14 / WIDTH, 2 * heights[0] / total)
+        bar = ((WIDTH - _RIGHT + 0.15) / WIDTH, _BOTTOM / total, 0.14 / WIDTH, len(n) * heights[0] / total)
         figure.colorbar(image, cax=figure.add_axes(bar), label="R²", extend="min")
         heading(figure, title, caption)
         return save(figure, path, title, caption)

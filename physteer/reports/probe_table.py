@@ -25,7 +25,8 @@ class ProbeScore:
     resolution: str
     """``token``, or ``pooled``: means over a frame."""
     data: str
-    """``simple``: held-out simple flows; ``full``: full simulations, which nothing was fitted to."""
+    """``simple``: held-out simple flows; ``full``: full simulations, which nothing was fitted to; ``held_out``:
+    held-out windows of a run without full simulations."""
     control: Control
     alpha: float
     """The penalty that was best on validation windows."""
@@ -57,30 +58,35 @@ class LensScore:
 
 
 def write_probe_tables(run_folder: Path, rows: Sequence[ProbeScore], lens: Sequence[LensScore]) -> None:
-    """Write ``tables/probes.csv`` and ``tables/decoder_lens.csv``."""
-    write_csv(run_folder / "tables/probes.csv", [one.name for one in fields(ProbeScore)], map(astuple, rows))
-    write_csv(run_folder / "tables/decoder_lens.csv", [one.name for one in fields(LensScore)], map(astuple, lens))
+    """Write ``tables/probes.csv`` and ``tables/decoder_lens.csv``, those that have rows."""
+    for name, kind, listed in (("probes", ProbeScore, rows), ("decoder_lens", LensScore, lens)):
+        if listed:
+            write_csv(run_folder / f"tables/{name}.csv", [one.name for one in fields(kind)], map(astuple, listed))
 
 
 def probe_text(rows: Sequence[ProbeScore]) -> str:
-    """Lay the R² per token out for reading: per target the best site on full simulations, beside the controls."""
-    lines = [
-        "R² per token; the site is the best one on simple flows",
-        f"{'target':<18}{'site':<12}{'simple':>8}{'full':>9}  {'95 % interval':<17}"
-        f"{'shuffled':>9}{'random':>9}{'patch':>9}",
-    ]
+    """Lay the R² per token out for reading: per target the best site, beside the controls.
+
+    The site is the best one on the first data set, the interval and the controls are of the last.
+    """
     mine = [row for row in rows if row.resolution == "token"]
+    data = list(dict.fromkeys(row.data for row in mine))
+    lines = [
+        f"R² per token; the site is the best one on {'simple flows' if 'full' in data else 'held-out windows'}",
+        f"{'target':<18}{'site':<12}{data[0].replace('_', ' '):>8}{''.join(f'{name:>9}' for name in data[1:])}"
+        f"  {'95 % interval':<17}{'shuffled':>9}{'random':>9}{'patch':>9}",
+    ]
     for target in dict.fromkeys(row.target for row in mine):
         those = [row for row in mine if row.target == target]
-        simple = [row for row in those if (row.data, row.control) == ("simple", "probe")]
-        best = max(simple, key=lambda row: -math.inf if math.isnan(row.r2) else row.r2)
-        full = {(row.control, row.site): row for row in those if row.data == "full"}
-        cells = [full["probe", best.site], full["shuffled", best.site]]
-        cells += [full["random_features", ""], full["raw_patch", ""]]
-        written = [f"{r2_text(row.r2):>9}" for row in cells]
-        interval = f"[{r2_text(cells[0].low)}, {r2_text(cells[0].high)}]"
+        probes = [row for row in those if (row.data, row.control) == (data[0], "probe")]
+        best = max(probes, key=lambda row: -math.inf if math.isnan(row.r2) else row.r2)
+        last = {(row.control, row.site): row for row in those if row.data == data[-1]}
+        own = last["probe", best.site]
+        controls = [last["shuffled", best.site], last["random_features", ""], last["raw_patch", ""]]
+        interval = f"[{r2_text(own.low)}, {r2_text(own.high)}]"
         lines.append(
-            f"{target:<18}{best.site:<12}{r2_text(best.r2):>8}{written[0]}  {interval:<17}{''.join(written[1:])}"
+            f"{target:<18}{best.site:<12}{r2_text(best.r2):>8}{f'{r2_text(own.r2):>9}' if len(data) > 1 else ''}"
+            f"  {interval:<17}{''.join(f'{r2_text(row.r2):>9}' for row in controls)}"
         )
     return "\n".join(lines)
 
