@@ -9,9 +9,9 @@ from physteer.callbacks.windows import window_shapes
 from physteer.concepts import LeaceEraser
 from physteer.errors import PhysteerError
 from physteer.files import matching_files
-from physteer.interventions import Condition, Edit, Site
-from physteer.interventions.conditions import Role
+from physteer.interventions import Condition, Edit, Role, Site
 from physteer.module import WalrusModule
+from physteer.reports.words import ERASED
 from physteer.walrus import model_id
 
 
@@ -51,4 +51,4 @@ def _condition(trainer: L.Trainer, pl_module: WalrusModule, path: str, role: Rol
     if width != len(eraser.mean):
         raise PhysteerError(f"eraser {path} is of width {len(eraser.mean)}; activations at {site} have {width}")
     what = " + ".join(eraser.targets)
-    return Condition(f"erase {what} at {site}", (Edit(site, eraser.replacement()),), what, 1.0, mode="erase", role=role)
+    return Condition(f"erase {what} at {site}", (Edit(site, eraser.replacement()),), what, 1.0, ERASED, role)

@@ -1,13 +1,15 @@
 """Figures of a concept beside its controls, and the report of a run that has a table of metrics."""
 
 import re
+import shutil
 from html.parser import HTMLParser
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_summary import synthetic
+from test_summary import erased, synthetic
 
 from physteer.data.module import WellDataModule
 from physteer.data.rollout_files import write_rollout
@@ -16,7 +18,7 @@ from physteer.metrics.flow import energy_spectrum
 from physteer.reports import film, read_rollouts, report, summary_of
 from physteer.reports import html as html_report
 from physteer.reports.control_doses import draw_controlled_dose_response
-from physteer.reports.control_steps import draw_alignment
+from physteer.reports.control_steps import draw_alignment, draw_erasures
 from physteer.reports.controls import over_initial_conditions
 from physteer.reports.diagnostics import read_velocity
 from physteer.reports.heat_map import draw_heat_map
@@ -49,6 +51,12 @@ class TestFigures:
         assert title.startswith("Alignment with the true change over steps")
         assert "the range of 3 random directions" in said
 
+    def test_erasers_beside_random_ones(self, tmp_path):
+        series = Series("vortex", "erased", "blocks.0")
+        title, said = described(draw_erasures(erased(), [series], tmp_path / "erasures.png"))
+        assert title == "What erasing changes over steps"
+        assert "the range of 19 random erasers" in said and "5 initial conditions" in said
+
     def test_heat_map_says_how_many_cells_were_tried(self, tmp_path):
         table = synthetic(sites=("blocks.0", "blocks.2", "blocks.10"), modes=("drop", "pad"), n_initial=2, n_steps=1)
         findings = summarise(table)
@@ -65,6 +73,7 @@ class TestFigures:
         assert draw_alignment(table, other, tmp_path / "a.png") is None
         assert draw_alignment(table[table["metric"] == "enstrophy"], SERIES, tmp_path / "a.png") is None
         assert draw_heat_map(summarise(table), "vortex", tmp_path / "a.png") is None  # one site, one mode
+        assert draw_erasures(table, [], tmp_path / "a.png") is None
         assert list(tmp_path.iterdir()) == []
 
     def test_windows_of_one_initial_condition_are_averaged_first(self):
@@ -112,7 +121,7 @@ class TestReport:
         page = report(run, n_windows=1)
         elements = Elements(page.read_text()).found
         names = [section["id"] for section in elements["section"]]
-        assert names[:5] == ["summary", "effect-of-steering", "controls", "rollouts", "videos"]
+        assert names[:5] == ["summary", "effects", "controls", "rollouts", "videos"]
         figures = {path.name for path in (run / "figures").iterdir()}
         for name in ("controls_vortex_drop_blocks.0", "alignment_vortex_drop_blocks.1", "heat_map_vortex"):
             assert f"{name}.png" in figures
@@ -155,6 +164,25 @@ class TestReport:
         (tmp_path / "config.yaml").write_text("a: 1\n")
         report(tmp_path)
         assert summary_of(tmp_path) == "" and not (tmp_path / "tables").exists()
+
+    def test_erased_rollouts_have_their_own_words(self, run, tmp_path):
+        folder = tmp_path / "erased"
+        for path in run.glob("rollouts/*/data/test/*.hdf5"):
+            copy = folder / path.relative_to(run)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+            with h5py.File(copy, "r+") as file:
+                if file.attrs["direction"]:
+                    file.attrs["mode"] = "erased"
+        write_metrics(folder, erased())
+        films = film(folder, n_windows=1, fields=["tracer"])
+        assert [path.name[:27] for path in films] == ["erased_vortex_erased_blocks"]
+        page = report(folder, n_windows=1).read_text()
+        figures = {path.name for path in (folder / "figures").iterdir()}
+        assert "erasures.png" in figures and not [n for n in figures if n.startswith(("dose_", "controls_", "align"))]
+        assert "<td>intact</td>" in page and "<th>α</th>" not in page
+        (panels,) = (folder / "figures").glob("panels_*_tracer_*")
+        assert "rows: truth, intact, erased;" in described(panels)[1]
 
     def test_spectra(self, run, tmp_path):
         windows = read_rollouts(run)

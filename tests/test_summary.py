@@ -314,6 +314,41 @@ class TestSummary:
         assert summary_text(read) == summary_text(findings)
 
 
+def erased(moved=0.5):
+    """Rows of a run in which erasing moves the fields by `moved`, and random erasers move them by 0.1."""
+    table = synthetic(modes=("erased",), strengths=(1.0,))
+    table = table[table["role"].isin(["truth", "unsteered", "concept", "random"])]
+    movement = table[table["metric"] == "alignment_cosine"].assign(metric="movement")
+    value = np.where(movement["role"] == "concept", moved, 0.1)
+    return pd.concat([table, movement.assign(value=value)], ignore_index=True)
+
+
+class TestErasing:
+    @pytest.mark.parametrize(("moved", "p"), [(0.5, 1 / 20), (0.05, 1.0)])
+    def test_what_is_used_moves_rollouts_farther_than_random_erasers(self, moved, p):
+        found = at(summarise(erased(moved)), "movement", strength=1.0)
+        assert found.value == pytest.approx(moved) and (found.controls, found.p) == (19, p)
+
+    def test_has_no_strength_and_no_target(self):
+        findings = summarise(erased())
+        assert not [f for f in findings if np.isnan(f.strength) or f.quantity.endswith("_truth")]
+        assert not [f for f in findings if f.quantity in ("alignment_cosine", "recovery")]
+
+    def test_has_its_own_words(self):
+        text = summary_text(summarise(erased()))
+        assert text.startswith("Erasing: 1 eraser, 10 windows of 5 initial conditions, 19 random erasers.\n")
+        assert "  vortex at blocks.0, erased" in text and "|Δ| mean" in text
+        assert "Intact at step 6: tracer drift" in text
+        assert not [word for word in ("steer", "α", "direction") if word in text.replace("one direction each", "")]
+        assert max(map(len, text.splitlines())) <= 100
+
+    def test_beside_steering_either_is_told_of(self, table, findings):
+        both = pd.concat([table, erased()]).drop_duplicates(["window", "condition", "step", "field", "metric"])
+        text = summary_text(summarise(both))
+        assert text.startswith(summary_text(findings))
+        assert text.removeprefix(summary_text(findings)) == "\n" + summary_text(summarise(erased()))
+
+
 class TestText:
     def test_fits_a_terminal(self, findings):
         wide = synthetic(moving=("tracer",), sites=("blocks.0.space.heads[12]", "blocks.1"), n_initial=2, n_random=2)

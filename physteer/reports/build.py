@@ -15,7 +15,7 @@ from physteer.files import atomic_write
 from physteer.reports.choice import MOST_SERIES, file_name, spread
 from physteer.reports.concept_maps import draw_concept
 from physteer.reports.control_doses import draw_controlled_dose_response
-from physteer.reports.control_steps import draw_alignment
+from physteer.reports.control_steps import draw_alignment, draw_erasures
 from physteer.reports.curves import draw_dose_response, draw_over_time
 from physteer.reports.diagnostics import Diagnostic, diagnose, write_csv, write_table
 from physteer.reports.effects import Effect, effects
@@ -34,12 +34,13 @@ from physteer.reports.rollouts import (
 from physteer.reports.spectra import draw_spectra
 from physteer.reports.summary import summarise
 from physteer.reports.summary_tables import ranked_settings, settings_of
-from physteer.reports.summary_text import summary_text
+from physteer.reports.summary_text import by_words, summary_text
 from physteer.reports.table import read_metrics
+from physteer.reports.words import words_of
 
 OWN_FIGURES = (
     *("dose_response_*.png", "over_time_*.png", "spectra_*.png", "panels_*.png", "concept_*.png"),
-    *("controls_*.png", "alignment_*.png", "heat_map_*.png"),
+    *("controls_*.png", "alignment_*.png", "heat_map_*.png", "erasures.png"),
 )
 
 
@@ -96,11 +97,15 @@ def _judge(table: pd.DataFrame, run_folder: Path) -> None:
     with atomic_write(run_folder / "tables" / "summary.txt") as temporary:
         temporary.write_text(summary_text(findings), encoding="utf-8")
     figures = run_folder / "figures"
-    best = list(dict.fromkeys(setting[:3] for setting in ranked_settings(findings)))
-    for direction, site, mode in best[:MOST_SERIES]:
-        series = Series(direction, mode, site)
-        draw_controlled_dose_response(table, series, figures / f"controls_{file_name(str(series))}.png")
-        draw_alignment(table, series, figures / f"alignment_{file_name(str(series))}.png")
+    for words, part in by_words(findings):
+        ranked = dict.fromkeys(setting[:3] for setting in ranked_settings(part))
+        best = [Series(direction, mode, site) for direction, site, mode in ranked][:MOST_SERIES]
+        if not words.doses:
+            draw_erasures(table, best, figures / "erasures.png")
+            continue
+        for series in best:
+            draw_controlled_dose_response(table, series, figures / f"controls_{file_name(str(series))}.png")
+            draw_alignment(table, series, figures / f"alignment_{file_name(str(series))}.png")
     for direction in dict.fromkeys(setting[0] for setting in settings_of(findings, "concept")):
         draw_heat_map(findings, direction, figures / f"heat_map_{file_name(direction)}.png")
 
@@ -124,7 +129,8 @@ def _draw(windows: Sequence[WindowRollouts], rows: Sequence[Diagnostic], folder:
     chosen = spread(windows, n_windows)
     with tqdm(total=len(series) * (3 + len(chosen)), desc="figures", disable=None) as bar:
         for one in series:
-            draw_dose_response(rows, one, folder / f"dose_response_{file_name(str(one))}.png")
+            if words_of([one.mode]).doses:
+                draw_dose_response(rows, one, folder / f"dose_response_{file_name(str(one))}.png")
             draw_over_time(rows, one, folder / f"over_time_{file_name(str(one))}.png")
             draw_spectra(windows, one, folder / f"spectra_{file_name(str(one))}.png")
             bar.update(3)

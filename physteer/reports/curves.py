@@ -25,9 +25,9 @@ from physteer.reports.style import (
     new_figure,
     save,
     strength_colour,
-    strength_label,
     style,
 )
+from physteer.reports.words import words_of
 
 
 def draw_dose_response(rows: Sequence[Diagnostic], series: Series, path: Path) -> Path | None:
@@ -123,6 +123,7 @@ def draw_over_time(rows: Sequence[Diagnostic], series: Series, path: Path) -> Pa
         The path, or None where no diagnostic exists.
     """
     present = {row.metric for row in rows}
+    words = words_of([series.mode])
     metrics = [metric for metric in (*FLOW_METRICS, MEAN_VRMSE) if metric.name in present]
     chosen = [
         row
@@ -161,10 +162,10 @@ def draw_over_time(rows: Sequence[Diagnostic], series: Series, path: Path) -> Pa
             if TRUTH in conditions
             else []
         )
-        handles += [Line2D([], [], color=INK, linewidth=2.0, label=UNSTEERED)] if UNSTEERED in conditions else []
+        handles += [Line2D([], [], color=INK, linewidth=2.0, label=words.reference)] if UNSTEERED in conditions else []
         handles += [
-            Line2D([], [], color=strength_colour(s, largest), linewidth=1.6, label=strength_label(s))
-            for s, _ in steered
+            Line2D([], [], color=strength_colour(s, largest), linewidth=1.6, label=words.condition(name, s))
+            for s, name in steered
         ]
         cells[len(metrics)].legend(handles=handles, loc="upper left", ncols=1 + (len(handles) > 9), fontsize=10)
         heading(figure, title, caption)

@@ -13,8 +13,9 @@ from physteer.reports.choice import MOST_SERIES, file_name, spread
 from physteer.reports.planes import Shown, shown_field, shown_fields
 from physteer.reports.rollouts import TRUTH, UNSTEERED, WindowRollouts, WrittenRollout, read_rollouts
 from physteer.reports.video import draw_video
+from physteer.reports.words import ERASING, STEERING, words_of
 
-OWN_VIDEOS = "steered_*.mp4"
+OWN_VIDEOS = tuple(f"{words.done}_*.mp4" for words in (STEERING, ERASING))
 WINDOWS = 2
 """Windows that are filmed, unless asked for more."""
 
@@ -25,7 +26,7 @@ def film(
     fields: Sequence[str] | None = None,
     strengths: Sequence[float] | None = None,
 ) -> list[Path]:
-    """Write ``videos/steered_*.mp4`` from the rollouts of a run folder, in the place of earlier ones.
+    """Write ``videos/steered_*.mp4``, or ``erased_*.mp4``, from the rollouts of a run folder, replacing earlier ones.
 
     Args:
         run_folder: with rollouts.
@@ -46,7 +47,7 @@ def film(
     if strengths and not jobs:
         known = sorted({one.strength for window in windows for one in window.rollouts if one.role == "concept"})
         raise PhysteerError(f"no video: steered with were {known}, none of {list(strengths)}")
-    for path in folder.glob(OWN_VIDEOS):
+    for path in [path for pattern in OWN_VIDEOS for path in folder.glob(pattern)]:
         path.unlink()
     return [
         draw_video(rollouts, field, folder / name)
@@ -62,10 +63,12 @@ def _jobs(
         references = [one for name in (TRUTH, UNSTEERED) if (one := window.find(name)) is not None]
         for series in window.series[:MOST_SERIES]:
             for rollout in _chosen([one for one in window.steered(series) if one.role == "concept"], strengths):
-                who = f"{file_name(str(series))}_{rollout.strength:+g}"
+                words = words_of([series.mode])
+                strength = f"_{rollout.strength:+g}" if words.doses else ""
+                who = f"{words.done}_{file_name(str(series))}{strength}"
                 shown = shown_fields(rollout) if fields is None else [shown_field(rollout, name) for name in fields]
                 for field in shown:
-                    name = f"steered_{who}_{number:02d}_{field.name}_{window.window}.mp4"
+                    name = f"{who}_{number:02d}_{field.name}_{window.window}.mp4"
                     yield [*references, rollout], field, name
 
 

@@ -23,11 +23,11 @@ class Finding:
     strength: float
     """α; NaN for what is about all strengths together."""
     role: str
-    """``concept``, or ``shuffled`` or ``data``; ``unsteered`` for the damage that is there without steering."""
+    """``concept`` (of erasers too), or ``shuffled`` or ``data``; ``unsteered`` for the damage that is there without."""
     quantity: str
     """One of `QUANTITIES`."""
     field: str
-    """Empty for the whole flow, `SEVERAL` for the mean over fields that truly change; the site of percentiles."""
+    """Empty for the whole flow, `SEVERAL` for the mean over fields (that truly change); the site of percentiles."""
     step: int
     """0 for the whole rollout."""
     value: float
@@ -53,6 +53,7 @@ QUANTITIES = {
     "alignment_gain": "share of y(θ') − y(θ) that is in ŷ_steered − ŷ_unsteered",
     "recovery": "1 − Σ error_steered / Σ error_unsteered against y(θ'), pooled over windows",
     "null_movement": "RMS of ŷ_steered − ŷ_unsteered over the field's spread, of a field that should not move",
+    "movement": "RMS of ŷ_erased − ŷ_unsteered over the field's spread, of what erasing moves",
     "enstrophy": "change against unsteered, relative",
     "vortex_area": "change against unsteered, in shares of the cells",
     "enstrophy_truth": "the change from y(θ) to y(θ'), relative",

@@ -18,7 +18,7 @@ from physteer.files import atomic_write
 from physteer.reports.html_tables import effects_html, read_csv, summary_html, table_html
 from physteer.reports.page import PAGE
 
-_STUDIES = ("controls_", "alignment_", "heat_map_")
+_STUDIES = ("controls_", "alignment_", "heat_map_", "erasures")
 _KINDS = ("dose_response_", "over_time_", "spectra_", "panels_", "concept_")
 LARGEST_VIDEO = 5 * 2**20  # bytes; larger ones are linked
 _LONGEST_TABLE = 60  # rows; longer tables are only named
@@ -43,7 +43,7 @@ def write_report(run_folder: Path | str) -> Path:
     environment = _environment(run_folder / "environment.json")
     sections = [
         ("Summary", "".join(summary_html(run_folder / "tables" / "summary.csv"))),
-        ("Effect of steering", "".join(effects_html(run_folder / "tables" / "effects.csv"))),
+        ("Effects", "".join(effects_html(run_folder / "tables" / "effects.csv"))),
         ("Controls", "".join(_figures(run_folder / "figures", _STUDIES))),
         ("Rollouts", "".join(_figures(run_folder / "figures", _KINDS[:4]))),
         ("Videos", "".join(map(_video, sorted((run_folder / "videos").glob("*.mp4"))))),

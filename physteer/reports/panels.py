@@ -18,6 +18,7 @@ from physteer.reports.planes import (
 )
 from physteer.reports.rollouts import TRUTH, UNSTEERED, Series, WindowRollouts, WrittenRollout
 from physteer.reports.style import MUTED, WIDTH, bare, heading, new_figure, save, style
+from physteer.reports.words import words_of
 
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 1.15, 0.95, 1.02, 0.4, 0.07  # inches
 
@@ -44,7 +45,8 @@ def draw_panels(window: WindowRollouts, series: Series, field: Shown, path: Path
     n_columns = 5 if high - low > 1.4 * (top - bottom) else 6
     steps = sorted(set(np.linspace(0, n_steps, n_columns).round().astype(int).tolist()))
     largest = max(abs(rollout.strength) for rollout in rollouts)
-    panels = [[picture(rollout, field, step, largest) for step in steps] for rollout in rollouts]
+    words = words_of([series.mode])
+    panels = [[picture(rollout, field, step, largest, words) for step in steps] for rollout in rollouts]
     title, subtitle = headline(field, first, series)
     with style():
         figure = _draw(panels, field, first, steps)

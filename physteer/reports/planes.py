@@ -15,7 +15,8 @@ from physteer.errors import PhysteerError, did_you_mean
 from physteer.metrics.flow import vorticity
 from physteer.reports.diagnostics import read_velocity
 from physteer.reports.rollouts import TRUTH, UNSTEERED, Series, WrittenRollout
-from physteer.reports.style import INK, diverging, sequential, strength_colour, strength_label
+from physteer.reports.style import INK, diverging, sequential, strength_colour
+from physteer.reports.words import Words, words_of
 
 _HEADROOM = 1.5  # how far a steered field may stretch the colour scale beyond that of truth and unsteered
 
@@ -74,7 +75,7 @@ def _has_vorticity(rollout: WrittenRollout) -> bool:
     return rollout.grid == "cartesian" and {"velocity_x", "velocity_y"} <= set(rollout.names)
 
 
-def picture(rollout: WrittenRollout, field: Shown, step: int, largest: float) -> Panel:
+def picture(rollout: WrittenRollout, field: Shown, step: int, largest: float, words: Words) -> Panel:
     """Return one field of a rollout at a step (0 is the last frame given) as an image.
 
     Args:
@@ -82,6 +83,7 @@ def picture(rollout: WrittenRollout, field: Shown, step: int, largest: float) ->
         field: one of `shown_fields`.
         step: from 1 − n_context.
         largest: strength of the darkest label.
+        words: for the label.
     """
     frame = step + rollout.n_context - 1
     if field.name == "vorticity":
@@ -93,7 +95,7 @@ def picture(rollout: WrittenRollout, field: Shown, step: int, largest: float) ->
     horizontal_is_first = plane_of(rollout)[1] == rollout.axes[0]
     image = (plane.T if horizontal_is_first else plane).numpy()
     steered = rollout.condition not in (TRUTH, UNSTEERED)
-    label = strength_label(rollout.strength) if steered else rollout.condition
+    label = words.condition(rollout.condition, rollout.strength)
     colour = strength_colour(rollout.strength, largest) if steered else INK
     return Panel(np.where(np.isfinite(image), image, np.nan), label, colour, not steered)
 
@@ -160,9 +162,12 @@ def parameter_text(rollout: WrittenRollout) -> str:
 
 
 def steering_text(series: Series) -> str:
-    """Return along what, how and where it was steered."""
+    """Return along what, how and where it was steered, or what was erased where."""
     if series == Series():
         return ""
+    words = words_of([series.mode])
+    if not words.doses:
+        return f"{series.direction} {words.done} at {series.site}"
     mode = f" ({series.mode})" if series.mode else ""
     return f"steered along {series.direction}{mode} at {series.site}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -91,13 +91,24 @@ def effects(cube: Cube) -> list[Quantity]:
     found += [Quantity("recovery", field, terms, recovery, "greater") for field, terms in pairs.items()]
     for field in still:
         found.append(Quantity("null_movement", field, _movement(cube, field)[..., None], mean, "less"))
-    for metric in DOSED:
-        found.append(Quantity(metric, "", change(cube, metric, cube.unsteered)[..., None], mean, "two-sided"))
-    return found
+    return [*found, *_flow_changes(cube)]
+
+
+def departures(cube: Cube) -> list[Quantity]:
+    """List what erasing is judged by: how far rollouts move, against random erasers, and the damage.
+
+    A quantity that the model uses is one whose erasure moves rollouts farther than that of random directions.
+    """
+    columns = {field: cube.get("movement", field) for field in cube.fields("movement")}
+    if len(columns) > 1:
+        columns = {SEVERAL: np.mean(list(columns.values()), axis=0)} | columns
+    found = [Quantity("movement", field, values[..., None], mean, "greater") for field, values in columns.items()]
+    errors, *others = damage(cube)
+    return [*found, replace(errors, alternative="greater"), *_flow_changes(cube), *others]
 
 
 def damage(cube: Cube) -> list[Quantity]:
-    """List what steering should leave alone."""
+    """List what steering should leave alone, the errors first."""
     scored = cube.fields("vrmse")
     error = np.mean([cube.get("vrmse", field) for field in scored], axis=0) if scored else cube.get("vrmse")
     against = {"vrmse_ratio": error, "divergence_ratio": cube.get("divergence_rms")}
@@ -110,6 +121,12 @@ def damage(cube: Cube) -> list[Quantity]:
             for name in PERCENTILES
             for site in cube.fields(name)
         ),
+    ]
+
+
+def _flow_changes(cube: Cube) -> list[Quantity]:
+    return [
+        Quantity(metric, "", change(cube, metric, cube.unsteered)[..., None], mean, "two-sided") for metric in DOSED
     ]
 
 

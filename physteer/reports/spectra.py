@@ -22,9 +22,9 @@ from physteer.reports.style import (
     new_figure,
     save,
     strength_colour,
-    strength_label,
     style,
 )
+from physteer.reports.words import words_of
 
 _DECADES = 8  # below the largest value, beyond which float32 fields hold round-off
 
@@ -52,6 +52,7 @@ def draw_spectra(windows: Sequence[WindowRollouts], series: Series, path: Path) 
     steps = sorted({1, (last + 1) // 2, last})
     largest = max(abs(strength) for strength, _ in chosen)
     order = sorted(chosen, key=lambda who: (who[1] == TRUTH, who[1] != UNSTEERED, who))  # truth on top
+    words = words_of([series.mode])
     title = "Energy spectra" + (f": {series}" if str(series) else "")
     caption = (
         f"E(k) in shells of one period per domain, mean over the finite of {len(windows)} windows. Σ E(k) = ½⟨u²⟩. "
@@ -68,12 +69,7 @@ def draw_spectra(windows: Sequence[WindowRollouts], series: Series, path: Path) 
                     continue
                 shells = np.arange(1, len(spectrum))
                 highest = max(highest, float(spectrum[1:].max()))
-                look: dict[str, Any] = {"color": strength_colour(strength, largest), "linewidth": 1.6}
-                if condition == UNSTEERED:
-                    look = {"color": INK, "linewidth": 3.0}
-                elif condition == TRUTH:
-                    look = {"color": INK, "linewidth": 1.6, "linestyle": (0, (4, 2.5))}
-                axes.loglog(shells, spectrum[1:], **look)
+                axes.loglog(shells, spectrum[1:], **_look(condition, strength, largest))
                 axes.set_xlim(1, len(spectrum) - 1)
             axes.set_title(f"Step {step}")
             axes.set_xlabel("wavenumber k (periods per domain)")
@@ -86,17 +82,21 @@ def draw_spectra(windows: Sequence[WindowRollouts], series: Series, path: Path) 
         row[0].set_ylabel("E(k)")
         handles = []
         for strength, condition in sorted(chosen, key=lambda who: (who[1] not in (TRUTH, UNSTEERED), who)):
-            if condition == TRUTH:
-                handles.append(Line2D([], [], color=INK, linewidth=1.6, linestyle=(0, (4, 2.5)), label=TRUTH))
-            elif condition == UNSTEERED:
-                handles.append(Line2D([], [], color=INK, linewidth=3.0, label=UNSTEERED))
-            else:
-                colour = strength_colour(strength, largest)
-                handles.append(Line2D([], [], color=colour, linewidth=1.6, label=strength_label(strength)))
+            label = words.condition(condition, strength)
+            handles.append(Line2D([], [], **_look(condition, strength, largest), label=label))
         row[0].legend(handles=handles, loc="lower left", fontsize=8.5)
         heading(figure, title, caption)
         arrange(figure)
         return save(figure, path, title, caption)
+
+
+def _look(condition: str, strength: float, largest: float) -> dict[str, Any]:
+    """Return how a condition's line is drawn."""
+    if condition == UNSTEERED:
+        return {"color": INK, "linewidth": 3.0}
+    if condition == TRUTH:
+        return {"color": INK, "linewidth": 1.6, "linestyle": (0, (4, 2.5))}
+    return {"color": strength_colour(strength, largest), "linewidth": 1.6}
 
 
 def mean_spectrum(rollouts: Sequence[WrittenRollout], step: int) -> NDArray[np.float64] | None:

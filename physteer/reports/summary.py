@@ -1,11 +1,11 @@
-"""What a steered run shows: settings with intervals over initial conditions, and p against random directions."""
+"""What a run shows: settings with intervals over initial conditions, and p against random directions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -14,14 +14,16 @@ from physteer.metrics.dose_response import dose_response, slope
 from physteer.metrics.statistics import Interval, Resampling, bootstrap_mean, control_p_value
 from physteer.reports.cube import Cube, Floats, Tried, make_cube, step_choice
 from physteer.reports.findings import Finding
-from physteer.reports.quantities import DOSED, Quantity, change, damage, effects
+from physteer.reports.quantities import DOSED, Quantity, change, damage, departures, effects
+from physteer.reports.words import ERASING, STEERING, words_of
 
 _INTERVALS = Resampling(resamples=2000)
-_VALUE_ONLY = Resampling(resamples=1)  # controls have no interval
+VALUE_ONLY = Resampling(resamples=1)
+"""Controls have no interval."""
 
 
 def summarise(table: pd.DataFrame, steps: Sequence[int] | None = None) -> list[Finding]:
-    """Judge every steered setting of a run.
+    """Judge every setting of a run, steered or erased.
 
     Windows whose unsteered rollout has blown up, and rollouts after their own blow-up, are left out and counted. Random
     directions are compared with at the same α, sign included.
@@ -37,26 +39,27 @@ def summarise(table: pd.DataFrame, steps: Sequence[int] | None = None) -> list[F
         PhysteerError: the table has no unsteered condition, or contradicts itself.
     """
     cube = make_cube(table, tuple(steps) if steps is not None else step_choice(table))
-    aims, harms = effects(cube), damage(cube)
+    harms = damage(cube)
+    judged = {STEERING: [*effects(cube), *harms], ERASING: departures(cube)}
     found: list[Finding] = []
     for quantity in harms:
         if not quantity.name.endswith("_ratio"):  # to itself
             found += _at_steps(cube, cube.unsteered, quantity)
 
     @cache
-    def value(number: int, control: int, step: int) -> float:
+    def value(quantity: Quantity, control: int, step: int) -> float:
         """Settings of one site, mode and α share their controls."""
-        return aims[number].measure(cube, control, step, _VALUE_ONLY).value
+        return quantity.measure(cube, control, step, VALUE_ONLY).value
 
     for index in cube.of_role("concept", "shuffled", "data"):
+        words = words_of([cube.conditions[index].mode])
         controls = random_controls(cube, index)
-        for number, quantity in enumerate(aims):
-            found += _at_steps(cube, index, quantity, controls, partial(value, number))
-        for quantity in harms:
-            found += _at_steps(cube, index, quantity)
+        for quantity in judged[words]:
+            found += _at_steps(cube, index, quantity, controls, value)
         found += _counts(cube, index)
-        found += _truths(cube, index)
-    dosed = [cube.conditions[i] for i in cube.of_role("concept", "data")]
+        if words.doses:
+            found += _truths(cube, index)
+    dosed = [one for i in cube.of_role("concept", "data") if words_of([(one := cube.conditions[i]).mode]).doses]
     for who in dict.fromkeys(replace(one, strength=math.nan, condition="") for one in dosed):
         found += _doses(cube, who)
     return [finding for finding in found if finding.windows or finding.step == 0]
@@ -84,15 +87,17 @@ def _at_steps(
     index: int,
     quantity: Quantity,
     controls: Sequence[int] = (),
-    value: Callable[[int, int], float] | None = None,
+    value: Callable[[Quantity, int, int], float] | None = None,
 ) -> Iterator[Finding]:
     """Yield a quantity of one condition at every step; ``value`` is that of a control at a step, by their indices."""
+    n = len(controls) if quantity.alternative else 0
     for s, step in enumerate(cube.steps):
         interval = quantity.measure(cube, index, s, _INTERVALS)
         p = math.nan
-        if quantity.alternative and controls and value and interval.initial_conditions:
-            p = control_p_value(interval.value, [value(control, s) for control in controls], quantity.alternative)
-        yield _finding(cube.conditions[index], quantity.name, quantity.field, step, interval, cube, p, len(controls))
+        if quantity.alternative and n and value and interval.initial_conditions:
+            others = [value(quantity, control, s) for control in controls]
+            p = control_p_value(interval.value, others, quantity.alternative)
+        yield _finding(cube.conditions[index], quantity.name, quantity.field, step, interval, cube, p, n)
 
 
 def _finding(
@@ -153,7 +158,7 @@ def _doses(cube: Cube, who: Tried) -> Iterator[Finding]:
             if randoms and shared:  # the same strengths on both sides, or the slopes are not of one kind
                 n = len(randoms)
                 own, *others = (
-                    dose_response(*_curve(cube, dosed, [i for i in r if rows[i].strength in shared]), _VALUE_ONLY)
+                    dose_response(*_curve(cube, dosed, [i for i in r if rows[i].strength in shared]), VALUE_ONLY)
                     for r in (mine, *randoms.values())
                 )
                 p = control_p_value(own.slope.value, [one.slope.value for one in others], "two-sided")

@@ -69,6 +69,24 @@ def alignment_grid(findings: Sequence[Finding], settings: Sequence[Setting]) -> 
     return _grid(title, columns, settings, cells)
 
 
+def movement_grid(findings: Sequence[Finding], settings: Sequence[Setting]) -> Grid | None:
+    """Return the table of how far erasing moves the fields; None where that was not measured."""
+    fields = list(dict.fromkeys(f.field for f in findings if f.quantity == "movement"))
+    columns = [
+        Column(
+            "|Δ| mean" if field == SEVERAL else f"|Δ{short(field)}|",
+            "movement",
+            field,
+            "size",
+            interval=field == fields[0],
+        )
+        for field in fields
+    ]
+    return (
+        _grid("How far fields move, in units of their spread", columns, settings, _cells(findings)) if fields else None
+    )
+
+
 def effect_grid(findings: Sequence[Finding], settings: Sequence[Setting]) -> Grid:
     """Return the table of what happened to the flow, and of damage."""
     cells = _cells(findings)
@@ -141,16 +159,17 @@ def settings_of(findings: Sequence[Finding], *roles: str) -> list[Setting]:
 
 
 def ranked_settings(findings: Sequence[Finding]) -> list[Setting]:
-    """Sort the concepts' settings by what they did at the first step: mean cosine, or else change of enstrophy."""
+    """Sort the concepts' settings by what they did at the first step: mean cosine, movement, or change of enstrophy."""
     settings = settings_of(findings, "concept")
     score = dict.fromkeys(settings, -math.inf)
     first = min((f.step for f in findings if f.step), default=0)
-    aligned = [f for f in findings if f.quantity == "alignment_cosine"]
-    field = SEVERAL if any(f.field == SEVERAL for f in aligned) else next((f.field for f in aligned), "")
-    wanted = ("alignment_cosine", field) if aligned else ("enstrophy", "")
+    measured = {f.quantity for f in findings}
+    wanted = next((name for name in ("alignment_cosine", "movement") if name in measured), "enstrophy")
+    fields = dict.fromkeys(f.field for f in findings if f.quantity == wanted)
+    field = SEVERAL if SEVERAL in fields else next(iter(fields), "")
     for f in findings:
-        if (f.quantity, f.field) == wanted and f.step == first and f.setting in score and math.isfinite(f.value):
-            score[f.setting] = f.value if aligned else abs(f.value)
+        if (f.quantity, f.field, f.step) == (wanted, field, first) and f.setting in score and math.isfinite(f.value):
+            score[f.setting] = f.value if wanted == "alignment_cosine" else abs(f.value)
     return sorted(settings, key=lambda setting: -score[setting])
 
 

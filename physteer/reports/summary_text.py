@@ -17,11 +17,13 @@ from physteer.reports.summary_tables import (
     controls_shown,
     dose_grid,
     effect_grid,
+    movement_grid,
     number_text,
     series_text,
     settings_of,
     strength_text,
 )
+from physteer.reports.words import ERASING, STEERING, Words, words_of
 
 _WIDTH, _MARGIN = 100, 12  # characters of a line; of its labels
 _UNSTEERED = {
@@ -33,30 +35,33 @@ _UNSTEERED = {
 
 
 def summary_text(findings: Sequence[Finding]) -> str:
-    """Return the summary for a terminal, at most 100 columns wide."""
-    every = settings_of(findings, "concept")
-    if not every:
-        return ""
-    settings = best_settings(findings)
-    lines = [opening(findings)]
+    """Return the summary for a terminal, at most 100 columns wide; empty where nothing was steered or erased."""
+    parts = [(words, part) for words, part in by_words(findings) if settings_of(part, "concept")]
+    return "\n".join(_text_of(part, words) for words, part in parts)
+
+
+def _text_of(findings: Sequence[Finding], words: Words) -> str:
+    every, settings = settings_of(findings, "concept"), best_settings(findings)
+    lines = [opening(findings, words)]
     if len(settings) < len(every):
-        lines.append(f"The {len(settings)} of {len(every)} settings that did most; all are in tables/summary.csv.")
+        these = f"{len(settings)} of {len(every)} {words.setting}s"
+        lines.append(f"The {these} that did most; all are in tables/summary.csv.")
     shown = [*settings, *controls_shown(findings, max(MOST - len(settings), 2))]
     series = {setting[:3] for setting in shown}
     doses = dose_grid([finding for finding in findings if finding.setting[:3] in series])
-    grids = [alignment_grid(findings, shown), effect_grid(findings, shown), doses]
+    grids = [alignment_grid(findings, shown), movement_grid(findings, shown), effect_grid(findings, shown), doses]
     steps = sorted({f.step for f in findings if f.step})
     ends = {steps[0], steps[-1]} if steps else set()
     for grid in grids:
         if grid and grid.rows:
-            lines += ["", *_text(grid, ends)]
-    return "\n".join([*lines, "", *notes(findings)]) + "\n"
+            lines += ["", *_grid_text(grid, ends, words)]
+    return "\n".join([*lines, "", *notes(findings, words)]) + "\n"
 
 
-def _text(grid: Grid, steps: set[int]) -> Iterator[str]:
+def _grid_text(grid: Grid, steps: set[int], words: Words) -> Iterator[str]:
     """Yield a grid's lines, settings of one direction, site and mode below a line that names these."""
     rows = [row for row in grid.rows if row[1] in steps]
-    dose = all(setting[3] == 0 for setting, _ in rows)
+    by_strength = words.doses and any(setting[3] for setting, _ in rows)
     columns = list(grid.columns)
     while True:
         table = [[column.title + (", %" if column.kind == "percent" else "") for column in columns]]
@@ -69,14 +74,14 @@ def _text(grid: Grid, steps: set[int]) -> Iterator[str]:
     def line(first: str, cells: Sequence[str]) -> str:
         return "  ".join([first, *(cell.ljust(w) for cell, w in zip(cells, widths, strict=True))]).rstrip()
 
-    yield line(f"{'α':>6}  step" if not dose else f"{'step':>12}", table[0])
+    yield line(f"{'α':>6}  step" if by_strength else f"{'step':>12}", table[0])
     previous: tuple[str, ...] = ()
     previous_strength = math.nan
     for (setting, step), cells in zip(rows, table[1:], strict=True):
         if setting[:3] != previous:
             previous, previous_strength = setting[:3], math.nan
             yield f"  {series_text(setting)}"
-        strength = strength_text(setting[3]) if setting[3] != previous_strength and not dose else ""
+        strength = strength_text(setting[3]) if setting[3] != previous_strength and by_strength else ""
         previous_strength = setting[3]
         yield line(f"{strength:>6}  {step:>4}", cells)
 
@@ -84,7 +89,7 @@ def _text(grid: Grid, steps: set[int]) -> Iterator[str]:
 def _fewer(columns: Sequence[Column]) -> list[Column]:
     """Make a table narrower by what a reader misses least: single fields, then intervals, then columns at the end."""
     for i in reversed(range(len(columns))):
-        if columns[i].quantity == "alignment_cosine" and not columns[i].interval:
+        if columns[i].quantity in ("alignment_cosine", "movement") and not columns[i].interval:
             return [*columns[:i], *columns[i + 1 :]]
     for i in reversed(range(1, len(columns))):
         if columns[i].interval:
@@ -92,34 +97,48 @@ def _fewer(columns: Sequence[Column]) -> list[Column]:
     return list(columns[:-1])
 
 
-def opening(findings: Sequence[Finding]) -> str:
-    """Say what was judged, in one line."""
+def by_words(findings: Sequence[Finding]) -> list[tuple[Words, list[Finding]]]:
+    """Take what was steered and what was erased apart, with the unsteered rollouts beside; parts have a setting."""
+    parts: dict[Words, list[Finding]] = {STEERING: [], ERASING: []}
+    for finding in findings:
+        for words in parts if finding.role == "unsteered" else [words_of([finding.mode])]:
+            parts[words].append(finding)
+    return [(words, part) for words, part in parts.items() if settings_of(part, "concept", "shuffled", "data")]
+
+
+def opening(findings: Sequence[Finding], words: Words) -> str:
+    """Say what was judged, in one line; findings are of one kind (`by_words`)."""
     settings = settings_of(findings, "concept")
     windows = max(f.windows for f in findings)
     initial = max(f.initial_conditions for f in findings)
     controls = max(f.controls for f in findings)
     return (
-        f"Steering: {_count(len(settings), 'setting')}, {_count(windows, 'window')} of "
-        f"{_count(initial, 'initial condition')}, {_count(controls, 'random direction')}."
+        f"{words.act}: {_count(len(settings), words.setting)}, {_count(windows, 'window')} of "
+        f"{_count(initial, 'initial condition')}, {_count(controls, words.control)}."
     )
 
 
-def notes(findings: Sequence[Finding]) -> list[str]:
-    """Say how to read the tables, and what weakens them, a line each."""
+def notes(findings: Sequence[Finding], words: Words) -> list[str]:
+    """Say how to read the tables, and what weakens them, a line each; findings are of one kind (`by_words`)."""
     controls = max((f.controls for f in findings), default=0)
     initial = max((f.initial_conditions for f in findings), default=0)
-    lines = ["[…]: 95 % bootstrap interval over initial conditions. Changes are against the unsteered rollout."]
+    lines = [
+        f"[…]: 95 % bootstrap interval over initial conditions. Changes are against the {words.reference} rollout."
+    ]
     if controls:
-        beside = _count(controls, "random direction")
-        lines.append(f"*: p ≤ 0.05 against {beside} of equal norm at the same site, mode and α.")
+        lines.append(f"*: p ≤ 0.05 against {_count(controls, words.control)} {words.alike}.")
         settings = len(settings_of(findings, "concept"))
         if settings > 1:
-            lines.append(f"{settings} settings were tried: confirm a chosen one on other initial conditions.")
+            lines.append(f"{settings} {words.setting}s were tried: confirm a chosen one on other initial conditions.")
+    if any(f.quantity == "movement" for f in findings):
+        lines.append(
+            "|Δ…|: how far erasing moves a field, RMS in units of its spread; farther than random: it is used."
+        )
     if any(f.quantity == "null_movement" for f in findings):
         lines.append("|Δ…|: how far steering moves a field that should stay, RMS in units of its spread.")
     if controls < 19:
-        said = "No random directions" if not controls else f"Only {_count(controls, 'random direction')}"
-        lines.append(f"{said}: p ≤ 0.05 needs at least 19 (callback Controls).")
+        said = f"Only {_count(controls, words.control)}" if controls else f"No {words.control}s"
+        lines.append(f"{said}: p ≤ 0.05 needs at least 19 ({words.adds_controls}).")
     if initial < 10:
         lines.append(f"Intervals over {_count(initial, 'initial condition')} are too narrow; take ten or more.")
     if any(f.quantity == "natural_percentile" for f in findings):
@@ -134,11 +153,10 @@ def notes(findings: Sequence[Finding]) -> list[str]:
         if f.quantity == quantity and f.step == last
     ]
     if parts:
-        lines.append(f"Unsteered at step {last}: {', '.join(parts)}.")
+        lines.append(f"{words.reference.capitalize()} at step {last}: {', '.join(parts)}.")
     if diverged:
-        lines.append(
-            f"In {_count(int(diverged), 'window')} the unsteered rollout itself blew up; left out from there on."
-        )
+        where = _count(int(diverged), "window")
+        lines.append(f"In {where} the {words.reference} rollout itself blew up; left out from there on.")
     return lines
 
 

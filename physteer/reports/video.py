@@ -30,6 +30,7 @@ from physteer.reports.planes import (
 )
 from physteer.reports.rollouts import TRUTH, UNSTEERED, Series, WrittenRollout
 from physteer.reports.style import FAINT, INK, MUTED, heading, new_figure, style
+from physteer.reports.words import words_of
 
 _DPI = 100
 _LEFT, _RIGHT, _TOP, _CAPTION, _BOTTOM, _GAP = 20, 92, 136, 66, 50, 14  # pixels; even
@@ -100,7 +101,8 @@ def draw_video(rollouts: Sequence[WrittenRollout], field: Shown, path: Path, fps
         raise PhysteerError("a video needs at least one rollout")
     n_steps = min(int(rollout.steps[-1]) for rollout in rollouts)
     largest = max(abs(rollout.strength) for rollout in rollouts)
-    pictures = [[picture(rollout, field, step, largest) for step in range(n_steps + 1)] for rollout in rollouts]
+    words = words_of(rollout.series.mode for rollout in rollouts if rollout.condition not in (TRUTH, UNSTEERED))
+    pictures = [[picture(one, field, step, largest, words) for step in range(n_steps + 1)] for one in rollouts]
     fps = fps or min(max((n_steps + 1) / _SECONDS, _SLOWEST), _FASTEST)
     place = layout(rollouts[0], len(rollouts))
     with atomic_write(path) as temporary:
