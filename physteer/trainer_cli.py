@@ -126,8 +126,6 @@ class PhysteerCLI(LightningCLI):
         super().parse_arguments(parser, args)
         check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
 
-    # ------------------------------------------------------------------ building
-
     def before_instantiate_classes(self) -> None:
         """Send the loggers' files to the run folder."""
         settings = self.config[self.subcommand]
@@ -157,8 +155,6 @@ class PhysteerCLI(LightningCLI):
             if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is None:
                 checkpoint.dirpath = str(Path(trainer.default_root_dir, "checkpoints").absolute())
         return trainer
-
-    # ------------------------------------------------------------------ running
 
     def _run_subcommand(self, subcommand: str) -> None:
         if self._only_build:

@@ -8,6 +8,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from physteer.concepts import Concept
 from physteer.walrus import Walrus, WalrusConfig, save
 
 FIELDS = (
@@ -50,6 +51,20 @@ def weights(path: Path, seed: int = 0) -> Path:
     """Write the weights of `random_walrus`."""
     save(random_walrus(seed), path)
     return path
+
+
+def concept(path: Path, shape: tuple[int, ...] = (8, 8, 1, 32), site: str = "blocks.0") -> Path:
+    """Write a random direction, which fits `random_walrus` on the tiny data set unless told otherwise."""
+    generator = torch.Generator().manual_seed(0)
+    Concept(torch.randn(shape, generator=generator), site).save(path)
+    return path
+
+
+def weights_and_concept(folder: Path) -> Path:
+    """Write ``walrus.safetensors`` and ``concept.safetensors`` for it into a folder."""
+    weights(folder / "walrus.safetensors")
+    concept(folder / "concept.safetensors")
+    return folder
 
 
 def experiment(path: Path, *, model: dict, data: dict, callbacks: list | None = None, **trainer) -> Path:

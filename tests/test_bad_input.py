@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import pytest
 import torch
-from experiments import NETWORK, callback, experiment, weights
+from experiments import NETWORK, callback, concept, experiment, weights
 
 from physteer.cli import main
 from physteer.concepts import Concept
@@ -23,11 +23,10 @@ def shared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shared")
     weights(folder / "walrus.safetensors")
     weights(folder / "other.safetensors", seed=1)
-    generator = torch.Generator().manual_seed(0)
-    shapes = {"fits": (8, 8, 1, 32), "wide": (8, 8, 1, 48), "ff": (8, 8, 1, 64), "grid": (4, 8, 1, 32)}
-    for name, shape in shapes.items():
-        site = "blocks.0.space.ff_hidden" if name == "ff" else "blocks.0"
-        Concept(torch.randn(shape, generator=generator), site).save(folder / f"{name}.safetensors")
+    concept(folder / "fits.safetensors")
+    concept(folder / "wide.safetensors", (8, 8, 1, 48))
+    concept(folder / "ff.safetensors", (8, 8, 1, 64), "blocks.0.space.ff_hidden")
+    concept(folder / "grid.safetensors", (4, 8, 1, 32))
     Concept(torch.zeros(8, 8, 1, 32), "blocks.0").save(folder / "zero.safetensors")
     return folder
 
@@ -61,9 +60,6 @@ def attempt(shared, tiny_well, tmp_path, capfd, monkeypatch):
     run.words = fails
     run.folder = tmp_path
     return run
-
-
-# ---------------------------------------------------------------------- the command line and its files
 
 
 @pytest.mark.parametrize(
@@ -146,9 +142,6 @@ def test_values_that_lightning_refuses(attempt):
     assert "`val_check_interval` (1000000) must be less than or equal" in line
 
 
-# ---------------------------------------------------------------------- model and checkpoints
-
-
 def test_both_or_neither_of_checkpoint_and_network(attempt, shared):
     wanted = "give either model.checkpoint (weights to start from) or model.network (a new model)"
     assert attempt(model={"learning_rate": 1e-3}) == wanted
@@ -213,9 +206,6 @@ def test_training_checkpoints_that_are_none(attempt):
     assert "b.ckpt is not a whole checkpoint" in attempt("--ckpt_path", "b.ckpt")
 
 
-# ---------------------------------------------------------------------- data
-
-
 def test_data_that_are_not_there(attempt, tiny_well):
     folder = attempt.folder
     assert attempt(data={"path": "nowhere"}).startswith("no HDF5 files in nowhere/data/test; ")
@@ -251,9 +241,6 @@ def test_a_field_the_model_does_not_know(attempt):
 def test_a_grid_no_stride_fits(attempt):
     line = attempt(model={"network": NETWORK | {"tokens_2d": 5}}, callbacks=["RolloutWriter"])
     assert line == "axis H has 32 cells; with 5 tokens per axis it may have 5, 20, 40, 60, 80, 120, 160"
-
-
-# ---------------------------------------------------------------------- capturing and steering
 
 
 @pytest.mark.parametrize(
@@ -322,8 +309,7 @@ def test_steering_that_cannot_be(attempt, shared, settings, message):
 
 
 def test_a_concept_of_another_model(attempt, shared, tmp_path):
-    concept = Concept(torch.ones(8, 8, 1, 32), "blocks.0", model="0123456789abcdef")
-    concept.save(tmp_path / "c.safetensors")
+    Concept(torch.ones(8, 8, 1, 32), "blocks.0", model="0123456789abcdef").save(tmp_path / "c.safetensors")
     line = attempt(callbacks=[callback("Steer", concept=str(tmp_path / "c.safetensors"), strengths=[0.1])])
     assert "was measured on model 0123456789abcdef; this model is" in line and "capture it again" in line
 
@@ -343,9 +329,6 @@ def test_sites_inside_compiled_blocks(attempt, shared):
     model = {"checkpoint": str(shared / "walrus.safetensors"), "compile": True}
     line = attempt(model=model, callbacks=[callback("Capture", **CAPTURE | {"sites": ["blocks.0.time"]})])
     assert "lies inside the compiled 'blocks.0'" in line
-
-
-# ---------------------------------------------------------------------- the run folder
 
 
 @pytest.mark.parametrize("command", ["predict", "fit", "validate"])

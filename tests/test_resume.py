@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import pytest
 import torch
-from experiments import callback, experiment, finished, weights
+from experiments import callback, experiment, finished, weights, weights_and_concept
 from safetensors import safe_open
 from test_files import small_disk
 
@@ -74,11 +74,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("resume")
-    weights(folder / "walrus.safetensors")
-    generator = torch.Generator().manual_seed(0)
-    Concept(torch.randn(8, 8, 1, 32, generator=generator), "blocks.0").save(folder / "concept.safetensors")
-    return folder
+    return weights_and_concept(tmp_path_factory.mktemp("resume"))
 
 
 @pytest.fixture(scope="module")
