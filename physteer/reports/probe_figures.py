@@ -46,7 +46,7 @@ def draw_r2_map(rows: Sequence[ProbeScore], resolution: str, path: Path) -> Path
     total = _TOP + len(n) * (heights[0] + _BETWEEN) - _BETWEEN + 0.25 + _BOTTOM
     how = "at every token" if resolution == "token" else "in means over each frame"
     title = f"What linear probes read {how}"
-    where = "tested on others ({held_out} initial conditions)"
+    where = "on windows of {held_out} other initial conditions"
     if "full" in n:
         where = (
             "fitted to simple flows, tested on others ({simple} initial conditions) and on full simulations ({full})"
