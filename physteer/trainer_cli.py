@@ -173,6 +173,8 @@ class PhysteerCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Run ``Trainer.fit``, and ``Trainer.test`` on the best checkpoint where a callback wants that."""
+        if kwargs.get("ckpt_path") == "last" and self._checkpoints("*.ckpt"):
+            self._last_checkpoint()  # with none at all it begins: a cluster's job may be given the same words each time
         self.trainer.fit(**_TENSORS_ONLY, **kwargs)
         callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         if any(getattr(callback, "test_after_fit", False) for callback in callbacks):
@@ -217,13 +219,22 @@ class PhysteerCLI(LightningCLI):
 
     def _last_checkpoint(self) -> Path:
         """Return what Lightning takes for ``--ckpt_path last``."""
-        checkpoints = (c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint))
-        folders = [Path(checkpoint.dirpath) for checkpoint in checkpoints if checkpoint.dirpath]
-        found = [path for folder in folders for path in folder.glob("last*.ckpt")]
+        found = self._checkpoints("last*.ckpt")
         if not found:
-            where = " or ".join(map(str, folders)) or "any folder"
-            raise PhysteerError(f"ckpt_path last: there is no last.ckpt in {where}")
-        return max(found, key=os.path.getmtime)
+            where = " or ".join(map(str, self._checkpoint_folders())) or "any folder"
+            others = ", ".join(path.name for path in self._checkpoints("*.ckpt"))
+            there = f", only {others}; save_last: true of ModelCheckpoint keeps one" if others else ""
+            raise PhysteerError(f"ckpt_path last: there is no last.ckpt in {where}{there}")
+        return found[-1]
+
+    def _checkpoints(self, pattern: str) -> list[Path]:
+        """Return the checkpoints that were kept, the latest at the end."""
+        found = [path for folder in self._checkpoint_folders() for path in folder.glob(pattern)]
+        return sorted(found, key=os.path.getmtime)
+
+    def _checkpoint_folders(self) -> list[Path]:
+        callbacks = self.trainer.checkpoint_callbacks
+        return [Path(c.dirpath) for c in callbacks if isinstance(c, ModelCheckpoint) and c.dirpath]
 
 
 def _missing(callbacks: list[L.Callback], settings: Namespace) -> list[L.Callback]:

@@ -1,6 +1,7 @@
 """Training and scores through the real command line."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -151,22 +152,32 @@ def test_short_trials_run(tiny_well, tmp_path):
     assert main(["fit", "--config", str(lean), *bare]) == 0
 
 
-def test_the_last_checkpoint_of_the_run_folder(trained, tiny_well, tmp_path, capsys):
+def test_the_last_checkpoint_of_the_run_folder(tiny_well, tmp_path):
     config = training(tmp_path, tiny_well, max_steps=3)
     assert main(["fit", "--config", str(config), "--ckpt_path", "last"]) == 0  # none yet: a first start
     assert main(["fit", "--config", str(config), "--ckpt_path", "last", "--trainer.max_steps", "5"]) == 0
     assert [int(row["step"]) for row in metrics(tmp_path / "run", 1) if row.get("train/loss")] == [3, 4]
-    capsys.readouterr()
-    assert main(["validate", "--config", str(config), "--ckpt_path", "last"]) == 0
-    validated = scores(tmp_path / "run/tables/scores_val.csv")
-    logged = float(
-        column(metrics(tmp_path / "run", 1), "val/one_step/model/vrmse/mean_over_fields")[-1]
-        if column(metrics(tmp_path / "run", 1), "val/one_step/model/vrmse/mean_over_fields")
-        else validated["one_step", "model", "mean_over_fields", 1]
-    )
-    assert validated["one_step", "model", "mean_over_fields", 1] == pytest.approx(logged, rel=0.2)
-    assert main(["validate", "--config", str(config), "--ckpt_path", "last", "--trainer.default_root_dir", "no"]) == 2
-    assert "there is no last.ckpt in" in capsys.readouterr().err
+
+    found = []
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    for words in (["--ckpt_path", "last"], ["--ckpt_path", str(last)], []):
+        assert main(["validate", "--config", str(config), *words]) == 0
+        found.append(scores(tmp_path / "run/tables/scores_val.csv"))
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_last_checkpoint_that_was_not_kept_is_told(trained, tiny_well, tmp_path, capsys):
+    """With others beside, `fit` would silently begin anew."""
+    config = training(tmp_path, tiny_well)
+    words = ["--config", str(config), "--ckpt_path", "last"]
+    assert main(["validate", *words]) == 2
+    assert capsys.readouterr().err.endswith(f"there is no last.ckpt in {tmp_path / 'run/checkpoints'}\n")
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    shutil.copy(next((trained / "run/checkpoints").glob("*step=2.ckpt")), tmp_path / "run/checkpoints/step=2.ckpt")
+    for command in ("fit", "validate"):
+        assert main([command, *words]) == 2
+        assert "checkpoints, only step=2.ckpt; save_last: true of ModelCheckpoint keeps one" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").rglob("*") if path.is_file()] == ["step=2.ckpt"]
 
 
 def test_mixed_precision_trains_weights_in_float32(tiny_well, tmp_path):
