@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from physteer.concepts.cross_moments import CrossMoments
+from physteer.concepts.linear import apply_maps, penalties, principal
 from physteer.errors import PhysteerError
 from physteer.tensor_files import TensorFile
-
-_EPS = torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +70,7 @@ class ClassProbe(TensorFile):
         Raises:
             PhysteerError: The width is another one.
         """
-        n, d, k = self.weights.shape
-        if x.shape[-1] != d:
-            raise PhysteerError(f"a probe of width {d} cannot read an activation of width {x.shape[-1]}")
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        weights = self.weights.permute(1, 0, 2).reshape(d, n * k).to(x)
-        scores = torch.addmm(self.bias.flatten().to(x), x.reshape(-1, d), weights)  # [samples, A·K]
-        return scores.view(*x.shape[:-1], n, k).movedim(-2, 0)
+        return apply_maps(self.weights, self.bias, x)
 
     def labels(self, values: Sequence[float]) -> Tensor:
         """Return the places of the parameter's values among the classes, [n].
@@ -147,19 +140,15 @@ class ClassFitter(CrossMoments):
         Raises:
             PhysteerError: A class has no sample, or an α is not allowed.
         """
-        if not alphas or not all(0 <= alpha < float("inf") for alpha in alphas):
-            raise PhysteerError(f"alphas are one or more numbers of at least 0; found {list(alphas)}")
         mean, shares = self.mean_x, self.mean_y.to(self.mean_x)
+        strengths = penalties(alphas, mean.device)
         for value, share in zip(self.classes, shares.tolist(), strict=True):
             if not share > 0:
                 raise PhysteerError(f"no sample of {self.parameter} {value:g} was seen")
         apart = self.scatter_xy / (shares * self.count)  # [d, K]: μ_c − μ
         within = self.scatter_xx - self.count * (apart * shares) @ apart.mT
-        strengths = torch.tensor(alphas, dtype=torch.float64, device=mean.device)
-        eigenvalues, vectors = torch.linalg.eigh(within)  # [d], [d, d]
-        # Directions in which activations do not vary hold round-off alone, which a small α would blow up.
-        real = eigenvalues > len(eigenvalues) * _EPS * eigenvalues[-1]
-        inverse = torch.where(real, self.count / (eigenvalues + strengths[:, None]), 0.0)  # [A, d]
+        eigenvalues, vectors = principal(within)
+        inverse = self.count / (eigenvalues + strengths[:, None])  # [A, r]
         weights = vectors @ (inverse[..., None] * (vectors.mT @ apart))  # [A, d, K]: Σ⁻¹(μ_c − μ)
         bias = shares.log() - (weights * (mean[:, None] + apart / 2)).sum(1)  # the classes' common part left out
         return ClassProbe(

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from physteer.concepts.cross_moments import CrossMoments
+from physteer.concepts.linear import principal
 from physteer.errors import PhysteerError, did_you_mean
 from physteer.interventions.erase import Erase
 from physteer.tensor_files import TensorFile
 
-_EPS = torch.finfo(torch.float64).eps
 _CORRELATION = 1e-6
 """Canonical correlations below are round-off of targets that depend on each other."""
 
@@ -93,9 +93,7 @@ class LeaceFitter(CrossMoments):
         mean, kept = self.mean_x, [i for i in self.varying if self.targets[i] in asked]
         if not kept:
             raise PhysteerError(f"no target varies, so there is nothing to erase: {', '.join(asked)}")
-        eigenvalues, vectors = torch.linalg.eigh(self.scatter_xx)  # [d], [d, d]; n cancels in W⁺ U Uᵀ W
-        real = eigenvalues > len(eigenvalues) * _EPS * eigenvalues[-1]
-        eigenvalues, vectors = eigenvalues[real], vectors[:, real]
+        eigenvalues, vectors = principal(self.scatter_xx)  # [r], [d, r]; n cancels in W⁺ U Uᵀ W
         # In the eigenvectors' coordinates W is diagonal. Targets of unit variance make the singular values canonical
         # correlations, so that one tolerance serves targets of any units.
         standard = self.scatter_xy[:, kept] / self.scatter_yy[kept].sqrt()

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from physteer.concepts.cross_moments import CrossMoments
+from physteer.concepts.linear import apply_maps, penalties, principal
 from physteer.errors import PhysteerError
 from physteer.tensor_files import TensorFile
-
-_EPS = torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +67,7 @@ class RidgeProbes(TensorFile):
         Raises:
             PhysteerError: The width is another one.
         """
-        n, d, m = self.weights.shape
-        if x.shape[-1] != d:
-            raise PhysteerError(f"probes of width {d} cannot read an activation of width {x.shape[-1]}")
-        x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
-        weights = self.weights.permute(1, 0, 2).reshape(d, n * m).to(x)
-        predicted = torch.addmm(self.bias.flatten().to(x), x.reshape(-1, d), weights)  # [samples, A·m]
-        return predicted.view(*x.shape[:-1], n, m).movedim(-2, 0)
+        return apply_maps(self.weights, self.bias, x.detach())
 
     def best(self, r2: Tensor) -> RidgeProbes:
         """Return the probes with the best penalty for each target.
@@ -122,19 +115,15 @@ class RidgeFitter(CrossMoments):
         Raises:
             PhysteerError: Fewer than two samples were seen, no target varied, or an α is not allowed.
         """
-        if not alphas or not all(0 <= alpha < float("inf") for alpha in alphas):
-            raise PhysteerError(f"alphas are one or more numbers of at least 0; found {list(alphas)}")
         mean_x, kept = self.mean_x, self.varying
+        strengths = penalties(alphas, mean_x.device)
         constant = [name for i, name in enumerate(self.targets) if i not in kept]
         if not kept:
             raise PhysteerError(f"no target varies, so there is nothing to probe for: {', '.join(constant)}")
         if constant:
             warnings.warn(f"targets that are constant are skipped: {', '.join(constant)}", stacklevel=2)
-        strengths = torch.tensor(alphas, dtype=torch.float64, device=mean_x.device)
-        eigenvalues, vectors = torch.linalg.eigh(self.scatter_xx)  # [d], [d, d]
-        # Directions in which activations do not vary hold round-off alone, which a small α would blow up.
-        real = eigenvalues > len(eigenvalues) * _EPS * eigenvalues[-1]
-        shrunk = torch.where(real, 1 / (eigenvalues + strengths[:, None]), 0.0)  # [A, d]
+        eigenvalues, vectors = principal(self.scatter_xx)
+        shrunk = 1 / (eigenvalues + strengths[:, None])  # [A, r]
         weights = vectors @ (shrunk[..., None] * (vectors.mT @ self.scatter_xy[:, kept]))  # [A, d, m]
         targets = tuple(self.targets[i] for i in kept)
         return RidgeProbes(

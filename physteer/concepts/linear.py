@@ -1,0 +1,56 @@
+"""What linear probes share: penalties, the directions in which activations vary, and how the maps are applied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from physteer.errors import PhysteerError
+
+_EPS = torch.finfo(torch.float64).eps
+
+
+def penalties(alphas: Sequence[float], device: torch.device) -> Tensor:
+    """Return α as [A], float64.
+
+    Raises:
+        PhysteerError: There are none, or one is not allowed.
+    """
+    if not alphas or not all(0 <= alpha < float("inf") for alpha in alphas):
+        raise PhysteerError(f"alphas are one or more numbers of at least 0; found {list(alphas)}")
+    return torch.tensor(alphas, dtype=torch.float64, device=device)
+
+
+def principal(scatter: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues [r] and eigenvectors [d, r] of a scatter [d, d], without those that are round-off.
+
+    In other directions activations do not vary: what they hold, a small α or an inverse would blow up.
+    """
+    eigenvalues, vectors = torch.linalg.eigh(scatter)
+    real = eigenvalues > len(eigenvalues) * _EPS * eigenvalues[-1]
+    return eigenvalues[real], vectors[:, real]
+
+
+def apply_maps(weights: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    """Return Wᵀx + b for A maps at once.
+
+    Args:
+        weights: W [A, d, m].
+        bias: b [A, m].
+        x: [..., d].
+
+    Returns:
+        [A, ..., m], float32, or float64 for such activations.
+
+    Raises:
+        PhysteerError: The width is another one.
+    """
+    n, d, m = weights.shape
+    if x.shape[-1] != d:
+        raise PhysteerError(f"a probe of width {d} cannot read an activation of width {x.shape[-1]}")
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    flat = weights.permute(1, 0, 2).reshape(d, n * m).to(x)
+    mapped = torch.addmm(bias.flatten().to(x), x.reshape(-1, d), flat)  # [samples, A·m]
+    return mapped.view(*x.shape[:-1], n, m).movedim(-2, 0)
