@@ -14,7 +14,7 @@ from torch.linalg import vector_norm
 
 from physteer.concepts.concept import Concept
 from physteer.concepts.difference import FORMULA, frame_sums
-from physteer.concepts.roster import Roster, digest
+from physteer.concepts.roster import Roster, generator_of
 from physteer.errors import PhysteerError
 
 _SPACE = (0, 1, 2)
@@ -46,7 +46,7 @@ def random_directions(like: Tensor, n: int, seed: int = 0) -> list[Tensor]:
     energy = vector_norm(torch.fft.fftn(concept, dim=_SPACE), dim=-1, keepdim=True)  # [h, w, δ, 1]
     directions = []
     for i in range(n):
-        noise = torch.randn(concept.shape, generator=_generator("random", seed, i), dtype=torch.float64)
+        noise = torch.randn(concept.shape, generator=generator_of("random", seed, i), dtype=torch.float64)
         white = torch.fft.fftn(noise, dim=_SPACE)
         # Of real noise, opposite wavevectors have conjugate spectra and equal norms: the result is real.
         shaped = torch.fft.ifftn(white * (energy / vector_norm(white, dim=-1, keepdim=True)), dim=_SPACE).real
@@ -192,7 +192,3 @@ class ShuffledDifferences:
             self._sums += sums.to(self._sums.device)
         self._frames = self._frames + frames
         self._windows = self._windows + windows
-
-
-def _generator(*parts: str | int) -> torch.Generator:
-    return torch.Generator().manual_seed(int.from_bytes(digest(*parts)[:8], "big") >> 1)

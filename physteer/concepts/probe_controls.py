@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from physteer.concepts.roster import digest
+from physteer.concepts.roster import digest, generator_of
 from physteer.errors import PhysteerError
 
 Key = TypeVar("Key", bound=Hashable)
@@ -65,9 +65,7 @@ class RandomFeatures:
             width: number of features.
             seed: of A and b.
         """
-        generator = torch.Generator().manual_seed(
-            int.from_bytes(digest("features", seed, inputs, width)[:8], "big") >> 1
-        )
+        generator = generator_of("features", seed, inputs, width)
         self._weights = torch.randn(inputs, width, generator=generator) / math.sqrt(inputs)
         self._bias = torch.randn(width, generator=generator)
 

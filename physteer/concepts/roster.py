@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
 from physteer.errors import PhysteerError
 
 
@@ -88,3 +90,8 @@ class Roster:
 def digest(*parts: str | int) -> bytes:
     """Return the SHA-256 of some words and numbers: a seed that is the same in every process."""
     return hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+
+
+def generator_of(*parts: str | int) -> torch.Generator:
+    """Return a generator whose seed is the digest of some words and numbers."""
+    return torch.Generator().manual_seed(int.from_bytes(digest(*parts)[:8], "big") >> 1)
