@@ -403,7 +403,7 @@ class TestReport:
             path.unlink()
         text = report(run).read_text()
         assert Page(text).images == 4  # over time, spectra and two fields
-        assert "Effect of steering" in text
+        assert 'id="effects"' in text
 
     def test_capture_run_shows_its_concepts(self, tmp_path):
         direction = torch.randn(4, 8, 1, 16, generator=torch.Generator().manual_seed(0))

@@ -1,7 +1,7 @@
 """Scores of rollouts and diagnostics of flows: functions of tensors, and torchmetrics that add up over processes."""
 
 from physteer.metrics.baselines import linear_extrapolation, persistence
-from physteer.metrics.dose_response import DoseResponse, dose_response, kendall, slope, spearman
+from physteer.metrics.dose_response import dose_response, slope
 from physteer.metrics.flow import (
     Periodic,
     Spacing,
@@ -34,7 +34,6 @@ from physteer.metrics.statistics import (
     bootstrap_ratio,
     bootstrap_recovery,
     control_p_value,
-    pooled_cosine,
     pooled_ratio,
 )
 from physteer.metrics.steering import (
@@ -43,7 +42,6 @@ from physteer.metrics.steering import (
     TrueChange,
     alignment,
     blow_up_step,
-    mass_drift,
     movement,
     recovery_terms,
     reference_spectrum,
@@ -70,7 +68,6 @@ __all__ = [
     "Alignment",
     "CounterfactualRecovery",
     "Distances",
-    "DoseResponse",
     "Flow",
     "ForecastScores",
     "InterchangeAccuracy",
@@ -105,24 +102,20 @@ __all__ = [
     "dose_response",
     "energy_spectrum",
     "enstrophy",
-    "kendall",
     "kinetic_energy",
     "largest_principal_angle",
     "linear_extrapolation",
     "mae_of",
-    "mass_drift",
     "momentum_thickness",
     "movement",
     "patches",
     "persistence",
-    "pooled_cosine",
     "pooled_ratio",
     "pooled_targets",
     "r2_of",
     "recovery_terms",
     "reference_spectrum",
     "slope",
-    "spearman",
     "spectrum_distance",
     "token_means",
     "token_targets",

@@ -157,12 +157,6 @@ def pooled_ratio(sums: Floats) -> Floats:
     return ratio
 
 
-def pooled_cosine(sums: Floats) -> Floats:
-    """Return Σ product / √(Σ steered · Σ truth) of an `Alignment`'s three terms, in this order: [..., 3] → [...]."""
-    cosine: Floats = sums[..., 0] / np.sqrt(sums[..., 1] * sums[..., 2])
-    return cosine
-
-
 def control_p_value(observed: float, controls: ArrayLike, alternative: Alternative = "greater") -> float:
     """Return (1 + #{controls at least as extreme}) / (1 + n): the observed direction ranked among control directions.
 

@@ -192,21 +192,6 @@ def tracer_mass(tracer: Tensor) -> Tensor:
     return tracer.double().mean(SPACE)
 
 
-def mass_drift(tracer: Tensor, initial: Tensor) -> Tensor:
-    """Return (⟨s⟩ − ⟨s₀⟩)/σ(s₀): the drift of a conserved mean in units of the initial spread.
-
-    Not of the initial mean, which for a tracer between −½ and ½ is as good as zero.
-
-    Args:
-        tracer: [..., H, W, D].
-        initial: s₀; may lack or repeat leading axes.
-
-    Returns:
-        [...], float64.
-    """
-    return (tracer_mass(tracer) - tracer_mass(initial)) / initial.double().std(SPACE, correction=0)
-
-
 def blow_up_step(frames: Tensor, initial: Tensor, factor: float = BLOW_UP) -> Tensor:
     """Return the first step at which a field is not finite, or its RMS above `factor` times its initial one.
 

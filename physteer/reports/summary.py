@@ -153,7 +153,7 @@ def _doses(cube: Cube, who: Tried) -> Iterator[Finding]:
         for s, step in enumerate(cube.steps):
             dosed = changes[:, :, s]
             curve = _curve(cube, dosed, mine)
-            found = dose_response(*curve, _INTERVALS).slope
+            found = dose_response(*curve, _INTERVALS)
             p, n = math.nan, 0
             if randoms and shared:  # the same strengths on both sides, or the slopes are not of one kind
                 n = len(randoms)
@@ -161,7 +161,7 @@ def _doses(cube: Cube, who: Tried) -> Iterator[Finding]:
                     dose_response(*_curve(cube, dosed, [i for i in r if rows[i].strength in shared]), VALUE_ONLY)
                     for r in (mine, *randoms.values())
                 )
-                p = control_p_value(own.slope.value, [one.slope.value for one in others], "two-sided")
+                p = control_p_value(own.value, [one.value for one in others], "two-sided")
             yield _finding(who, f"{metric}_slope", "", step, found, cube, p, n)
             yield _finding(who, f"{metric}_monotone", "", step, _monotone(*curve), cube)
 
