@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -35,13 +35,16 @@ from physteer.interventions import (
     LastFrameSnapshot,
     Locus,
     LowRankRotation,
+    Site,
     Snapshot,
     SnapshotCache,
     evaluated_once,
     input_keys,
     interchanged,
-    take_last_frame_snapshot,
+    join_snapshots,
+    take_last_frame_snapshots,
     take_snapshot,
+    take_snapshots,
 )
 from physteer.walrus import load, model_id
 
@@ -140,12 +143,12 @@ def demo_walrus() -> Case:
 
 def steps(case: Case, block: int) -> dict[str, Step]:
     """Return one training step of each contestant."""
-    site = f"blocks.{block}"
+    site = Site(f"blocks.{block}")
     pairs = cycle(torch.randperm(len(case.windows)).view(-1, 2, case.batch).tolist())
     staged, last = case.staged, case.last_frame_only
 
-    def snapshot(rows: list[int], take: Callable[..., Snapshot] = take_snapshot) -> Snapshot:
-        return take(staged, site, *case.inputs(rows).values())
+    def snapshot(rows: list[int]) -> Snapshot:
+        return take_snapshot(staged, site, *case.inputs(rows).values())
 
     context = staged.encode(*case.inputs(list(range(case.batch))).values())[1]
     ready = snapshot(list(range(case.batch))).state.requires_grad_()
@@ -158,19 +161,22 @@ def steps(case: Case, block: int) -> dict[str, Step]:
     keys = input_keys([case.windows], "")
     key = model_id(case.whole) if last else ""
 
-    def ours(locus: Locus, take: Callable[..., Snapshot], kind: type[Snapshot]) -> tuple[Step, LowRankRotation]:
-        cache = SnapshotCache(site, key, 2**30, kind=kind)
+    def ours(
+        locus: Locus, take: Callable[..., Mapping[Site, Snapshot]], kind: type[Snapshot]
+    ) -> tuple[Step, LowRankRotation]:
+        cache = SnapshotCache([site], key, 2**30, kind=kind)
         rotation = LowRankRotation(case.width, RANK)
         optimizer = torch.optim.Adam(rotation.parameters(), 1e-3)
         for start in range(0, len(keys), case.batch):  # every window runs up to the site once
-            rows = keys[start : start + case.batch]
-            cache.get(rows, lambda lacking, start=start: snapshot([start + i for i in lacking], take))
+            inputs = case.inputs([*range(start, start + case.batch)]).values()
+            cache.get(keys[start : start + case.batch], lambda _, inputs=inputs: take(staged, [site], *inputs))
 
         def step() -> None:
-            base, source = ([keys[row] for row in rows] for rows in next(pairs))
+            bases, sources = (cache.get([keys[row] for row in rows], absent) for rows in next(pairs))
             with evaluated_once(rotation):
-                activation = cache.get_activations(source, absent)
-                y = interchanged(staged, cache.get(base, absent), activation, rotation, locus, last_frame_only=last)
+                base = join_snapshots([one[site] for one in bases])
+                activation = torch.cat([one[site].activation for one in sources])
+                y = interchanged(staged, base, activation, rotation, locus, last_frame_only=last)
                 y.square().mean().backward()
             update(optimizer)
 
@@ -192,7 +198,7 @@ def steps(case: Case, block: int) -> dict[str, Step]:
         case.output(y).square().mean().backward()
         update(optimizer)
 
-    everywhere, rotation = ours(Locus(), take_snapshot, Snapshot)
+    everywhere, rotation = ours(Locus(), take_snapshots, Snapshot)
     with torch.no_grad():  # one rotation for both
         rotation.rotation.raw.copy_(intervention.rotate_layer.weight)
     base, source = next(pairs)
@@ -201,11 +207,11 @@ def steps(case: Case, block: int) -> dict[str, Step]:
     torch.testing.assert_close(y, theirs, rtol=1e-4, atol=1e-4)
     works = {"ideal": ideal, "physteer": everywhere, "pyvene": pyvene_step}
     if last:
-        works["last frame"] = ours(Locus(frames=[-1]), take_last_frame_snapshot, LastFrameSnapshot)[0]
+        works["last frame"] = ours(Locus(frames=[-1]), take_last_frame_snapshots, LastFrameSnapshot)[0]
     return works
 
 
-def absent(rows: list[int]) -> Snapshot:
+def absent(rows: list[int]) -> Mapping[Site, Snapshot]:
     """Say that a window was not in the cache, where all are."""
     raise AssertionError(f"rows {rows} are not in the cache")
 

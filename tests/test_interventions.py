@@ -27,7 +27,6 @@ from physteer.interventions import (
     attached,
     captured,
     observed,
-    repeated,
     separated,
     site_names,
     stack_conditions,
@@ -541,7 +540,7 @@ def test_stacked_conditions_give_what_each_gives_alone(model, x):
         Condition("rows", (Edit("blocks.1", Zero(), locus=Locus(rows=slice(1, None), frames=[0])),)),
     ]
     with attached(model, stack_conditions(conditions, 4)):
-        together = separated(model(repeated(x, len(conditions))), len(conditions))
+        together = separated(model(torch.cat([x] * len(conditions))), len(conditions))
     assert torch.equal(together[0], together[3])
     for condition, y in zip(conditions, together, strict=True):
         with attached(model, condition.edits):

@@ -20,14 +20,19 @@ from physteer.interventions import (
     Resample,
     Scale,
     Site,
+    Snapshot,
     Zero,
+    all_tensors,
     attached,
     captured,
     interchanged,
     join_snapshots,
     replayed,
+    select_rows,
     take_last_frame_snapshot,
+    take_last_frame_snapshots,
     take_snapshot,
+    take_snapshots,
 )
 from physteer.walrus import Walrus
 
@@ -177,7 +182,7 @@ def test_the_last_frame_alone_is_the_whole_suffix(jitter):
     for name in SITES:
         whole, other = take_snapshot(WALRUS, name, *base), take_snapshot(WALRUS, name, *source)
         alone = take_last_frame_snapshot(WALRUS, name, *base)
-        assert torch.equal(alone.activation, whole.activation[:, -1:])
+        close(alone.activation, whole.activation[:, -1:])  # inside a block, of that frame alone
         replacement = Interchange(other.activation[:, -1:])
         for frames in ([-1], [FRAMES - 1], slice(-1, None)):
             edits = [Edit(name, replacement, locus=Locus(frames=frames)), Edit("blocks.2", Scale(1.5), locus=LAST)]
@@ -193,8 +198,7 @@ def test_the_last_frame_alone_computes_one_frame():
     # time attention has the same score per pair of frames; all else is one frame of three
     assert flops(lambda: replayed(WALRUS, alone)) < 1.05 / FRAMES * flops(lambda: replayed(WALRUS, whole))
     past = 2 * (FRAMES - 1) * alone.state[0, 0].nbytes
-    assert [kept.nbytes for kept in alone.past] == [past * len(alone)] * 3
-    assert alone.n_bytes == alone.state.nbytes + 3 * past * len(alone)
+    assert [kept.nbytes for kept in alone.past] == [past * len(args[0])] * 3
 
 
 def test_edits_of_other_frames_and_acausal_models_are_refused():
@@ -206,19 +210,101 @@ def test_edits_of_other_frames_and_acausal_models_are_refused():
         take_last_frame_snapshot(make(causal_in_time=False), "blocks.0", *inputs(1))
 
 
+# ---------------------------------------------------------------- many sites of one pass
+
+
+ORDERS = [
+    ["encoder", "blocks.0", "blocks.2"],
+    ["blocks.2", "blocks.0"],
+    ["blocks.1", "blocks.1.time", "blocks.1.space.heads[0]", "blocks.1.space.heads[1]"],
+    ["blocks.2.time.heads", "blocks.0.space.ff_hidden", "blocks.1", "encoder"],
+]
+
+
+@pytest.mark.parametrize("sites", ORDERS, ids=str)
+@pytest.mark.parametrize("jitter", [False, True])
+@torch.no_grad()
+def test_one_pass_gives_what_a_pass_per_site_gives(sites, jitter):
+    args = inputs(1, jitter=jitter)
+    together = take_snapshots(WALRUS, sites, *args)
+    assert [str(site) for site in together] == sites
+    for site, found in together.items():
+        alone = take_snapshot(WALRUS, site, *args)
+        assert (found.site, found.start, found.shared) == (alone.site, alone.start, alone.shared)
+        assert torch.equal(found.activation, alone.activation)
+        named = found.tensors()
+        assert named.keys() == alone.tensors().keys()
+        assert all(torch.equal(tensor, named[name]) for name, tensor in alone.tensors().items())
+    for site, found in take_last_frame_snapshots(WALRUS, sites, *args).items():
+        alone = take_last_frame_snapshot(WALRUS, site, *args)
+        assert (found.site, found.start, found.n_frames) == (alone.site, alone.start, alone.n_frames)
+        close(found.activation, alone.activation)
+        named = found.tensors()
+        assert named.keys() == alone.tensors().keys()
+        for name, tensor in alone.tensors().items():
+            close(named[name].double(), tensor.double()) if tensor.any() else torch.equal(named[name], tensor)
+        close(replayed(WALRUS, found), replayed(WALRUS, alone))
+        edits = [Edit(site, Scale(0.5), locus=LAST)]
+        close(replayed(WALRUS, found, edits), replayed(WALRUS, alone, edits))
+
+
+@pytest.mark.parametrize("sites", ORDERS, ids=str)
+@torch.no_grad()
+def test_last_frames_replayed_from_any_site_of_a_pass_are_one(sites):
+    """To the bit: the last frame goes up to a site as replays go on from it."""
+    found = take_last_frame_snapshots(WALRUS, sites, *inputs(1)).values()
+    first, *others = (replayed(WALRUS, snapshot) for snapshot in found)
+    assert all(torch.equal(other, first) for other in others)
+
+
+@pytest.mark.parametrize("take", [take_snapshots, take_last_frame_snapshots])
+@pytest.mark.parametrize("sites", ORDERS, ids=str)
+@torch.no_grad()
+def test_many_sites_cost_one_pass(take, sites):
+    """The operations of the costliest site alone; beside them, for last frames, keys and values of blocks between."""
+    args = inputs(1)
+    alone = [flops(lambda site=site: take(WALRUS, [site], *args)) for site in sites]
+    together = flops(lambda: take(WALRUS, sites, *args))
+    assert together <= max(alone) * (1 if take is take_snapshots else 1.06)
+
+
+@pytest.mark.parametrize("take", [take_snapshots, take_last_frame_snapshots])
+@torch.no_grad()
+def test_sites_share_memory_and_so_do_their_rows(take):
+    sites = ["encoder", "blocks.0", "blocks.1.time", "blocks.1.space.heads[1]", "blocks.1"]
+    snapshots = take(WALRUS, sites, *inputs(1, jitter=True))
+    for some in (snapshots, select_rows(snapshots, [1])):
+        storages = {
+            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+            for snapshot in some.values()
+            for tensor in snapshot.tensors().values()
+        }
+        assert sum(storages.values()) == sum(tensor.nbytes for tensor in all_tensors(some).values())
+    frame, last = snapshots[Site("encoder")].state[:, -1:].nbytes, take is take_last_frame_snapshots
+    states, inner = 3 * (1 if last else FRAMES) * frame, 1.5 * (1 if last else FRAMES) * frame  # one head of two
+    past = 3 * 2 * (FRAMES - 1) * frame if last else 0
+    rows = sum(row.nbytes for row in snapshots[Site("encoder")].rows)
+    assert sum(tensor.nbytes for tensor in all_tensors(snapshots).values()) == states + inner + past + rows
+
+
 # ---------------------------------------------------------------- rows
+
+
+def rows_of(snapshot: Snapshot, rows: list[int]) -> Snapshot:
+    """Select rows of one site's snapshot."""
+    return select_rows({snapshot.site: snapshot}, rows)[snapshot.site]
 
 
 @pytest.mark.parametrize("take", [take_snapshot, take_last_frame_snapshot])
 @torch.no_grad()
 def test_rows_of_several_windows_are_selected_and_joined(take):
     first, second = inputs(1, jitter=True), inputs(2, rows=3, jitter=True)
-    pairs = join_snapshots([take(WALRUS, "blocks.0", *first), take(WALRUS, "blocks.0", *second)]).select([4, 1, 1, 2])
-    assert len(pairs) == 4 and len(pairs.rows[0]) == 4
+    pairs = rows_of(join_snapshots([take(WALRUS, "blocks.0", *first), take(WALRUS, "blocks.0", *second)]), [4, 1, 1, 2])
+    assert len(pairs.state) == len(pairs.rows[0]) == 4
     whole = torch.cat([WALRUS(*first, last_frame_only=True), WALRUS(*second, last_frame_only=True)])[[4, 1, 1, 2]]
     close(replayed(WALRUS, pairs, last_frame_only=True), whole)
-    low = pairs.to("cpu", torch.bfloat16)
-    assert low.activation.dtype == torch.bfloat16 and low.rows[0].dtype == torch.long
+    away = pairs.to("meta")
+    assert away.activation.is_meta and away.rows[0].device.type == "cpu"
 
 
 def test_what_differs_in_more_than_rows_is_not_joined():
@@ -353,7 +439,7 @@ def test_another_model_joins_by_an_adapter():
             whole = toy(x[:2], gain[:2])
         truth = gradient(rotation, whole, torch.zeros(()))
         windows = take_snapshot(toy, site, x, gain)
-        y = interchanged(toy, windows.select([0, 1]), windows.select([2, 3]).activation, rotation)
+        y = interchanged(toy, rows_of(windows, [0, 1]), rows_of(windows, [2, 3]).activation, rotation)
         close(y, whole)
         close(gradient(rotation, y, torch.zeros(())), truth)
 

@@ -22,7 +22,6 @@ from physteer.interventions import (
     attached,
     captured,
     fit_to_grid,
-    repeated,
     separated,
     stack_conditions,
 )
@@ -96,7 +95,7 @@ def test_nulls_and_stacked_conditions_on_walrus(last_frame_only):
     assert torch.equal(run(x, [Edit(site, Steer(v, 0.0, "none")) for site, v in directions.items()]), plain)
     assert torch.equal(run(x, [Edit(site, Interchange(a)) for site, a in h.items()]), plain)
     conditions = [UNSTEERED, *(Condition(site, (Edit(site, Steer(v, 0.4)),)) for site, v in directions.items())]
-    together = run(repeated(x, len(conditions)), stack_conditions(conditions, 2))
+    together = run(torch.cat([x] * len(conditions)), stack_conditions(conditions, 2))
     for condition, y in zip(conditions, separated(together, len(conditions)), strict=True):
         torch.testing.assert_close(y, run(x, list(condition.edits)), rtol=1e-4, atol=1e-5)
         assert condition is UNSTEERED or golden.relative_error(y, plain) > 1e-3

@@ -1,12 +1,13 @@
-"""What a frozen network computes before a site, once per window."""
+"""What a frozen network computes before some sites, once per window."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from physteer.data.batch import Batch
@@ -17,8 +18,9 @@ from physteer.interventions import (
     Snapshot,
     SnapshotCache,
     input_keys,
-    take_last_frame_snapshot,
-    take_snapshot,
+    join_snapshots,
+    take_last_frame_snapshots,
+    take_snapshots,
 )
 from physteer.module import WalrusModule
 from physteer.step import NetworkInputs
@@ -26,21 +28,34 @@ from physteer.walrus import model_id
 
 
 @dataclass(frozen=True, eq=False)
-class KeyedInputs:
-    """Windows as the network gets them."""
+class KeyedBases:
+    """Windows as the network gets them, run up to the sites."""
 
     inputs: NetworkInputs
-    keys: list[str]
-    """What tells the rows apart in a cache."""
+    snapshots: list[Mapping[Site, Snapshot]]
+    """Of each window, as the cache has them."""
+
+
+@dataclass(frozen=True, eq=False)
+class KeyedSources:
+    """The same of windows that only give their activations."""
+
+    inputs: NetworkInputs
+    activations: list[dict[Site, Tensor]]
+    """Of each window, [1, T, …, d]."""
+
+    def at(self, site: Site, device: torch.device) -> Tensor:
+        """Return the activation of all windows, [B, T, …, d]."""
+        return torch.cat([one[site].to(device) for one in self.activations])
 
 
 @dataclass(frozen=True, eq=False)
 class KeyedPairs:
-    """A batch of pairs as the network gets it, the same for every site."""
+    """A batch of pairs, run up to all sites. While it is there, so is what the cache had no room for."""
 
-    base: KeyedInputs
-    sources: tuple[KeyedInputs, ...]
-    strangers: tuple[KeyedInputs, ...]
+    base: KeyedBases
+    sources: tuple[KeyedSources, ...]
+    strangers: tuple[KeyedSources, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,53 +70,58 @@ class PairActivations:
 
 
 class Prefixes:
-    """Snapshots of windows at some sites, from a cache.
+    """Snapshots of windows at some sites, from a cache. A window is run once, and gives those of all sites.
 
     Args:
         module: its network is frozen from now on.
         sites: where.
         last_frame: only the last frame will be edited, so that only it is run through the suffix.
-        max_bytes: of what is kept in memory, for each site; or of the folder, for all.
+        max_bytes: of what is kept in memory, or of the folder.
         folder: where snapshots are kept; none: in memory.
     """
 
     def __init__(
         self, module: WalrusModule, sites: Sequence[Site], *, last_frame: bool, max_bytes: int, folder: Path | None
     ) -> None:
-        self._take = take_last_frame_snapshot if last_frame else take_snapshot
-        kind = LastFrameSnapshot if last_frame else Snapshot
-        model = model_id(module.network)
-        self._caches = {site: SnapshotCache(site, model, max_bytes, folder, kind) for site in sites}
+        self._sites = tuple(sites)
+        self._take: Callable[..., Mapping[Site, Snapshot]]
+        self._take, kind = (take_last_frame_snapshots, LastFrameSnapshot) if last_frame else (take_snapshots, Snapshot)
+        self._cache = SnapshotCache(sites, model_id(module.network), max_bytes, folder, kind)
 
     def keyed(self, module: WalrusModule, pairs: PairBatch) -> KeyedPairs:
-        """Make the network's inputs of a batch on its device; sources take their base's jitter, so tokens correspond.
+        """Run a batch up to the sites, where the cache lacks it; sources take their base's jitter: tokens correspond.
 
         Args:
-            module: the one the caches were made for.
+            module: the one the cache was made for.
             pairs: without strangers where they are not needed.
         """
-        return KeyedPairs(
-            _keyed(module, pairs.base, pairs.base),
-            tuple(_keyed(module, source, pairs.base) for source in pairs.sources),
-            tuple(_keyed(module, stranger, pairs.base) for stranger in pairs.strangers),
-        )
+
+        def sources(batches: Sequence[Batch]) -> tuple[KeyedSources, ...]:
+            return tuple(_activations(self._run(module, batch, pairs.base)) for batch in batches)
+
+        return KeyedPairs(self._run(module, pairs.base, pairs.base), sources(pairs.sources), sources(pairs.strangers))
 
     def at(self, module: WalrusModule, site: Site, pairs: KeyedPairs) -> PairActivations:
-        """Return the activations of one of the sites."""
-        cache = self._caches[site]
+        """Return the activations of one of the sites, on the module's device."""
+        base = join_snapshots([one[site].to(module.device) for one in pairs.base.snapshots])
+        sources, strangers = (
+            [one.at(site, module.device) for one in windows] for windows in (pairs.sources, pairs.strangers)
+        )
+        return PairActivations(base, sources, strangers)
 
-        def taking(windows: KeyedInputs) -> Callable[[list[int]], Snapshot]:
-            return lambda rows: self._take(module.network, site, *windows.inputs.rows(rows))
+    def _run(self, module: WalrusModule, batch: Batch, draws: Batch) -> KeyedBases:
+        """Run windows up to the sites with the jitter of others."""
+        inputs, _ = module.inputs(batch.context, dataclasses.replace(batch, windows=draws.windows))
+        shifts = [] if inputs.shifts is None else [inputs.shifts.pixels, inputs.shifts.tokens]
+        shared = f"{inputs.labels} {inputs.boundaries} {module.network.dtype}"
 
-        def activations(some: Sequence[KeyedInputs]) -> list[Tensor]:
-            return [cache.get_activations(one.keys, taking(one), one.inputs.fields.device) for one in some]
+        def take(rows: list[int]) -> Mapping[Site, Snapshot]:
+            return self._take(module.network, self._sites, *inputs.rows(rows))
 
-        base = cache.get(pairs.base.keys, taking(pairs.base), pairs.base.inputs.fields.device)
-        return PairActivations(base, activations(pairs.sources), activations(pairs.strangers))
+        return KeyedBases(inputs, self._cache.get(input_keys([inputs.fields, *shifts], shared), take))
 
 
-def _keyed(module: WalrusModule, batch: Batch, draws: Batch) -> KeyedInputs:
-    inputs, _ = module.inputs(batch.context, dataclasses.replace(batch, windows=draws.windows))
-    shifts = [] if inputs.shifts is None else [inputs.shifts.pixels, inputs.shifts.tokens]
-    shared = f"{inputs.labels} {inputs.boundaries} {module.network.dtype}"
-    return KeyedInputs(inputs, input_keys([inputs.fields, *shifts], shared))
+def _activations(windows: KeyedBases) -> KeyedSources:
+    """Keep of windows what an interchange needs of its sources."""
+    taken = [{site: one.activation for site, one in snapshots.items()} for snapshots in windows.snapshots]
+    return KeyedSources(windows.inputs, taken)

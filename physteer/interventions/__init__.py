@@ -10,19 +10,18 @@ A `Site` says which activation, a `Locus` which part of it and when, a `Subspace
 
 from physteer.interventions.attach import attached, captured, observed
 from physteer.interventions.boundless import BoundlessRotation
-from physteer.interventions.conditions import UNSTEERED, Condition, Role, repeated, separated, stack_conditions
+from physteer.interventions.conditions import UNSTEERED, Condition, Role, separated, stack_conditions
 from physteer.interventions.edit import Edit, apply_edits
 from physteer.interventions.erase import Erase
 from physteer.interventions.locus import EVERYWHERE, Clock, Locus
-from physteer.interventions.replacements import Interchange, InterchangeMean, Mean, Replacement, Resample, Scale, Zero
-from physteer.interventions.replay import (
-    KeepsPast,
-    StagedModel,
-    interchanged,
-    replayed,
+from physteer.interventions.passes import (
     take_last_frame_snapshot,
+    take_last_frame_snapshots,
     take_snapshot,
+    take_snapshots,
 )
+from physteer.interventions.replacements import Interchange, InterchangeMean, Mean, Replacement, Resample, Scale, Zero
+from physteer.interventions.replay import interchanged, replayed
 from physteer.interventions.rotation import (
     ColumnGroup,
     LowRankRotation,
@@ -31,8 +30,9 @@ from physteer.interventions.rotation import (
     evaluated_once,
 )
 from physteer.interventions.sites import DeclaresSites, Site, find_module, site_names
-from physteer.interventions.snapshot import LastFrameSnapshot, Snapshot, join_snapshots
+from physteer.interventions.snapshot import LastFrameSnapshot, Snapshot, all_tensors, join_snapshots, select_rows
 from physteer.interventions.snapshot_cache import SnapshotCache, input_keys
+from physteer.interventions.stages import KeepsPast, StagedModel
 from physteer.interventions.steer import Steer, SteerMode, fit_to_grid
 from physteer.interventions.subspace import Complement, Span, Subspace, orthonormal
 
@@ -68,6 +68,7 @@ __all__ = [
     "SteerMode",
     "Subspace",
     "Zero",
+    "all_tensors",
     "apply_edits",
     "attached",
     "captured",
@@ -80,11 +81,13 @@ __all__ = [
     "join_snapshots",
     "observed",
     "orthonormal",
-    "repeated",
     "replayed",
+    "select_rows",
     "separated",
     "site_names",
     "stack_conditions",
     "take_last_frame_snapshot",
+    "take_last_frame_snapshots",
     "take_snapshot",
+    "take_snapshots",
 ]

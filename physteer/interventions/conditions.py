@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor
 
 from physteer.errors import PhysteerError
@@ -46,7 +46,7 @@ def stack_conditions(conditions: Sequence[Condition], n_samples: int) -> list[Ed
 
     Args:
         conditions: c of them, names all different.
-        n_samples: rows of each; row i·n_samples + j of the batch is sample j under condition i (`repeated`).
+        n_samples: rows of each; row i·n_samples + j of the batch is sample j under condition i (`separated`).
 
     Raises:
         PhysteerError: Two conditions have one name.
@@ -62,11 +62,6 @@ def stack_conditions(conditions: Sequence[Condition], n_samples: int) -> list[Ed
         for i, condition in enumerate(conditions)
         for edit in condition.edits
     ]
-
-
-def repeated(batch: Tensor, n_conditions: int) -> Tensor:
-    """Repeat a batch [B, …] for every condition: [c·B, …], conditions slowest."""
-    return repeat(batch, "b ... -> (c b) ...", c=n_conditions)
 
 
 def separated(batch: Tensor, n_conditions: int) -> Tensor:

@@ -1,10 +1,15 @@
-"""Snapshots: what a pass had reached at a site, so that it can go on from there (`replayed`)."""
+"""Snapshots: what a pass had reached at a site, so that it can go on from there (`replayed`).
+
+Snapshots of one pass at several sites share tensors: the input of a block that two sites go on with, and keys and
+values of the blocks behind both. What shares a name (`Snapshot.tensors`) is one.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 from typing import Self, TypeVar
 
 import torch
@@ -36,36 +41,21 @@ class Snapshot:
         """The site's activation as an edit sees it (`Site.select`), [B, T, …, d]."""
         return self.site.select(self.state) if self.inner is None else self.inner
 
-    @property
-    def n_bytes(self) -> int:
-        """Memory its tensors take."""
-        return sum(tensor.nbytes for tensor in self.tensors().values())
-
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors by name; the first axis of each is the batch."""
-        named = {"state": self.state}
+        named = {f"state.{self.start}": self.state}
         if self.inner is not None:
-            named["inner"] = self.inner
+            named[f"inner.{self.site}"] = self.inner
         return named | {f"rows.{i}": tensor for i, tensor in enumerate(self.rows)}
 
     def with_tensors(self, named: Mapping[str, Tensor]) -> Self:
-        """Return the same snapshot with other tensors."""
-        rows = _listed(named, "rows")
-        return dataclasses.replace(self, state=named["state"], inner=named.get("inner"), rows=rows)
+        """Return the same snapshot with other tensors; those of other sites may be among them."""
+        state, inner = named[f"state.{self.start}"], named.get(f"inner.{self.site}")
+        return dataclasses.replace(self, state=state, inner=inner, rows=_listed(named, "rows", 0))
 
-    def select(self, rows: Sequence[int]) -> Self:
-        """Return some rows of the batch, in this order, copied; a row may come more than once."""
-        index = torch.tensor(rows, dtype=torch.long, device="cpu")
-        return self.with_tensors({n: t.index_select(0, index.to(t.device)) for n, t in self.tensors().items()})
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
-        """Return it with the activations on a device and, if one is given, in a precision."""
-        return self.with_tensors(
-            {n: t if n.startswith("rows.") else t.to(device, dtype) for n, t in self.tensors().items()}
-        )
-
-    def __len__(self) -> int:
-        return len(self.state)
+    def to(self, device: torch.device | str) -> Self:
+        """Return it with the activations on a device."""
+        return self.with_tensors({n: t if n.startswith("rows.") else t.to(device) for n, t in self.tensors().items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +74,26 @@ class LastFrameSnapshot(Snapshot):
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors by name; the first axis of each is the batch."""
-        return super().tensors() | {f"past.{i}": tensor for i, tensor in enumerate(self.past)}
+        return super().tensors() | {f"past.{i}": tensor for i, tensor in enumerate(self.past, self.start)}
 
     def with_tensors(self, named: Mapping[str, Tensor]) -> Self:
-        """Return the same snapshot with other tensors."""
-        return dataclasses.replace(super().with_tensors(named), past=_listed(named, "past"))
+        """Return the same snapshot with other tensors; those of other sites may be among them."""
+        return dataclasses.replace(super().with_tensors(named), past=_listed(named, "past", self.start))
 
 
 S = TypeVar("S", bound=Snapshot)
+
+
+def all_tensors(snapshots: Mapping[Site, Snapshot]) -> dict[str, Tensor]:
+    """Return the tensors of one pass at several sites by name; what sites share is there once."""
+    return {name: tensor for snapshot in snapshots.values() for name, tensor in snapshot.tensors().items()}
+
+
+def select_rows(snapshots: Mapping[Site, S], rows: Sequence[int]) -> dict[Site, S]:
+    """Return some rows of one pass, in this order, copied; what sites share stays shared. A row may come repeatedly."""
+    index = torch.tensor(rows, dtype=torch.long, device="cpu")
+    named = {name: t.index_select(0, index.to(t.device)) for name, t in all_tensors(snapshots).items()}
+    return {site: snapshot.with_tensors(named) for site, snapshot in snapshots.items()}
 
 
 def join_snapshots(snapshots: Sequence[S]) -> S:
@@ -116,9 +118,9 @@ def join_snapshots(snapshots: Sequence[S]) -> S:
     return first.with_tensors({name: torch.cat([each[name] for each in named]) for name in named[0]})
 
 
-def _listed(named: Mapping[str, Tensor], prefix: str) -> tuple[Tensor, ...]:
-    count = sum(name.startswith(f"{prefix}.") for name in named)
-    return tuple(named[f"{prefix}.{i}"] for i in range(count))
+def _listed(named: Mapping[str, Tensor], prefix: str, first: int) -> tuple[Tensor, ...]:
+    names = takewhile(named.__contains__, (f"{prefix}.{i}" for i in count(first)))
+    return tuple(named[name] for name in names)
 
 
 def _row_shapes(snapshot: Snapshot) -> dict[str, list[int]]:

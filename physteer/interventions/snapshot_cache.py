@@ -1,4 +1,4 @@
-"""A cache of snapshots, one per window: what a frozen prefix makes of a window is computed once."""
+"""A cache of snapshots by window: what a frozen prefix makes of a window is computed once, for all sites."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import json
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,19 +19,22 @@ import physteer
 from physteer.errors import PhysteerError
 from physteer.files import atomic_write, reason
 from physteer.interventions.sites import Site
-from physteer.interventions.snapshot import LastFrameSnapshot, Snapshot, join_snapshots
+from physteer.interventions.snapshot import LastFrameSnapshot, Snapshot, all_tensors, select_rows
 
 HEADER = "physteer.snapshot"
 """The key of our metadata in a safetensors header."""
 
 
 class SnapshotCache:
-    """Snapshots of one site of one model by window, in memory or in a folder, up to a size.
+    """Snapshots of windows at some sites of one model, in memory or in a folder, up to a size.
 
-    A snapshot is found by the content of all that makes it: model, site, precision, kind of snapshot, version of
+    A window is found by the content of all that makes its snapshots: model, precision, kind of snapshot, version of
     physteer, and the inputs themselves (`input_keys`), jitter included. So a stale one cannot be found, and one folder
     can serve many models, sites and processes. Files are whole or not there (two processes that write the same one
     harm nothing), are read memory-mapped, and hold nothing but tensors and JSON.
+
+    A window is kept with all sites or not at all, and what sites share is kept once. A file that lacks one of the sites
+    is made anew and keeps the others that it had.
 
     What is over the size is not stored and made anew each time. Nothing is evicted: when every window comes once per
     epoch, keeping a part for good finds that part each epoch, and keeping the latest finds less.
@@ -39,7 +42,7 @@ class SnapshotCache:
 
     def __init__(
         self,
-        site: Site | str,
+        sites: Sequence[Site | str],
         model_key: str,
         max_bytes: int,
         folder: Path | str | None = None,
@@ -48,53 +51,43 @@ class SnapshotCache:
         """Open a cache; a folder keeps what it had.
 
         Args:
-            site: where the snapshots are taken.
+            sites: where the snapshots are taken.
             model_key: names the model's weights (`physteer.walrus.model_id`); they must not change meanwhile.
             max_bytes: of the tensors kept in memory, or of the files of the folder, whoever wrote them.
             folder: where files go, made at need; none: memory, on the device where the snapshots were made.
             kind: `Snapshot` or `LastFrameSnapshot`.
         """
+        self.sites = frozenset(map(Site.parse, sites))
         self.folder = None if folder is None else Path(folder)
         self.max_bytes = max_bytes
-        self._identity = json.dumps([str(Site.parse(site)), model_key, kind.__name__, physteer.__version__])
-        self._kept: dict[str, Snapshot] = {}
+        self._identity = json.dumps([model_key, kind.__name__, physteer.__version__])
+        self._kept: dict[str, Mapping[Site, Snapshot]] = {}
         self._checked: set[str] = set()
         self._used = 0
         self._unmeasured = max_bytes  # bytes written since the folder was last measured
         self._told = False
 
     def get(
-        self, keys: Sequence[str], make: Callable[[list[int]], Snapshot], device: torch.device | str = "cpu"
-    ) -> Snapshot:
-        """Return the snapshot of a batch, taking rows from the cache where they are there.
+        self, keys: Sequence[str], make: Callable[[list[int]], Mapping[Site, Snapshot]]
+    ) -> list[Mapping[Site, Snapshot]]:
+        """Return the snapshots of a batch, taking rows from the cache where they are there.
 
         Args:
             keys: of the batch's rows (`input_keys`); a window may come twice.
-            make: given positions in `keys`, takes the snapshot of these rows; called at most once, for what is missing.
-            device: where the result is wanted.
+            make: given positions in `keys`, takes the snapshots of these rows at the sites (`take_snapshots`); called
+                at most once, for what is missing.
 
         Returns:
-            All rows, in the order of the keys.
+            For each key, batches of this one row by site (`join_snapshots`): on the CPU from a folder, else where they
+            were made. They are the cache's own: not to be changed in place.
         """
-        return join_snapshots([row.to(device) for row in self._rows(keys, make)])
-
-    def get_activations(
-        self, keys: Sequence[str], make: Callable[[list[int]], Snapshot], device: torch.device | str = "cpu"
-    ) -> Tensor:
-        """Return the site's activation alone, which is all that is needed of the sources of an interchange.
-
-        Arguments are those of `get`.
-        """
-        return torch.cat([row.activation.to(device) for row in self._rows(keys, make)])
-
-    def _rows(self, keys: Sequence[str], make: Callable[[list[int]], Snapshot]) -> list[Snapshot]:
         names = [self._name(key) for key in keys]
-        rows = {name: row for name in dict.fromkeys(names) if (row := self._load(name)) is not None}
-        missing = [i for i, name in enumerate(names) if name not in rows and name not in names[:i]]
+        rows = {name: self._load(name) for name in dict.fromkeys(names)}
+        missing = [i for i, name in enumerate(names) if name not in names[:i] and not self.sites <= rows[name].keys()]
         if missing:
             made = make(missing)
             for j, i in enumerate(missing):
-                rows[names[i]] = made.select([j])
+                rows[names[i]] = {**rows[names[i]], **select_rows(made, [j])}
                 self._store(names[i], rows[names[i]])
         return [rows[name] for name in names]
 
@@ -107,25 +100,25 @@ class SnapshotCache:
         assert self.folder is not None
         return self.folder / f"{name}.safetensors"
 
-    def _load(self, name: str) -> Snapshot | None:
+    def _load(self, name: str) -> Mapping[Site, Snapshot]:
         if self.folder is None:
-            return self._kept.get(name)
+            return self._kept.get(name, {})
         path = self._path(name)
         for last_try in (False, True):  # safetensors opens a file twice, and another process may put its own in between
             try:
-                row = read_snapshot(path, check=name not in self._checked)
+                row = read_snapshots(path, check=name not in self._checked)
             except (FileNotFoundError, NotADirectoryError):
-                return None
+                return {}
             except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
                 if last_try:
                     warnings.warn(f"{path} is damaged and is made anew: {reason(error)}", stacklevel=4)
             else:
                 self._checked.add(name)
                 return row
-        return None
+        return {}
 
-    def _store(self, name: str, row: Snapshot) -> None:
-        size = row.n_bytes
+    def _store(self, name: str, row: Mapping[Site, Snapshot]) -> None:
+        size = sum(tensor.nbytes for tensor in all_tensors(row).values())
         if self.folder is not None and self._unmeasured > self.max_bytes // 16:  # other processes write as well
             self._used = _folder_bytes(self.folder)
             self._unmeasured = 0
@@ -136,7 +129,7 @@ class SnapshotCache:
             self._kept[name] = row
         else:
             try:
-                write_snapshot(row, self._path(name))
+                write_snapshots(row, self._path(name))
             except PhysteerError as error:  # a full disk is no reason to end a training
                 self._stop(str(error))
                 return
@@ -165,19 +158,18 @@ def input_keys(tensors: Sequence[Tensor], shared: str) -> list[str]:
     return [digest.hexdigest() for digest in digests]
 
 
-def write_snapshot(snapshot: Snapshot, path: Path) -> None:
-    """Write a snapshot as safetensors; the file is whole or not there.
+def write_snapshots(snapshots: Mapping[Site, Snapshot], path: Path) -> None:
+    """Write what one pass gave at some sites as safetensors; the file is whole or not there.
 
     Raises:
         PhysteerError: the folder cannot be written to, or the disk is full.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.tensors().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in all_tensors(snapshots).items()}
+    one = next(iter(snapshots.values()))
     about = {
-        "kind": type(snapshot).__name__,
-        "site": str(snapshot.site),
-        "start": snapshot.start,
-        "shared": snapshot.shared,
-        "n_frames": snapshot.n_frames if isinstance(snapshot, LastFrameSnapshot) else None,
+        "starts": {str(site): snapshot.start for site, snapshot in snapshots.items()},
+        "shared": one.shared,
+        "n_frames": one.n_frames if isinstance(one, LastFrameSnapshot) else None,
         "checksum": _checksum(tensors),
     }
     with atomic_write(path) as temporary:
@@ -187,29 +179,32 @@ def write_snapshot(snapshot: Snapshot, path: Path) -> None:
             raise OSError(str(error)) from error
 
 
-def read_snapshot(path: Path, check: bool = True) -> Snapshot:
-    """Read a snapshot, memory-mapped, on the CPU; every number is read once to see whether the file is undamaged.
+def read_snapshots(path: Path, check: bool = True) -> dict[Site, Snapshot]:
+    """Read snapshots by site, memory-mapped, on the CPU.
 
     Args:
         path: of the file.
-        check: whether to read all of it for that.
+        check: whether to read every number once to see whether the file is undamaged.
 
     Raises:
         FileNotFoundError: there is none.
         SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError: it is not whole, its numbers are not
-            those that were written, or it is not a snapshot.
+            those that were written, or it holds no snapshots.
     """
     with safe_open(path, framework="pt") as file:
         header: dict[str, str] = file.metadata() or {}
         if HEADER not in header:
-            raise ValueError("it is not a snapshot")
+            raise ValueError("it holds no snapshots")
         about = json.loads(header[HEADER])
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if check and _checksum(tensors) != about["checksum"]:
         raise ValueError("its checksum is wrong")
-    parts = Site.parse(about["site"]), about["start"], tensors["state"], None, (), about["shared"]
-    bare = Snapshot(*parts) if about["n_frames"] is None else LastFrameSnapshot(*parts, (), about["n_frames"])
-    return bare.with_tensors(tensors)
+    snapshots: dict[Site, Snapshot] = {}
+    for text, start in about["starts"].items():
+        parts = Site.parse(text), start, tensors[f"state.{start}"], None, (), about["shared"]
+        bare = Snapshot(*parts) if about["n_frames"] is None else LastFrameSnapshot(*parts, (), about["n_frames"])
+        snapshots[bare.site] = bare.with_tensors(tensors)
+    return snapshots
 
 
 def _folder_bytes(folder: Path) -> int:

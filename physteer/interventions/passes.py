@@ -1,0 +1,139 @@
+"""Passes up to some sites: what a model computes before them, once for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from physteer.errors import PhysteerError
+from physteer.interventions.attach import captured
+from physteer.interventions.sites import Site
+from physteer.interventions.snapshot import LastFrameSnapshot, Snapshot
+from physteer.interventions.stages import KeepsPast, StagedModel, border_before, first_block
+
+
+def take_snapshots(model: StagedModel, sites: Sequence[Site | str], *args: Any, **kwargs: Any) -> dict[Site, Snapshot]:
+    """Run one pass up to the last of some sites and stop.
+
+    At `encoder` and `blocks.i` a replay goes on right behind the site. A site inside a block goes on from that block's
+    input: every replay runs the block again.
+
+    Args:
+        model: any staged model.
+        sites: one or more of `encoder`, `blocks.i`, and modules inside a block, in any order.
+        args: the model's inputs, as for `encode`.
+        kwargs: more of them.
+
+    Returns:
+        By site; sites that a pass goes on from with the same block share its input.
+
+    Raises:
+        PhysteerError: A site is unknown or elsewhere.
+    """
+    with _off_the_tape():
+        starts, h, context = _run_to_the_first(model, sites, args, kwargs)
+
+        def run(h: Tensor, start: int, stop: int) -> Tensor:
+            return model.run_blocks(h, context, start, stop)
+
+        states, inner = _run_through(model, starts, h, run)
+        packed = model.pack_context(context)
+    return {site: Snapshot(site, start, states[start], inner.get(str(site)), *packed) for site, start in starts.items()}
+
+
+def take_snapshot(model: StagedModel, site: Site | str, *args: Any, **kwargs: Any) -> Snapshot:
+    """Run a pass up to one site and stop (`take_snapshots`)."""
+    (snapshot,) = take_snapshots(model, [site], *args, **kwargs).values()
+    return snapshot
+
+
+def take_last_frame_snapshots(
+    model: KeepsPast, sites: Sequence[Site | str], *args: Any, **kwargs: Any
+) -> dict[Site, LastFrameSnapshot]:
+    """Run one pass up to the last of some sites, for edits of the last frame alone.
+
+    What later blocks need of earlier frames is kept from the first site on, and shared by all. From there the last
+    frame is run alone, as it will be by replays. No edits may be attached to the model meanwhile: blocks behind the
+    first site never see all frames.
+
+    Args:
+        model: a staged model that is causal in time.
+        sites: one or more of `encoder`, `blocks.i`, and modules inside a block, in any order.
+        args: the model's inputs, as for `encode`.
+        kwargs: more of them.
+
+    Returns:
+        By site.
+
+    Raises:
+        PhysteerError: A site is unknown or elsewhere, or the model is not causal.
+    """
+    with _off_the_tape():
+        starts, h, context = _run_to_the_first(model, sites, args, kwargs)
+        first, n_frames = min(starts.values()), h.shape[1]
+        past = model.keep_past(h[:, :-1], context, first)
+
+        def run(h: Tensor, start: int, stop: int) -> Tensor:
+            return model.run_next_frame(h, context, start, past[start - first : stop - first])
+
+        states, inner = _run_through(model, starts, h[:, -1:].clone(), run)
+        rows, shared = model.pack_context(context)
+    return {
+        site: LastFrameSnapshot(
+            site, start, states[start], inner.get(str(site)), rows, shared, past[start - first :], n_frames
+        )
+        for site, start in starts.items()
+    }
+
+
+def take_last_frame_snapshot(model: KeepsPast, site: Site | str, *args: Any, **kwargs: Any) -> LastFrameSnapshot:
+    """Run a pass up to one site, for edits of the last frame alone (`take_last_frame_snapshots`)."""
+    (snapshot,) = take_last_frame_snapshots(model, [site], *args, **kwargs).values()
+    return snapshot
+
+
+@contextmanager
+def _off_the_tape() -> Iterator[None]:
+    """Compute what can be trained on, also within inference mode, but record no gradients."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def _run_to_the_first(
+    model: StagedModel, sites: Sequence[Site | str], args: Any, kwargs: Any
+) -> tuple[dict[Site, int], Tensor, Any]:
+    """Begin a pass: return the block to go on with at every site, what the first of these gets, and the context."""
+    starts = {site: first_block(model, site) for site in map(Site.parse, sites)}
+    h, context = model.encode(*args, **kwargs)
+    return starts, model.run_blocks(h, context, 0, min(starts.values())), context
+
+
+def _run_through(
+    model: StagedModel, starts: Mapping[Site, int], h: Tensor, run: Callable[[Tensor, int, int], Tensor]
+) -> tuple[dict[int, Tensor], dict[str, Tensor]]:
+    """Go on to the last of some sites, with what the first of their blocks gets.
+
+    Args:
+        model: whose blocks are run.
+        starts: the block to go on with at every site.
+        h: what the first of these gets.
+        run: given an activation, start and stop, runs blocks start … stop − 1.
+
+    Returns:
+        What the blocks get, and the activations of sites inside a block.
+    """
+    inside = [site for site, start in starts.items() if site.module != border_before(start)]
+    stops = {*starts.values(), *(starts[site] + 1 for site in inside)}
+    states, at = {}, min(stops)
+    with captured(cast(nn.Module, model), inside) as seen:
+        for stop in sorted(stops):
+            h = states[stop] = run(h, at, stop)
+            at = stop
+    for site in inside:
+        if str(site) not in seen:
+            raise PhysteerError(f"site {site.module!r} has no activation: the forward does not call that module")
+    return states, seen
