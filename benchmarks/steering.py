@@ -78,10 +78,10 @@ def works(module: WalrusModule, batch: Batch, steps: int) -> dict[str, Work]:
         return lambda: list(module.rollout(batch, steps, conditions))
 
     def first_steps(observe: Callable[[Site, Tensor], None] | None = None, *, every_frame: bool) -> None:
-        module.observers, module.every_frame = [(sites, observe)] if observe else [], every_frame
+        module.observers, module.every_frame = {observe: sites} if observe else {}, every_frame
         for _ in range(steps):
             next(module.rollout(batch, 1))
-        module.observers, module.every_frame = [], False
+        module.observers, module.every_frame = {}, False
 
     def add_to_concept(site: Site, h: Tensor) -> None:
         means[site].update("feature", h[::2])

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TRAINERS = ("lightning", "pytorch_lightning")
 TOP = ("physteer.callbacks", "physteer.commands", "physteer.cli", "physteer.trainer_cli", "physteer.demo")
-MODULE = ("physteer.module", "physteer.objectives")
+MODULE = ("physteer.module", "physteer.objectives", "physteer.steered_rollout")
 NETWORK_SIDE = ("physteer.walrus", "physteer.interventions", "physteer.concepts")
 REST = ("physteer.data", "physteer.reports", "the_well", "h5py", *MODULE, *TOP, *TRAINERS)
 
@@ -25,6 +25,7 @@ FORBIDDEN = {
     "physteer.reports": ("physteer.walrus", "physteer.interventions", "physteer.data", *MODULE, *TOP, *TRAINERS),
     "physteer.module": TOP,
     "physteer.objectives": TOP,
+    "physteer.steered_rollout": TOP,
     "physteer.callbacks": tuple(name for name in TOP if name != "physteer.callbacks"),
 }
 
