@@ -12,10 +12,11 @@ from physteer.reports import film
 
 
 class RolloutVideo(L.Callback):
-    """When ``predict`` ends, film truth, unsteered and steered side by side, as ``videos/steered_*.mp4``.
+    """When ``predict`` ends, film truth, unsteered and steered side by side.
 
-    The colour scale is one, and the caption tells parameters, steering and step. It films what ``RolloutWriter`` wrote;
-    list it before ``Figures``, whose report shows the videos.
+    The films are ``videos/steered_*.mp4``, of what ``Erase`` does ``erased_*.mp4``. The colour scale is one, and the
+    caption tells parameters, steering and step. It films what ``RolloutWriter`` wrote; list it before ``Figures``, whose
+    report shows the videos.
 
     Args:
         windows: how many windows, spread over the files they are from.

@@ -26,8 +26,9 @@ class WandbReport(L.Callback):
     """When ``predict`` ends, send what is in the run folder to Weights & Biases; without a ``WandbLogger``, do nothing.
 
     That is, as far as the run has made them: every metric over rollout steps, averaged over windows, as
-    ``steer/<direction>/<site>/<mode>/<α>/<metric>/<field>`` (``unsteered/…`` and ``truth/…`` beside); the summary as a
-    table; figures and videos; concepts, captured or steered along, as artifacts of type ``concept``. The command line
+    ``steer/<direction>/<site>/<mode>/<α>/<metric>/<field>`` (``unsteered/…`` and ``truth/…`` beside; the mode of
+    ``Erase`` is ``erased``, its α 1); the summary as a table; figures and videos; concepts, captured or steered along,
+    as artifacts of type ``concept``. The command line
     adds this callback, after all others, to every run.
     """
 

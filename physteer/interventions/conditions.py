@@ -30,7 +30,7 @@ class Condition:
     strength: float = 0.0
     """α, signed."""
     mode: str = ""
-    """How the direction is fitted to the grid, and at which steps it is added where not at all of them."""
+    """How the direction is fitted to the grid, and at which steps it is added where not at all of them; or `erased`."""
     role: Role = "unsteered"
     """Concept, or which control: `random` and `shuffled` directions, `data` for changes of the input itself."""
     context: Callable[[Any], Tensor] | None = None
