@@ -15,8 +15,8 @@ class RolloutVideo(L.Callback):
     """When ``predict`` ends, film truth, unsteered and steered side by side.
 
     The films are ``videos/steered_*.mp4``, of what ``Erase`` does ``erased_*.mp4``. The colour scale is one, and the
-    caption tells parameters, steering and step. It films what ``RolloutWriter`` wrote; list it before ``Figures``, whose
-    report shows the videos.
+    caption tells parameters, steering and step. It films what ``RolloutWriter`` wrote; list it before ``Figures``,
+    whose report shows the videos.
 
     Args:
         windows: how many windows, spread over the files they are from.
