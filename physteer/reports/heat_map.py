@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.image import AxesImage
 
+from physteer.reports.annotated_map import annotated_map
 from physteer.reports.findings import SEVERAL, Finding
-from physteer.reports.style import INK, WIDTH, bare, diverging, heading, new_figure, save, strength_label, style
+from physteer.reports.style import WIDTH, heading, new_figure, save, strength_label, style
 from physteer.reports.summary_tables import number_text
 
 _MOST_STRENGTHS, _MOST_FIELDS = 4, 5
@@ -66,7 +65,7 @@ def draw_heat_map(findings: Sequence[Finding], direction: str, path: Path, step:
                 box = (_LEFT + j * (width + _GAP), y, width, height)
                 axes = figure.add_axes((box[0] / WIDTH, box[1] / total, box[2] / WIDTH, box[3] / total))
                 block = [[cells.get((field, strength, site, mode)) for mode in modes] for site in sites]
-                image = _map(axes, block)
+                image = annotated_map(axes, block, _text, fontsize=8.5)
                 if i == 0:
                     figure.text(
                         (box[0] + width / 2) / WIDTH,
@@ -91,19 +90,8 @@ def draw_heat_map(findings: Sequence[Finding], direction: str, path: Path, step:
         return save(figure, path, title, caption)
 
 
-def _map(axes: Axes, block: Sequence[Sequence[Finding | None]]) -> AxesImage:
-    """Draw one map and write the values into it."""
-    values = np.array([[math.nan if f is None else f.value for f in row] for row in block])
-    image = axes.imshow(values, cmap=diverging(), vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
-    bare(axes)
-    axes.tick_params(length=0, labelbottom=False, labeltop=True)
-    for i, row in enumerate(block):
-        for j, finding in enumerate(row):
-            if finding is not None and math.isfinite(finding.value):
-                colour = "white" if abs(finding.value) > 0.55 else INK
-                text = number_text(finding.value) + (" ★" if finding.p <= 0.05 else "")
-                axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=8.5)
-    return image
+def _text(finding: Finding) -> str:
+    return number_text(finding.value) + (" ★" if finding.p <= 0.05 else "")
 
 
 def natural(name: str) -> list[tuple[int, int | str]]:

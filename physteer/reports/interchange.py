@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.image import AxesImage
 
+from physteer.reports.annotated_map import annotated_map
 from physteer.reports.interchange_table import MODEL, InterchangeScore, best_learned
-from physteer.reports.style import INK, MUTED, WIDTH, bare, diverging, heading, new_figure, save, signed, style
+from physteer.reports.style import INK, MUTED, WIDTH, heading, new_figure, save, signed, style
 
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _ROW = 1.35, 1.0, 1.5, 0.3, 0.25, 0.46  # inches
 _ROOM = 0.85
@@ -61,7 +61,7 @@ def draw_recovery_map(rows: Sequence[InterchangeScore], variables: Sequence[str]
         for kind, shown in zip(kinds, columns, strict=True):
             axes = figure.add_axes((x / WIDTH, _BOTTOM / total, width * len(shown) / WIDTH, height / total))
             block = [[_cell(means, site, kind, rank) for rank in shown] for site in sites]
-            image = _map(axes, block, with_intervals=width >= _ROOM)
+            image = annotated_map(axes, block, partial(_text, with_interval=width >= _ROOM), fontsize=7)
             axes.set_title(_PANELS[kind], pad=22)
             axes.set_xticks(range(len(shown)), shown)
             if x == _LEFT:
@@ -137,17 +137,8 @@ def _cell(means: Sequence[InterchangeScore], site: str, kind: str, rank: str) ->
     return max(own, key=lambda r: r.value, default=None)
 
 
-def _map(axes: Axes, block: Sequence[Sequence[InterchangeScore | None]], *, with_intervals: bool) -> AxesImage:
-    values = np.array([[math.nan if r is None else r.value for r in row] for row in block])
-    image = axes.imshow(values, cmap=diverging(), vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
-    bare(axes)
-    axes.tick_params(length=0, labelbottom=False, labeltop=True)
-    for i, row in enumerate(block):
-        for j, cell in enumerate(row):
-            if cell is not None and math.isfinite(cell.value):
-                colour = "white" if abs(cell.value) > 0.55 else INK
-                text = f"{cell.value:+.2f}".replace("-", "−")
-                if with_intervals and math.isfinite(cell.low):
-                    text += f"\n[{cell.low:+.2f}, {cell.high:+.2f}]".replace("-", "−")
-                axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=7, linespacing=1.1)
-    return image
+def _text(cell: InterchangeScore, *, with_interval: bool) -> str:
+    text = f"{cell.value:+.2f}"
+    if with_interval and math.isfinite(cell.low):
+        text += f"\n[{cell.low:+.2f}, {cell.high:+.2f}]"
+    return text.replace("-", "−")
