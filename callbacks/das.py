@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import nn
 from physteer.das import (
     Arm,
     ArmPlan,
+    ClassLoss,
     FieldLoss,
     InterchangeEvaluation,
     InterchangeObjective,
@@ -22,6 +22,7 @@ from physteer.das import (
     read_given,
     write_learned,
 )
+from physteer.data.module import Split
 from physteer.data.pair_module import CounterfactualDataModule
 from physteer.errors import PhysteerError
 from physteer.interventions import Locus, Site
@@ -29,15 +30,16 @@ from physteer.module import WalrusModule
 from physteer.reports.html import write_report
 from physteer.reports.interchange import draw_field_bars, draw_recovery_map
 from physteer.reports.interchange_table import (
-    MODEL,
     InterchangeScore,
     best_learned,
+    interchange_line,
     interchange_text,
     write_interchange_table,
 )
 from physteer.walrus import model_id
 
 MEBIBYTE = 2**20
+_SPLITS: dict[str, tuple[Split, ...]] = {"fit": ("train", "valid", "test"), "validate": ("valid",), "test": ("test",)}
 
 
 class DAS(L.Callback):
@@ -58,9 +60,10 @@ class DAS(L.Callback):
         frames: frames of the context that are exchanged, such as ``[-1]`` for the last, which is also the cheapest:
             only that frame is run through the rest of the network. Null for all.
         boundless: learn a rotation of unknown size too, at every site; its cost is d³ per step.
-        loss: what the edited prediction should achieve: ``FieldLoss``, ``ReadoutLoss``, or a class path of your own.
-        shuffled: train a second rotation beside each, with the sources of other pairs: what it recovers is not the
-            variable's.
+        loss: what edits should achieve: ``FieldLoss`` (the true frame), ``ReadoutLoss`` (a diagnostic of it),
+            ``ClassLoss`` (the source's class, as a frozen probe reads it), or a class path of your own.
+        shuffled: train a second rotation beside each, with the sources of other pairs (of a ``ClassLoss`` with their
+            classes): what it recovers is not the variable's.
         random: random rotations to compare each rank with.
         directions: files of fixed subspaces to compare with at their sites: concepts, ``rotations/`` of another search,
             ``probes/``, and ``natural/`` spaces, whose first k main directions (PCA) are compared for every rank k.
@@ -117,7 +120,8 @@ class DAS(L.Callback):
             return  # of the fit before this test
         pl_module.freeze_network()
         self._variables, self._model = data.rules.variables, model_id(pl_module.network)
-        windows = data.pair_windows("train" if stage == "fit" else "valid" if stage == "validate" else "test")
+        splits = _SPLITS[stage]
+        windows = data.pair_windows(splits[0])
         shapes = pl_module.site_shapes(self.sites, windows.origin, windows.spec.n_input)
         widths = {site: shape[-1] for site, shape in shapes.items()}
         self._arms = make_arms(
@@ -135,6 +139,9 @@ class DAS(L.Callback):
         )
         pl_module.objective = objective
         pl_module.evaluation = InterchangeEvaluation(self._arms, objective, self._variables)
+        if isinstance(self.loss, ClassLoss):
+            pairs = [data.pairs(split, data.rules, 1) for split in splits]
+            self.loss.check(pl_module, self.sites, self._variables, pairs)
         if stage == "fit":
             self._trained_on = windows.origin.path
             data.test_dataloader()  # what the run ends with must not fail there
@@ -173,18 +180,11 @@ class DAS(L.Callback):
         rows, run = _evaluation(pl_module).rows, Path(trainer.default_root_dir)
         write_interchange_table(run, split, rows)
         if trainer.state.fn == "fit":
-            pl_module.print(f"step {trainer.global_step}: {_in_brief(rows)}", flush=True)
+            pl_module.print(f"step {trainer.global_step}: {interchange_line(rows)}", flush=True)
             return
         draw_recovery_map(rows, self._variables, run / "figures" / f"recovery_{split}.png")
         draw_field_bars(rows, self._variables, run / "figures" / f"recovery_fields_{split}.png", self._best)
         pl_module.print(f"{interchange_text(self._variables, split, rows)}\nreport: {write_report(run)}", flush=True)
-
-
-def _in_brief(rows: Sequence[InterchangeScore]) -> str:
-    """Return the largest recovery of each kind."""
-    means = [row for row in rows if (row.metric, row.field) == ("recovery", "") and row.kind != MODEL]
-    best = {row.kind: row for row in sorted(means, key=lambda row: row.value)}
-    return "recovery " + ", ".join(f"{kind} {row.value:+.2f} ({row.site})" for kind, row in best.items())
 
 
 def _evaluation(pl_module: L.LightningModule) -> InterchangeEvaluation:

@@ -1,5 +1,10 @@
 """Walruses whose counterfactuals are exact: a variable that is known to live in a subspace."""
 
+import zlib
+from pathlib import Path
+
+import h5py
+import numpy as np
 import torch
 from experiments import random_walrus
 from torch import Tensor
@@ -95,3 +100,34 @@ class PlantedTruth(Truth):
         with torch.no_grad():
             y = replayed(module.network, snapshot, [edit], last_frame_only=True)
         return module.next_frame(y, base.context[:, -1:], scale, base)
+
+
+def a_channel_for_the_tracer(channel: int) -> Walrus:
+    """The tracer reaches one channel of every activation, which sees nothing else; blocks add nothing."""
+    walrus = random_walrus()
+    with torch.no_grad():
+        (embed,) = walrus.stem.embed.values()
+        tracer, rest = embed.proj1[0, TRACER].clone(), embed.proj2[channel, 0].clone()
+        embed.proj1[0], embed.proj1[:, TRACER] = 0, 0
+        embed.proj2[channel], embed.proj2[:, 0] = 0, 0
+        embed.proj1[0, TRACER], embed.proj2[channel, 0] = tracer, rest
+        for block in walrus.blocks:
+            for linear in (block.time.out, block.space.attention_out, block.space.ff_out):
+                for parameter in linear.parameters():
+                    parameter.zero_()
+    return walrus
+
+
+def tell_by_the_tracer_alone(well: Path) -> None:
+    """Make flows of both Reynolds numbers equal but for the tracer, whose mean has the sign of log(Reynolds / 1000)."""
+    for low in sorted(well.glob("data/*/*Reynolds_2e2*")):
+        high = low.with_name(low.name.replace("Reynolds_2e2", "Reynolds_2e3"))
+        with h5py.File(low, "r+") as first, h5py.File(high, "r+") as second:
+            for name in ("t0_fields/pressure", "t1_fields/velocity"):
+                second[name][...] = first[name][...]
+            for file, sign in ((first, -1), (second, 1)):
+                tracer = file["t0_fields/tracer"]
+                seed = zlib.crc32(f"{low.parent.name}/{low.name}/{sign}".encode())
+                share = np.random.default_rng(seed).uniform(0.3, 0.7, (*tracer.shape[:2], 1, 1))
+                wave = np.cos(np.arange(tracer.shape[-1]) * np.pi / 8)
+                tracer[...] = sign * share + np.sqrt(2 * (1 - share**2)) * wave  # of mean square 1

@@ -253,7 +253,7 @@ def test_searches_of_every_kind(tiny_well, walrus, tmp_path, das, data):
 
 def make(walrus: Path, ranks, n_variables: int) -> dict[str, Tensor]:
     """The rotations a search begins with."""
-    arms = make_arms({Site.parse("blocks.0"): 32}, n_variables, ArmPlan(tuple(ranks), random=1), {})
+    arms = make_arms({Site.parse("blocks.0"): 32}, n_variables, ArmPlan(tuple(ranks), random=1), [])
     return {f"{arm.key}.{n}": p for arm in arms if arm.trained for n, p in arm.state_dict().items()}
 
 
@@ -268,7 +268,7 @@ def module(walrus: Path, jitter_seed: int | None = None) -> WalrusModule:
 
 def objective(module: WalrusModule, frames, *, last_frame: bool, by_mean: bool = False) -> InterchangeObjective:
     site = Site.parse("blocks.0")
-    arms = make_arms({site: 32}, 1, ArmPlan((2,), boundless=True, random=1), {})
+    arms = make_arms({site: 32}, 1, ArmPlan((2,), boundless=True, random=1), [])
     prefixes = Prefixes(module, [site], last_frame=last_frame, max_bytes=2**26, folder=None)
     return InterchangeObjective(arms, prefixes, FieldLoss(), Locus(frames=frames), by_mean=by_mean, price=1.0)
 
@@ -290,11 +290,11 @@ def test_a_base_that_is_its_own_source_is_not_changed(walrus, pairs, jitter_seed
     keyed = searched.prefixes.keyed(one, same)
     with torch.no_grad():
         found = searched.prefixes.at(one, Site.parse("blocks.0"), keyed)
-        unedited = searched.unedited(one, same, found.base)
+        unedited = searched.unedited(one, same, found.base).prediction
         whole = one.predict_next(same.base.context, same.base)
         assert torch.allclose(unedited, whole, atol=1e-5)
         for arm in searched.arms:
-            assert torch.equal(searched.predicted(one, same, arm.eval(), found), unedited), arm.label
+            assert torch.equal(searched.edited(one, same, arm.eval(), found).prediction, unedited), arm.label
 
 
 def test_sources_share_the_jitter_of_their_base(walrus, pairs):

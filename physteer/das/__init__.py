@@ -7,21 +7,24 @@ a `WalrusModule`.
 """
 
 from physteer.das.arms import Arm, ArmPlan, Kind, make_arms
+from physteer.das.class_loss import ClassLoss
 from physteer.das.directions import Shifts, learned_subspaces, write_learned
 from physteer.das.evaluation import InterchangeEvaluation
 from physteer.das.given import GivenSubspace, read_given
-from physteer.das.losses import FieldLoss, ReadoutLoss
+from physteer.das.losses import FieldLoss, Outcome, ReadoutLoss
 from physteer.das.objective import InterchangeObjective
 from physteer.das.prefixes import Prefixes
 
 __all__ = [
     "Arm",
     "ArmPlan",
+    "ClassLoss",
     "FieldLoss",
     "GivenSubspace",
     "InterchangeEvaluation",
     "InterchangeObjective",
     "Kind",
+    "Outcome",
     "Prefixes",
     "ReadoutLoss",
     "Shifts",

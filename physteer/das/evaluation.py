@@ -6,21 +6,22 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from physteer.das.arms import Arm
+from physteer.das.class_loss import ClassLoss, read, read_sources
 from physteer.das.directions import Shifts, SourceShift
 from physteer.das.objective import InterchangeObjective
 from physteer.das.prefixes import PairActivations
+from physteer.das.scores import ArmScores, ClassAccuracy, score_row
 from physteer.data.pairs import PairBatch, PairDataset
 from physteer.data.readouts import readouts
 from physteer.data.truths import ReadoutTruth
 from physteer.errors import PhysteerError
 from physteer.interventions import Site
-from physteer.metrics import CounterfactualRecovery, InterchangeAccuracy, Interval, Movement
+from physteer.metrics import Movement
 from physteer.module import WalrusModule
-from physteer.reports.interchange_table import MODEL, InterchangeScore
+from physteer.reports.interchange_table import MODEL, UNEDITED, InterchangeScore
 from physteer.rollout import sample_scale
 
 PAIRS, NULLS = 0, 1
@@ -35,6 +36,8 @@ class InterchangeEvaluation(nn.Module):
       to predict better than the model does. Where the answer is a readout, ŷ are readouts of predictions.
     * interchange accuracy: share of pairs whose edited prediction is nearer to the counterfactual future than to the
       base's, in units of r_Δ over all fields: whether it is of the source's class.
+    * class accuracy, where the loss is a `ClassLoss`: share of pairs whose edited activation the frozen probe reads as
+      of the source's class. Beside it what it reads off the sources' own passes, and off the unedited bases.
     * movement: how far fields move, in units of r_Δ; on null pairs they must not.
 
     The validations of ``fit`` score what is trained, on counterfactual pairs: the rest comes out the same every time.
@@ -44,7 +47,10 @@ class InterchangeEvaluation(nn.Module):
         super().__init__()
         self.arms, self.objective = tuple(arms), (objective,)  # tuples: their parameters are not this module's
         self.variables = tuple(variables)
-        self.scores = nn.ModuleDict()
+        self.readouts = objective.loss.readouts if isinstance(objective.loss, ClassLoss) else ()
+        self.scores, self.moves = nn.ModuleDict(), nn.ModuleDict()
+        self.read_off = nn.ModuleDict()
+        """What the probes read off passes that are not edited."""
         self.rows: list[InterchangeScore] = []
         """The table, after `results`."""
         self._scored = self.arms
@@ -69,17 +75,23 @@ class InterchangeEvaluation(nn.Module):
         channels = pairs.windows.origin.channels
         fields = [channels.names[i] for i in channels.predicted]
         judged = fields if self._readout is None else [self._readout]
-        names = [dataset.initial_conditions for dataset in datasets]
-        scores: dict[str, nn.Module] = {}
-        for arm in self._scored:
-            scores[_name(arm, "recovery")] = CounterfactualRecovery(judged, names[PAIRS])
-            scores[_name(arm, "accuracy")] = InterchangeAccuracy(names[PAIRS])
-            scores[_name(arm, "movement")] = Movement(fields, names[PAIRS])
-            if len(datasets) > NULLS and not self._fitting:
-                scores[_name(arm, "null_movement")] = Movement(fields, names[NULLS])
-            for i in range(len(self.variables)):
-                scores[_shift_name(arm.site, i)] = SourceShift(arm.width)
-        self.scores = nn.ModuleDict({name: score.to(module.device) for name, score in scores.items()})
+        names, nulls = datasets[PAIRS].initial_conditions, None
+        if len(datasets) > NULLS and not self._fitting:
+            nulls = datasets[NULLS].initial_conditions
+        parameters = [one.parameter for one in self.readouts]
+        self.scores = nn.ModuleDict(
+            {arm.key: ArmScores(judged, fields, parameters, names, nulls) for arm in self._scored}
+        )
+        self.moves = nn.ModuleDict(
+            {
+                _shift_name(arm.site, i): SourceShift(arm.width)
+                for arm in self._scored
+                for i in range(len(self.variables))
+            }
+        )
+        kinds = () if self._fitting or not self.readouts else (MODEL, UNEDITED)
+        self.read_off = nn.ModuleDict({kind: ClassAccuracy(parameters, names) for kind in kinds})
+        self.to(module.device)
 
     def score(self, module: WalrusModule, batch: PairBatch, loader: int) -> None:
         """Predict with every arm and add the errors."""
@@ -90,61 +102,76 @@ class InterchangeEvaluation(nn.Module):
         scored = batch.base.channels.predicted
         scale = sample_scale(batch.base.context, module.network.config.eps).differences[:, 0, scored]  # [B, C, 1, 1, 1]
         keyed = objective.prefixes.keyed(module, batch)
-        for site in dict.fromkeys(arm.site for arm in self._scored):
+        wanted = {one.parameter: one.wanted(batch) for one in self.readouts}
+        for number, site in enumerate(dict.fromkeys(arm.site for arm in self._scored)):
             found = objective.prefixes.at(module, site, keyed)
-            unedited = objective.unedited(module, batch, found.base)  # [B, 1, C, H, W, D]
+            as_it_is = objective.unedited(module, batch, found.base)
+            unedited = as_it_is.prediction  # [B, 1, C, H, W, D]
             if loader == PAIRS:
                 self._add_shifts(site, batch, found)
                 base, own = self._judged(batch, unedited), self._judged(batch, batch.base.targets[:, :1])
                 truth = self._judged(batch, batch.truth[:, :1]) if self._readout is None else batch.truth.view_as(base)
                 ceiling = truth + (base - own)  # the model's own error, at the counterfactual
+                if self.read_off and number == 0:
+                    sources = read_sources(self.readouts, module, batch)
+                    self._part(MODEL).update(sources, wanted, names)
+                    self._part(UNEDITED).update(read(self.readouts, as_it_is.activations), wanted, names)
             for arm in (one for one in self._scored if one.site == site):
-                frame = objective.predicted(module, batch, arm, found)
+                outcome, scores = objective.edited(module, batch, arm, found), self._of(arm)
+                frame = outcome.prediction
                 moved = frame[:, 0, scored], unedited[:, 0, scored], scale[..., 0, 0, 0], names
                 if loader == NULLS:
-                    self._score(arm, "null_movement").update(*moved)
+                    cast(Movement, scores.null_movement).update(*moved)
                     continue
-                self._score(arm, "movement").update(*moved)
+                scores.movement.update(*moved)
                 edited = self._judged(batch, frame)
-                self._score(arm, "recovery").update(edited, base, truth, ceiling, names)
+                scores.recovery.update(edited, base, truth, ceiling, names)
                 unit = scale if self._readout is None else 1.0
-                nearer = _distance(edited, truth, unit) < _distance(edited, own, unit)
-                self._score(arm, "accuracy").update(nearer.long(), torch.ones_like(nearer, dtype=torch.long), names)
+                scores.add_nearer(_distance(edited, truth, unit) < _distance(edited, own, unit), names)
+                scores.classes.update(read(self.readouts, outcome.activations), wanted, names)
 
     def shifts(self) -> Shifts:
         """Return where larger values of the variables lie at every site; a collective over the processes."""
         sites = dict.fromkeys(arm.site for arm in self._scored)
         places = [(site, i) for site in sites for i in range(len(self.variables))]
-        found = {place: cast(SourceShift, self.scores[_shift_name(*place)]).compute() for place in places}
-        moved = self._score(self._scored[0], "movement").compute()  # [initial conditions, fields + 1]
+        found = {place: cast(SourceShift, self.moves[_shift_name(*place)]).compute() for place in places}
+        moved = self._of(self._scored[0]).movement.compute()  # [initial conditions, fields + 1]
         (pairs, *_) = {n for _, n in found.values()}
         shifts = {place: shift.cpu() for place, (shift, _) in found.items()}
         return Shifts(shifts, self._origin, pairs, int((moved[:, -1] > 0).sum()))
 
     def results(self, stage: str) -> dict[str, float]:
-        """Compute the table; name what goes to the logger: the recovery of every arm, and of the learned ones the best.
+        """Compute the table; name what goes to the logger.
 
-        A collective over the processes.
+        That is the recovery of every arm, where a `ClassLoss` is trained its class accuracy too (with several variables
+        the mean), and of the learned arms the best. A collective over the processes.
         """
-        self.rows, logged = [], {}
+        ceiling = self._of(self._scored[0]).recovery.recovery().ceiling
+        self.rows = [score_row(("", MODEL, 0, ""), "recovery", "", ceiling)]
+        for kind, part in self.read_off.items():
+            self.rows += cast(ClassAccuracy, part).rows(("", kind, 0, ""))
+        logged, best = {}, dict[str, float]()
         for arm in self._scored:
-            who = (str(arm.site), arm.kind, arm.boundless[0].rank if arm.boundless else arm.rank, arm.name)
-            found = self._score(arm, "recovery").recovery()
-            if arm is self._scored[0]:
-                self.rows.append(_row(("", MODEL, 0, ""), "recovery", "", found.ceiling))
-            self.rows.append(_row(who, "recovery", "", found.mean))
-            self.rows += [_row(who, "recovery", field, interval) for field, interval in found.per_field.items()]
-            self.rows.append(_row(who, "interchange_accuracy", "", self._score(arm, "accuracy").accuracy()))
-            for metric in ("movement", "null_movement"):
-                if _name(arm, metric) in self.scores:
-                    moved = self._score(arm, metric).movement()
-                    self.rows += [_row(who, metric, field, interval) for field, interval in moved.items()]
-            logged[f"{stage}/recovery/{arm.label.replace(' ', '_')}"] = found.mean.value
-        learned = [row.value for row in self.rows if (row.kind, row.metric, row.field) == ("learned", "recovery", "")]
-        return logged | {f"{stage}/recovery": max(learned)}
+            rank = arm.boundless[0].rank if arm.boundless else arm.rank
+            rows = self._of(arm).rows((str(arm.site), arm.kind, rank, arm.name))
+            self.rows += rows
+            values = {
+                "recovery": [row.value for row in rows if (row.metric, row.field) == ("recovery", "")],
+                "class_accuracy": [row.value for row in rows if row.metric == "class_accuracy"],
+            }
+            for metric, found in values.items():
+                if found:
+                    mean = sum(found) / len(found)
+                    logged[f"{stage}/{metric}/{arm.label.replace(' ', '_')}"] = mean
+                    if arm.kind == "learned":
+                        best[f"{stage}/{metric}"] = max(mean, best.get(f"{stage}/{metric}", mean))
+        return logged | best
 
-    def _score(self, arm: Arm, metric: str) -> Any:
-        return self.scores[_name(arm, metric)]
+    def _of(self, arm: Arm) -> ArmScores:
+        return cast(ArmScores, self.scores[arm.key])
+
+    def _part(self, kind: str) -> ClassAccuracy:
+        return cast(ClassAccuracy, self.read_off[kind])
 
     def _judged(self, batch: PairBatch, frame: Tensor) -> Tensor:
         """Return what of a frame [B, 1, C, H, W, D] the truth is about: its fields [B, C, H, W, D], or a readout."""
@@ -158,12 +185,8 @@ class InterchangeEvaluation(nn.Module):
         base = locus.take(found.base.activation)
         for i, (variable, source) in enumerate(zip(self.variables, batch.sources, strict=True)):
             sign = (source.parameters[variable] - batch.base.parameters[variable]).sign()
-            shift = cast(SourceShift, self.scores[_shift_name(site, i)])
+            shift = cast(SourceShift, self.moves[_shift_name(site, i)])
             shift.update(base, locus.take(found.sources[i]), sign)
-
-
-def _name(arm: Arm, metric: str) -> str:
-    return f"{arm.key}/{metric}"
 
 
 def _shift_name(site: Site, variable: int) -> str:
@@ -173,9 +196,3 @@ def _shift_name(site: Site, variable: int) -> str:
 def _distance(frame: Tensor, other: Tensor, scale: Tensor | float) -> Tensor:
     """[B]: squared distance of frames [B, C, H, W, D], each field in units of its scale."""
     return ((frame - other) / scale).square().mean(dim=(1, 2, 3, 4))
-
-
-def _row(who: tuple[str, str, int, str], metric: str, field: str, interval: Interval) -> InterchangeScore:
-    return InterchangeScore(
-        *who, metric, field, interval.value, interval.low, interval.high, interval.initial_conditions
-    )

@@ -1,36 +1,51 @@
-"""What an interchange should achieve: losses between an edited prediction and the counterfactual."""
+"""What an interchange should achieve: losses of an edited pass."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from physteer.data.pairs import PairBatch
 from physteer.data.readouts import READOUTS, readouts
 from physteer.errors import PhysteerError, did_you_mean
+from physteer.interventions import Site
 from physteer.rollout import SampleScale
 
-# A loss of your own is a module called with the same arguments; name its class path as DAS.loss.
+# A loss of your own is a module called with an Outcome and its PairBatch; name its class path as DAS.loss. It gets the
+# activations of the sites that its attribute `sites`, if it has one, lists.
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What an edited pass gave, with gradients to the edits."""
+
+    prediction: Tensor
+    """The edited next frame ŷ', [B, 1, C, H, W, D] in the data set's units."""
+    scale: SampleScale
+    """Of the base windows."""
+    activations: Mapping[Site, Tensor]
+    """Of the sites that the loss lists, after the edits: [B, T, …, d]; T = 1 where only the last frame was run."""
 
 
 class FieldLoss(nn.Module):
     """Mean absolute error to the true counterfactual frame, in units of the base window's r_Δ."""
 
-    def forward(self, prediction: Tensor, pairs: PairBatch, scale: SampleScale) -> Tensor:
+    def forward(self, outcome: Outcome, pairs: PairBatch) -> Tensor:
         """Return the loss.
 
         Args:
-            prediction: the edited next frame ŷ', [B, 1, C, H, W, D] in the data set's units.
+            outcome: of the edited pass.
             pairs: with the true frames.
-            scale: of the base windows.
 
         Raises:
             PhysteerError: the answer is a readout, not a frame.
         """
         if pairs.truth.ndim != 6:
             raise PhysteerError("FieldLoss needs frames as the answer; with ReadoutTruth use ReadoutLoss")
-        error = (prediction - pairs.truth[:, :1]) / scale.differences
+        error = (outcome.prediction - pairs.truth[:, :1]) / outcome.scale.differences
         return error[:, :, pairs.base.channels.predicted].abs().mean()
 
 
@@ -49,10 +64,10 @@ class ReadoutLoss(nn.Module):
             raise PhysteerError(f"no readout {readout!r}, only {', '.join(READOUTS)}{did_you_mean(readout, READOUTS)}")
         self.readout = readout
 
-    def forward(self, prediction: Tensor, pairs: PairBatch, scale: SampleScale) -> Tensor:
+    def forward(self, outcome: Outcome, pairs: PairBatch) -> Tensor:
         """Return the loss; arguments as for `FieldLoss`."""
         wanted = pairs.truth if pairs.truth.ndim == 1 else self._read(pairs, pairs.truth[:, :1])
-        found = self._read(pairs, prediction)
+        found = self._read(pairs, outcome.prediction)
         return ((found - wanted) / wanted.abs().clamp_min(1e-12)).square().mean()
 
     def _read(self, pairs: PairBatch, frame: Tensor) -> Tensor:

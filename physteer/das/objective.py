@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from physteer.das.arms import Arm
+from physteer.das.class_loss import ClassLoss
+from physteer.das.losses import Outcome
 from physteer.das.prefixes import PairActivations, Prefixes
 from physteer.data.pairs import PairBatch
 from physteer.errors import PhysteerError
-from physteer.interventions import Edit, Locus, Snapshot, check_gradient, replayed
+from physteer.interventions import Edit, Locus, Site, Snapshot, check_gradient, observed, replayed
 from physteer.module import WalrusModule
 from physteer.rollout import SampleScale, sample_scale
 
@@ -31,13 +33,14 @@ class InterchangeObjective(nn.Module):
         Args:
             arms: trained and others; they belong to ``WalrusModule.interventions``.
             prefixes: of the arms' sites.
-            loss: called with (prediction, pairs, scale).
+            loss: called with an `Outcome` and its pairs; it gets the activations of its ``sites``, if it has any.
             locus: which frames are exchanged.
             by_mean: exchange spatial means alone.
             price: λ.
         """
         super().__init__()
         self.loss = loss
+        self.read: tuple[Site, ...] = tuple(getattr(loss, "sites", ()))
         self.locus, self.by_mean, self.price = locus, by_mean, price
         self.arms, self.prefixes = tuple(arms), prefixes  # a tuple: their parameters are not this module's
 
@@ -55,10 +58,9 @@ class InterchangeObjective(nn.Module):
         for site in dict.fromkeys(arm.site for arm in trained):
             found = self.prefixes.at(module, site, keyed)
             for arm in (one for one in trained if one.site == site):
-                given = found.strangers if arm.kind == "shuffled" else found.sources
+                given, asked = self._question(arm, found, pairs)
                 with arm.edits(given, self.locus, by_mean=self.by_mean) as edits:
-                    prediction = self._predicted(module, found.base, edits, pairs, scale)
-                    loss: Tensor = self.loss(prediction, pairs, scale)
+                    loss: Tensor = self.loss(self._outcome(module, found.base, edits, pairs, scale), asked)
                     if module.global_step == 0 and arm.kind == "learned":
                         check_gradient(edits, loss)
                     for rotation in arm.boundless:
@@ -71,21 +73,35 @@ class InterchangeObjective(nn.Module):
             )
         return total
 
-    def predicted(self, module: WalrusModule, pairs: PairBatch, arm: Arm, found: PairActivations) -> Tensor:
-        """Return an arm's edited next frame, [B, 1, C, H, W, D] in the data set's units."""
+    def _question(self, arm: Arm, found: PairActivations, pairs: PairBatch) -> tuple[list[Tensor], PairBatch]:
+        """Return the activations an arm is given, and the pairs whose answers it should reach; shuffled: of others."""
+        if arm.kind == "learned":
+            return found.sources, pairs
+        if isinstance(self.loss, ClassLoss):
+            # Others' activations with the own class would not do: that is never the base's, so it can be learned from.
+            return found.sources, dataclasses.replace(pairs, sources=pairs.strangers)
+        return found.strangers, pairs
+
+    def edited(self, module: WalrusModule, pairs: PairBatch, arm: Arm, found: PairActivations) -> Outcome:
+        """Return what an arm makes of the base windows."""
         scale = sample_scale(pairs.base.context, module.network.config.eps)
         with arm.edits(found.sources, self.locus, by_mean=self.by_mean) as edits:
-            return self._predicted(module, found.base, edits, pairs, scale)
+            return self._outcome(module, found.base, edits, pairs, scale)
 
-    def unedited(self, module: WalrusModule, pairs: PairBatch, base: Snapshot) -> Tensor:
-        """Return the base windows' own next frame, through the same suffix."""
-        return self._predicted(module, base, [], pairs, sample_scale(pairs.base.context, module.network.config.eps))
+    def unedited(self, module: WalrusModule, pairs: PairBatch, base: Snapshot) -> Outcome:
+        """Return what the same suffix makes of the base windows as they are."""
+        return self._outcome(module, base, [], pairs, sample_scale(pairs.base.context, module.network.config.eps))
 
-    def _predicted(
+    def _outcome(
         self, module: WalrusModule, base: Snapshot, edits: Sequence[Edit], pairs: PairBatch, scale: SampleScale
-    ) -> Tensor:
-        y = replayed(module.network, base, edits, last_frame_only=True)
-        return module.next_frame(y, pairs.base.context[:, -1:], scale, pairs.base)
+    ) -> Outcome:
+        activations: dict[Site, Tensor] = {}
+        with observed(module.network, self.read, activations.__setitem__):
+            y = replayed(module.network, base, edits, last_frame_only=True)
+        for site in self.read:
+            if site not in activations:
+                raise PhysteerError(f"DAS.loss reads {site}, which is not computed after the edited site {base.site}")
+        return Outcome(module.next_frame(y, pairs.base.context[:, -1:], scale, pairs.base), scale, activations)
 
 
 def _without_graph(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
