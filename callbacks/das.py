@@ -68,7 +68,8 @@ class DAS(L.Callback):
         directions: files of fixed subspaces to compare with at their sites: concepts, ``rotations/`` of another search,
             ``probes/``, and ``natural/`` spaces, whose first k main directions (PCA) are compared for every rank k.
         price: λ, the price of a boundless rotation's share of the columns.
-        cache: mebibytes of memory for what the network computes before each site, or of disk for all sites.
+        cache: mebibytes of memory, or of disk, for what the network computes before the sites. What has no room is
+            computed anew in every step.
         cache_folder: where that is kept for later runs; null for memory.
         seed: of the rotations' first values.
     """
@@ -97,6 +98,8 @@ class DAS(L.Callback):
             raise PhysteerError(f"DAS.ranks must be different numbers, or boundless true; found {ranks}")
         if random < 0 or cache < 0:
             raise PhysteerError(f"DAS.random and DAS.cache must be at least 0; found {random} and {cache}")
+        if not 0 <= price < float("inf"):
+            raise PhysteerError(f"DAS.price must be at least 0; found {price}")
         self.sites = [Site.parse(site) for site in sites]
         self.plan = ArmPlan(tuple(ranks), boundless, shuffled, random, seed=seed)
         self.frames = frames

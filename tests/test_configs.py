@@ -14,7 +14,7 @@ ALL = sorted(CONFIGS.rglob("*.yaml"))
 EXPERIMENTS = [path for path in ALL if "trainer" in yaml.safe_load(path.read_text())]
 PARTS = [path for path in ALL if path not in EXPERIMENTS]
 COMMAND = {"fit": "fit", "test": "test", "validate": "validate", "equality": "fit", "das": "fit", "das_study": "fit"}
-COMMAND |= {"probe": "fit"}
+COMMAND |= {"probe": "fit", "classes": "fit", "das_class": "fit"}
 
 
 def names(paths):
@@ -66,7 +66,7 @@ def place(tmp_path_factory):
     """A working directory as the configurations expect it, with tiny data of the size the shipped model is for."""
     folder = tmp_path_factory.mktemp("place")
     crossed = ["--reynolds", "250", "1000", "2000", "--schmidt", "0.5"]
-    words = [*crossed, "--initial-conditions", "2", "--valid", "1", "--test", "1", "--frames", "8"]
+    words = [*crossed, "--initial-conditions", "2", "--valid", "2", "--test", "2", "--frames", "8"]
     assert data_command.main(["shear-flow", str(folder / "runs/demo/data"), *words]) == 0
     words = ["--reynolds", "250", "2000", "--schmidt", "0.5", "--frames", "6"]
     words += ["--initial-conditions", "2", "--valid", "1", "--test", "1"]
@@ -88,6 +88,8 @@ RUNS = {
     "steer": ["predict", *SHORT],
     "das": ["fit", *TWO_STEPS, *FEW_PAIRS],
     "das_steer": ["predict", *SHORT],
+    "classes": ["fit"],
+    "das_class": ["fit", *TWO_STEPS, *FEW_PAIRS],
     "probe": ["fit"],
     "erase": ["predict", *SHORT],
 }
@@ -98,6 +100,8 @@ MADE = {
     "steer": ("runs/demo/steer", ["rollouts/unsteered/data/test", "report.html"]),
     "das": ("runs/demo/das", ["figures/recovery_test.png", "concepts/das_Reynolds_blocks.0_rank1.safetensors"]),
     "das_steer": ("runs/demo/das_steer", ["tables/metrics.csv", "report.html"]),
+    "classes": ("runs/demo/classes", ["tables/class_probes.csv", "probes/blocks.3_Reynolds_classes.safetensors"]),
+    "das_class": ("runs/demo/das_class", ["tables/interchange_test.csv", "report.html"]),
     "probe": ("runs/demo/probe", ["tables/probes.csv", "probes/blocks.2_token.safetensors", "report.html"]),
     "erase": ("runs/demo/erase", ["tables/metrics.csv", "report.html"]),
 }

@@ -366,7 +366,9 @@ def test_a_planted_subspace_is_found(tiny_well, walrus, tmp_path):
 @pytest.mark.parametrize(
     ("das", "data", "message"),
     [
-        ({"ranks": [33]}, {}, "rank 33 for 1 variable(s) at blocks.0: there are 32 channels to divide"),
+        ({"ranks": [33]}, {}, "rank 33 for 1 variable(s) at blocks.0: its 32 channels allow 1 to 32"),
+        ({"ranks": [0]}, {}, "rank 0 for 1 variable(s) at blocks.0: its 32 channels allow 1 to 32"),
+        ({"price": -1.0}, {}, "DAS.price must be at least 0; found -1.0"),
         ({"ranks": [17]}, {"variables": ["Reynolds", "Schmidt"]}, "rank 17 for 2 variable(s) at blocks.0"),
         ({"ranks": []}, {}, "DAS.ranks must be different numbers, or boundless true; found []"),
         ({"ranks": [32]}, {}, "the rotation of rank 32 has no gradient"),

@@ -139,7 +139,8 @@ def make_arms(widths: Mapping[Site, int], n_variables: int, plan: ArmPlan, given
             total = rank * n_variables
             if not 1 <= total <= width:
                 raise PhysteerError(
-                    f"rank {rank} for {n_variables} variable(s) at {site}: there are {width} channels to divide"
+                    f"rank {rank} for {n_variables} variable(s) at {site}: its {width} channels allow 1 to "
+                    f"{width // n_variables}"
                 )
             for kind in ("learned", "shuffled") if plan.shuffled else ("learned",):
                 arms.append(
