@@ -41,6 +41,9 @@ class InterchangeObjective(nn.Module):
         super().__init__()
         self.loss = loss
         self.read: tuple[Site, ...] = tuple(getattr(loss, "sites", ()))
+        # Shuffled, classes are those of other pairs' sources, and activations the pair's own. The other way round would
+        # be no control: the pair's own class is never its base's, and so tells what must not stay.
+        self.swaps_answers = isinstance(loss, ClassLoss)
         self.locus, self.by_mean, self.price = locus, by_mean, price
         self.arms, self.prefixes = tuple(arms), prefixes  # a tuple: their parameters are not this module's
 
@@ -53,7 +56,8 @@ class InterchangeObjective(nn.Module):
         total = torch.zeros((), device=module.device)
         scale = sample_scale(pairs.base.context, module.network.config.eps)
         trained = [arm for arm in self.arms if arm.trained]
-        needed = pairs if any(arm.kind == "shuffled" for arm in trained) else dataclasses.replace(pairs, strangers=())
+        strangers = any(arm.kind == "shuffled" for arm in trained) and not self.swaps_answers
+        needed = pairs if strangers else dataclasses.replace(pairs, strangers=())
         keyed = self.prefixes.keyed(module, needed)
         for site in dict.fromkeys(arm.site for arm in trained):
             found = self.prefixes.at(module, site, keyed)
@@ -77,8 +81,7 @@ class InterchangeObjective(nn.Module):
         """Return the activations an arm is given, and the pairs whose answers it should reach; shuffled: of others."""
         if arm.kind == "learned":
             return found.sources, pairs
-        if isinstance(self.loss, ClassLoss):
-            # Others' activations with the own class would not do: that is never the base's, so it can be learned from.
+        if self.swaps_answers:
             return found.sources, dataclasses.replace(pairs, sources=pairs.strangers)
         return found.strangers, pairs
 
