@@ -54,16 +54,18 @@ def clocks() -> np.ndarray:
 def ours(samples: int, width: int, threads: int) -> tuple[np.ndarray, int, np.ndarray]:
     """Fit a stream; return seconds (wall, cores), bytes and weights [m, d] of the first penalty."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     from physteer.concepts import RidgeFitter
 
     torch.set_num_threads(threads)
     before, seconds = peak(), np.zeros(2)
     fitter = RidgeFitter([f"target {i}" for i in range(TARGETS)])
-    for x, y in blocks(samples, width):
-        began = clocks()
-        fitter.update(torch.from_numpy(x), torch.from_numpy(y))
-        seconds += clocks() - began
+    with threadpool_limits(1, "blas"):  # numpy's threads go on waiting, busily, after they have made a block
+        for x, y in blocks(samples, width):
+            began = clocks()
+            fitter.update(torch.from_numpy(x), torch.from_numpy(y))
+            seconds += clocks() - began
     began = clocks()
     probes = fitter.fit(ALPHAS)
     seconds += clocks() - began
