@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 TARGETS, BLOCK = 8, 8192
 ALPHAS = [10.0**k for k in (2, -2, -1, 0, 1, 3, 4, 5, 6)]
@@ -32,12 +33,13 @@ def blocks(samples: int, width: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     mixed = constants.normal(size=(width, 32)).astype("f4")
     scales = np.logspace(-1, 1, width, dtype="f4")
     readout = constants.normal(size=(width, TARGETS)).astype("f4") / scales[:, None]
-    for index, first in enumerate(range(0, samples, BLOCK)):
-        rng = np.random.default_rng([1, index])
-        n = min(BLOCK, samples - first)
-        x = rng.standard_normal((n, width), dtype="f4") + rng.standard_normal((n, 32), dtype="f4") @ mixed.T
-        x = x * scales + scales
-        yield x, x @ readout + rng.standard_normal((n, TARGETS), dtype="f4") * np.float32(width**0.5)
+    with threadpool_limits(1, "blas"):  # more threads round otherwise, and go on waiting, busily, after each block
+        for index, first in enumerate(range(0, samples, BLOCK)):
+            rng = np.random.default_rng([1, index])
+            n = min(BLOCK, samples - first)
+            x = rng.standard_normal((n, width), dtype="f4") + rng.standard_normal((n, 32), dtype="f4") @ mixed.T
+            x = x * scales + scales
+            yield x, x @ readout + rng.standard_normal((n, TARGETS), dtype="f4") * np.float32(width**0.5)
 
 
 def peak() -> int:
@@ -54,18 +56,16 @@ def clocks() -> np.ndarray:
 def ours(samples: int, width: int, threads: int) -> tuple[np.ndarray, int, np.ndarray]:
     """Fit a stream; return seconds (wall, cores), bytes and weights [m, d] of the first penalty."""
     import torch
-    from threadpoolctl import threadpool_limits
 
     from physteer.concepts import RidgeFitter
 
     torch.set_num_threads(threads)
     before, seconds = peak(), np.zeros(2)
     fitter = RidgeFitter([f"target {i}" for i in range(TARGETS)])
-    with threadpool_limits(1, "blas"):  # numpy's threads go on waiting, busily, after they have made a block
-        for x, y in blocks(samples, width):
-            began = clocks()
-            fitter.update(torch.from_numpy(x), torch.from_numpy(y))
-            seconds += clocks() - began
+    for x, y in blocks(samples, width):
+        began = clocks()
+        fitter.update(torch.from_numpy(x), torch.from_numpy(y))
+        seconds += clocks() - began
     began = clocks()
     probes = fitter.fit(ALPHAS)
     seconds += clocks() - began
@@ -75,7 +75,6 @@ def ours(samples: int, width: int, threads: int) -> tuple[np.ndarray, int, np.nd
 def peer(samples: int, width: int, threads: int, dtype: str) -> tuple[np.ndarray, int, np.ndarray]:
     """The same with scikit-learn."""
     from sklearn.linear_model import Ridge
-    from threadpoolctl import threadpool_limits
 
     before = peak()
     x, y = np.empty((samples, width), dtype), np.empty((samples, TARGETS), dtype)
