@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 from torch import nn
 
+from physteer.callbacks.naming import slug
 from physteer.das import (
     Arm,
     ArmPlan,
@@ -28,7 +29,7 @@ from physteer.errors import PhysteerError
 from physteer.interventions import Locus, Site
 from physteer.module import WalrusModule
 from physteer.reports.html import write_report
-from physteer.reports.interchange import draw_field_bars, draw_recovery_map
+from physteer.reports.interchange import draw_class_accuracy_map, draw_field_bars, draw_recovery_map
 from physteer.reports.interchange_table import (
     InterchangeScore,
     best_learned,
@@ -186,6 +187,8 @@ class DAS(L.Callback):
             pl_module.print(f"step {trainer.global_step}: {interchange_line(rows)}", flush=True)
             return
         draw_recovery_map(rows, self._variables, run / "figures" / f"recovery_{split}.png")
+        for variable in self._variables:
+            draw_class_accuracy_map(rows, variable, run / "figures" / f"class_accuracy_{slug(variable)}_{split}.png")
         draw_field_bars(rows, self._variables, run / "figures" / f"recovery_fields_{split}.png", self._best)
         pl_module.print(f"{interchange_text(self._variables, split, rows)}\nreport: {write_report(run)}", flush=True)
 

@@ -19,6 +19,7 @@ from physteer.probing import ProbeEvaluation, ProbeFit, ProbeReader, ProbeWindow
 from physteer.probing.erasers import erasers
 from physteer.probing.fitting import selected
 from physteer.reports.html import write_report
+from physteer.reports.probe_class_figure import draw_class_probes
 from physteer.reports.probe_class_table import class_text, write_class_table
 from physteer.reports.probe_figures import draw_best_matches, draw_lens, draw_r2_map
 from physteer.reports.probe_maps import TrajectoryMaps
@@ -154,6 +155,7 @@ class Probe(L.Callback):
         write_probe_tables(run, rows, lens)
         if classes:
             write_class_table(run, classes)
+            draw_class_probes(classes, run / "figures" / "probe_classes.png")
         for one in evaluation.maps:
             one.save(run / "maps" / f"{one.data}_{one.name}.safetensors")
         _draw(rows, lens, evaluation.maps, run / "figures")

@@ -125,6 +125,11 @@ def test_a_direction_that_a_class_is_read_along_is_found(tiny_well, tmp_path):
     assert read["model"] >= 0.97 and read["unedited"] <= 0.03
     assert read["learned"] >= 0.97 and read["full"] == read["model"]
     assert 0.2 < read["shuffled"] < 0.8 and read["random"] < 0.5, read
+    assert (tmp_path / "run/figures/class_accuracy_Reynolds_test.png").stat().st_size > 10_000
+    page = (tmp_path / "run/report.html").read_text()
+    assert "figures/class_accuracy_Reynolds_test.png" in page and page.index("Learned subspaces") < page.index(
+        "Concepts"
+    )
 
 
 def test_every_variable_is_read_by_a_probe_of_its_own(walrus, probes, tiny_well, tmp_path):

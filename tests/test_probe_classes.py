@@ -198,7 +198,7 @@ def test_without_full_simulations_there_are_held_out_windows_alone(folder):
         assert {row["data"] for row in table(folder / f"alone/tables/{name}.csv")} == {"held_out"}
     assert not (folder / "alone/tables/decoder_lens.csv").exists()
     figures = {path.name for path in (folder / "alone/figures").iterdir()}
-    assert figures == {"probe_r2_token.png", "probe_r2_pooled.png"}
+    assert figures == {"probe_classes.png", "probe_r2_token.png", "probe_r2_pooled.png"}
     names = {path.name for path in (folder / "alone/probes").iterdir()}
     assert names == {"encoder_token.safetensors", "encoder_pooled.safetensors", "encoder_Reynolds_classes.safetensors"}
 

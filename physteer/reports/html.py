@@ -19,6 +19,7 @@ from physteer.reports.html_tables import effects_html, read_csv, summary_html, t
 from physteer.reports.page import PAGE
 
 _STUDIES = ("controls_", "alignment_", "heat_map_", "erasures")
+_SEARCHES, _PROBES = ("recovery_", "class_accuracy_"), ("probe_",)
 _KINDS = ("dose_response_", "over_time_", "spectra_", "panels_", "concept_")
 LARGEST_VIDEO = 5 * 2**20  # bytes; larger ones are linked
 _LONGEST_TABLE = 60  # rows; longer tables are only named
@@ -45,6 +46,8 @@ def write_report(run_folder: Path | str) -> Path:
         ("Summary", "".join(summary_html(run_folder / "tables" / "summary.csv"))),
         ("Effects", "".join(effects_html(run_folder / "tables" / "effects.csv"))),
         ("Controls", "".join(_figures(run_folder / "figures", _STUDIES))),
+        ("Learned subspaces", "".join(_figures(run_folder / "figures", _SEARCHES))),
+        ("Probes", "".join(_figures(run_folder / "figures", _PROBES))),
         ("Rollouts", "".join(_figures(run_folder / "figures", _KINDS[:4]))),
         ("Videos", "".join(map(_video, sorted((run_folder / "videos").glob("*.mp4"))))),
         ("Concepts", "".join(_concepts(run_folder))),
@@ -111,7 +114,7 @@ def _figures(folder: Path, kinds: Iterable[str]) -> Iterator[str]:
 
 def _other_figures(folder: Path) -> Iterator[str]:
     for path in sorted(folder.glob("*.png")):
-        if not path.name.startswith((*_STUDIES, *_KINDS)):
+        if not path.name.startswith((*_STUDIES, *_SEARCHES, *_PROBES, *_KINDS)):
             yield _figure(path)
 
 

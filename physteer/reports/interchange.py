@@ -1,4 +1,4 @@
-"""Where a variable lives: recovery by site and rank, beside its controls."""
+"""Where a variable lives: recovery and class accuracy by site and rank, beside their controls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from physteer.reports.annotated_map import annotated_map
-from physteer.reports.interchange_table import MODEL, InterchangeScore, best_learned
+from physteer.reports.interchange_table import MODEL, UNEDITED, InterchangeScore, best_learned
 from physteer.reports.style import INK, MUTED, WIDTH, heading, new_figure, save, signed, style
 
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _ROW = 1.35, 1.0, 1.5, 0.3, 0.25, 0.46  # inches
@@ -36,6 +36,54 @@ def draw_recovery_map(rows: Sequence[InterchangeScore], variables: Sequence[str]
         The path, or None where nothing was learned.
     """
     means = [r for r in rows if r.metric == "recovery" and r.field == ""]
+    ceiling = next((r.value for r in means if r.kind == MODEL), math.nan)
+    told = (
+        "1 − Σ‖edited − true counterfactual‖² / Σ‖unedited − true counterfactual‖², mean over fields, with 95 % "
+        "intervals over initial conditions."
+    )
+    beside = f"; with the model's own error alone, recovery would be {signed(round(ceiling, 2))}"
+    title = f"Counterfactual recovery of {', '.join(variables)}, by site and rank"
+    return _draw_maps(means, title, told, beside if math.isfinite(ceiling) else "", "recovery", path)
+
+
+def draw_class_accuracy_map(rows: Sequence[InterchangeScore], parameter: str, path: Path) -> Path | None:
+    """Draw how often a frozen probe reads the source's class off edited passes, as `draw_recovery_map`.
+
+    Args:
+        rows: of one split.
+        parameter: whose values the classes are.
+        path: of the PNG.
+
+    Returns:
+        The path, or None where nothing was learned, or no probe was asked.
+    """
+    mine = [r for r in rows if (r.metric, r.field) == ("class_accuracy", parameter)]
+    told = (
+        f"Share of pairs whose edited pass a frozen probe reads as of the source's {parameter}, with 95 % intervals "
+        "over initial conditions."
+    )
+    unedited = {r.kind: r.value for r in mine if r.kind in (MODEL, UNEDITED)}
+    beside = ""
+    if len(unedited) == 2:
+        beside = (
+            f"; it reads so {unedited[MODEL]:.2f} of the sources' own passes and {unedited[UNEDITED]:.2f} of the bases'"
+        )
+    return _draw_maps(mine, f"Class accuracy of {parameter}, by site and rank", told, beside, "class accuracy", path)
+
+
+def _draw_maps(
+    means: Sequence[InterchangeScore], title: str, told: str, beside: str, label: str, path: Path
+) -> Path | None:
+    """Draw a map of every site and rank for the learned rotations and one for each control.
+
+    Args:
+        means: one value for each arm.
+        title: of the figure.
+        told: what the values are.
+        beside: said after how many cells there are.
+        label: of the colour bar.
+        path: of the PNG.
+    """
     learned = [r for r in means if r.kind == "learned"]
     if not learned:
         return None
@@ -46,15 +94,8 @@ def draw_recovery_map(rows: Sequence[InterchangeScore], variables: Sequence[str]
     width = (WIDTH - _LEFT - _RIGHT - _GAP * (len(kinds) - 1)) / sum(map(len, columns))  # of a cell
     height = _ROW * len(sites)
     total = _TOP + height + _BOTTOM
-    ceiling = next((r.value for r in means if r.kind == MODEL), math.nan)
     n = max(r.initial_conditions for r in learned)
-    title = f"Counterfactual recovery of {', '.join(variables)}, by site and rank"
-    caption = (
-        "1 − Σ‖edited − true counterfactual‖² / Σ‖unedited − true counterfactual‖², mean over fields, with 95 % "
-        f"intervals over initial conditions.\n{n} held-out initial conditions; {len(learned)} cells were tried"
-    )
-    if math.isfinite(ceiling):
-        caption += f"; with the model's own error alone, recovery would be {signed(round(ceiling, 2))}"
+    caption = f"{told}\n{n} held-out initial conditions; {len(learned)} cells were tried{beside}."
     with style():
         figure = new_figure(total)
         image, x = None, _LEFT
@@ -69,8 +110,9 @@ def draw_recovery_map(rows: Sequence[InterchangeScore], variables: Sequence[str]
             x += width * len(shown) + _GAP
         assert image is not None
         bar = ((WIDTH - _RIGHT + 0.15) / WIDTH, _BOTTOM / total, 0.14 / WIDTH, height / total)
-        figure.colorbar(image, cax=figure.add_axes(bar), label="recovery", extend="min")
-        heading(figure, title, caption + ".")
+        low = min(r.value for r in means)
+        figure.colorbar(image, cax=figure.add_axes(bar), label=label, extend="min" if low < -1 else "neither")
+        heading(figure, title, caption)
         return save(figure, path, title, caption.replace("\n", " "))
 
 
