@@ -1,6 +1,9 @@
 """Small experiments through the real command line: a random two-block Walrus on the tiny shear-flow data set."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -83,6 +86,21 @@ def experiment(path: Path, *, model: dict, data: dict, callbacks: list | None = 
 def callback(class_path: str, /, **arguments) -> dict:
     """A callback of a configuration."""
     return {"class_path": class_path, "init_args": arguments}
+
+
+def in_two_processes(*words: object) -> list[str]:
+    """The command line of physteer on two processes of this machine."""
+    return [sys.executable, "-m", "physteer", *map(str, words), "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+
+
+def two_processes(folder: Path, *words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run physteer in two processes, and see that it ends as it should."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = in_two_processes(*words)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
 
 
 def finished(run: Path) -> list[str]:

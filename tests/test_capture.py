@@ -1,17 +1,14 @@
 """Matched classes, shuffled labels, natural spaces and stored activations, against computations by hand."""
 
 import itertools
-import os
 import re
-import subprocess
-import sys
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
 import xarray as xr
-from experiments import callback, experiment, random_walrus, weights
+from experiments import callback, experiment, random_walrus, two_processes, weights
 from safetensors.torch import load_file
 
 from physteer.callbacks import NaturalSpaces, RolloutCallback, Steer
@@ -83,16 +80,7 @@ def by_hand(tiny_well):
 
 
 def test_two_processes_write_what_one_writes(folder, tiny_well, run):
-    words = ["predict", "--config", str(config(folder, tiny_well, "two", EVERYTHING, batch_size=2))]
-    done = subprocess.run(
-        [sys.executable, "-m", "physteer", *words, "--trainer.devices", "2", "--trainer.strategy", "ddp"],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
+    two_processes(folder, "predict", "--config", config(folder, tiny_well, "two", EVERYTHING, batch_size=2))
     files = {str(path.relative_to(run)) for path in run.rglob("*.safetensors") if "journal" not in path.parts}
     shuffled = {f"concepts/shuffled/re_{site}_{i:02d}.safetensors" for site in SITES for i in range(3)}
     assert files == shuffled | {f"{what}{site}.safetensors" for what in ("concepts/re_", "natural/") for site in SITES}

@@ -1,16 +1,13 @@
 """Distributed alignment search through the real command line, on tiny data and a tiny random Walrus."""
 
 import csv
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
 import pytest
 import torch
-from experiments import callback, experiment, weights
+from experiments import callback, experiment, two_processes, weights
 from planted import two_walruses_in_one
 from torch import Tensor
 
@@ -191,21 +188,11 @@ def test_rotations_stay_float32_and_orthonormal_in_mixed_precision(tiny_well, wa
 def test_two_processes_find_what_one_finds(tiny_well, walrus, tmp_path):
     config = search(tmp_path, tiny_well, walrus, data={"evaluation_pairs": 5})
     fit(config)
-    words = [sys.executable, "-m", "physteer", "fit", "--config", str(config), "--data.batch_size", "2"]
-    words += [
-        "--trainer.devices",
-        "2",
-        "--trainer.strategy",
-        "ddp",
-        "--trainer.default_root_dir",
-        str(tmp_path / "two"),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    one, two = (learned(tmp_path / f"{name}/checkpoints/last.ckpt") for name in ("run", "two"))
+    words = ["--data.batch_size", 2, "--trainer.default_root_dir", tmp_path / "two"]
+    two_processes(tmp_path, "fit", "--config", config, *words)
+    one, other = (learned(tmp_path / f"{name}/checkpoints/last.ckpt") for name in ("run", "two"))
     assert len(one) == 2  # learned and shuffled
-    assert all((value - two[name]).abs().max() < 1e-5 for name, value in one.items())
+    assert all((value - other[name]).abs().max() < 1e-5 for name, value in one.items())
     alone, both = (table(tmp_path / name) for name in ("run", "two"))
     assert alone.keys() == both.keys()
     assert all(both[key] == pytest.approx(value, abs=1e-4) for key, value in alone.items())
@@ -290,7 +277,7 @@ def test_a_base_that_is_its_own_source_is_not_changed(walrus, pairs, jitter_seed
     keyed = searched.prefixes.keyed(one, same)
     with torch.no_grad():
         found = searched.prefixes.at(one, Site.parse("blocks.0"), keyed)
-        unedited = searched.unedited(one, same, found.base).prediction
+        unedited = searched.unedited(one, same, found).prediction
         whole = one.predict_next(same.base.context, same.base)
         assert torch.allclose(unedited, whole, atol=1e-5)
         for arm in searched.arms:

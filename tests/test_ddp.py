@@ -6,32 +6,25 @@ import math
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from experiments import NETWORK, callback, experiment, finished, forget, weights_and_concept
+from experiments import (
+    NETWORK,
+    callback,
+    experiment,
+    finished,
+    forget,
+    in_two_processes,
+    two_processes,
+    weights_and_concept,
+)
 
 from physteer.cli import main
 from physteer.concepts import Concept
-
-TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-
-
-def command(words):
-    return [sys.executable, "-m", "physteer", *map(str, words), *TWO]
-
-
-def two(folder, *words, status=0):
-    """Run a command in two processes."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command(words), cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
 
 
 def arrays(path: Path) -> dict[str, np.ndarray]:
@@ -115,7 +108,7 @@ def one(folder, config):
 
 
 def test_predict_writes_each_trajectory_once_and_finds_the_same(folder, config, one):
-    said = two(folder, "predict", "--config", config, "--trainer.default_root_dir", folder / "two")
+    said = two_processes(folder, "predict", "--config", config, "--trainer.default_root_dir", folder / "two")
     assert said.stderr.count("\n") == 1 and said.stdout == "", said.stderr  # the first process alone reports progress
     files = {str(path.relative_to(one)) for path in one.rglob("*") if path.is_file()}
     assert len([name for name in files if name.endswith(".hdf5")]) == 4 * 9
@@ -129,7 +122,7 @@ def test_killed_in_two_processes_it_goes_on_in_one_and_the_other_way_round(folde
     words = ["predict", "--config", config, "--trainer.default_root_dir", run]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command(words), cwd=folder, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+        in_two_processes(*words), cwd=folder, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
     )
     deadline = time.monotonic() + 240
     try:
@@ -149,7 +142,7 @@ def test_killed_in_two_processes_it_goes_on_in_one_and_the_other_way_round(folde
     left = "shear_flow_Reynolds_2e2_Schmidt_5e-1_trajectory0002_start0000"
     forget(run, left)
     assert len(finished(run)) == 8
-    said = two(folder, *words).stderr
+    said = two_processes(folder, *words).stderr
     assert "8 of 9 windows are done" in said, said
     assert sorted(finished(run)) == sorted({key[0] for key in metrics(one)})  # each once
     check_same_results(one, run)
@@ -166,7 +159,7 @@ def test_fit_and_scores(folder, tiny_well):
         val_check_interval=4,
         default_root_dir=str(folder / "fit"),
     )
-    said = two(folder, "fit", "--config", config)
+    said = two_processes(folder, "fit", "--config", config)
     assert said.stdout.startswith("step 4: VRMSE one step ") and said.stdout.count("\n") == 1
     validated = scores(folder / "fit/tables/scores_val.csv")
 
@@ -176,7 +169,7 @@ def test_fit_and_scores(folder, tiny_well):
     alone = scores(folder / "one/tables/scores_val.csv")
     assert alone.keys() == validated.keys() and len(alone) == 75
     assert all(validated[key] == pytest.approx(value, rel=1e-5) for key, value in alone.items())
-    two(folder, "test", *words, "--trainer.default_root_dir", folder / "two")
+    two_processes(folder, "test", *words, "--trainer.default_root_dir", folder / "two")
     assert main(["test", *map(str, words), "--trainer.default_root_dir", str(folder / "one")]) == 0
     alone, both = (scores(folder / run / "tables/scores_test.csv") for run in ("one", "two"))
     assert alone.keys() == both.keys()
@@ -191,5 +184,5 @@ def test_a_mistake_ends_both_processes(folder, tiny_well):
         callbacks=[callback("Capture", name="c", sites=["blocks.0"], feature="Reynold > 1", control="Reynolds < 1")],
         default_root_dir=str(folder / "mistake"),
     )
-    lines = two(folder, "predict", "--config", config, status=2).stderr.splitlines()
+    lines = two_processes(folder, "predict", "--config", config, status=2).stderr.splitlines()
     assert 1 <= len(lines) <= 2 and all("there is no 'Reynold', only" in line for line in lines), lines

@@ -2,16 +2,13 @@
 
 import csv
 import math
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import h5py
 import pytest
 import torch
-from experiments import callback, experiment, weights
+from experiments import callback, experiment, two_processes, weights
 from wells import open_windows
 
 from physteer.cli import main
@@ -135,17 +132,8 @@ def test_the_last_depth_of_the_lens_is_the_network_s_own_forecast(run, folder, t
 
 def test_two_processes_find_what_one_finds(run, folder, tiny_well):
     config = probe_yaml(folder / "two.yaml", folder, tiny_well, maps=1)
-    words = ["fit", "--config", config, "--trainer.default_root_dir", folder / "two"]
-    words += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    done = subprocess.run(
-        [sys.executable, "-m", "physteer", *map(str, words)],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0 and "fit: 6 of 6 steps" in done.stderr, done.stderr
+    done = two_processes(folder, "fit", "--config", config, "--trainer.default_root_dir", folder / "two")
+    assert "fit: 6 of 6 steps" in done.stderr, done.stderr
     assert done.stderr.count("\n") == 2  # what is skipped, and the progress
     one, other = by_cell(run), by_cell(folder / "two")
     assert one.keys() == other.keys()

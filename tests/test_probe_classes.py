@@ -1,14 +1,11 @@
 """Class probes through the command line: what they score, what is left out, the same in any number of processes."""
 
 import math
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
-from experiments import weights
+from experiments import two_processes, weights
 from test_probe import probe_yaml, table
 from torch.nn.functional import cross_entropy
 from wells import open_windows
@@ -134,17 +131,7 @@ def test_accuracies_are_logged(run):
 
 def test_two_processes_find_what_one_finds(run, folder, tiny_well):
     config = classes_yaml(folder / "two.yaml", folder, tiny_well)
-    words = ["fit", "--config", config, "--trainer.default_root_dir", folder / "two"]
-    words += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    done = subprocess.run(
-        [sys.executable, "-m", "physteer", *map(str, words)],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
+    done = two_processes(folder, "fit", "--config", config, "--trainer.default_root_dir", folder / "two")
     assert done.stdout.count("accuracy of class probes") == 1
     assert by_cell(run) == by_cell(folder / "two")
     for site in SITES:

@@ -1,4 +1,4 @@
-"""What linear probes share: penalties, the directions in which activations vary, and how the maps are applied."""
+"""What linear probes and erasers share: penalties, the directions in which activations vary, how maps are applied."""
 
 from __future__ import annotations
 

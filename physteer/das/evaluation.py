@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from physteer.das.arms import Arm
-from physteer.das.class_loss import ClassLoss, read, read_sources
+from physteer.das.class_loss import read, read_sources
 from physteer.das.directions import Shifts, SourceShift
 from physteer.das.objective import InterchangeObjective
 from physteer.das.prefixes import PairActivations
@@ -22,7 +22,6 @@ from physteer.interventions import Site
 from physteer.metrics import Movement
 from physteer.module import WalrusModule
 from physteer.reports.interchange_table import MODEL, UNEDITED, InterchangeScore
-from physteer.rollout import sample_scale
 
 PAIRS, NULLS = 0, 1
 """The data loaders of validation and test: counterfactual pairs, and pairs whose answer is the base's own future."""
@@ -47,7 +46,7 @@ class InterchangeEvaluation(nn.Module):
         super().__init__()
         self.arms, self.objective = tuple(arms), (objective,)  # tuples: their parameters are not this module's
         self.variables = tuple(variables)
-        self.readouts = objective.loss.readouts if isinstance(objective.loss, ClassLoss) else ()
+        self.readouts = objective.readouts
         self.scores, self.moves = nn.ModuleDict(), nn.ModuleDict()
         self.read_off = nn.ModuleDict()
         """What the probes read off passes that are not edited."""
@@ -100,12 +99,12 @@ class InterchangeEvaluation(nn.Module):
         objective = self.objective[0]
         names = [str(pair.initial_condition) for pair in batch.pairs]
         scored = batch.base.channels.predicted
-        scale = sample_scale(batch.base.context, module.network.config.eps).differences[:, 0, scored]  # [B, C, 1, 1, 1]
         keyed = objective.prefixes.keyed(module, batch)
+        scale = keyed.base.scale.differences[:, 0, scored]  # [B, C, 1, 1, 1]
         wanted = {one.parameter: one.wanted(batch) for one in self.readouts}
         for number, site in enumerate(dict.fromkeys(arm.site for arm in self._scored)):
             found = objective.prefixes.at(module, site, keyed)
-            as_it_is = objective.unedited(module, batch, found.base)
+            as_it_is = objective.unedited(module, batch, found)
             unedited = as_it_is.prediction  # [B, 1, C, H, W, D]
             if loader == PAIRS:
                 self._add_shifts(site, batch, found)

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from physteer.das.arms import Arm
-from physteer.das.class_loss import ClassLoss
+from physteer.das.class_loss import ClassLoss, ClassReadout
 from physteer.das.losses import Outcome
 from physteer.das.prefixes import PairActivations, Prefixes
 from physteer.data.pairs import PairBatch
 from physteer.errors import PhysteerError
-from physteer.interventions import Edit, Locus, Site, Snapshot, check_gradient, observed, replayed
+from physteer.interventions import Edit, Locus, Site, check_gradient, observed, replayed
 from physteer.module import WalrusModule
-from physteer.rollout import SampleScale, sample_scale
 
 
 class InterchangeObjective(nn.Module):
@@ -41,9 +40,7 @@ class InterchangeObjective(nn.Module):
         super().__init__()
         self.loss = loss
         self.read: tuple[Site, ...] = tuple(getattr(loss, "sites", ()))
-        # Shuffled, classes are those of other pairs' sources, and activations the pair's own. The other way round would
-        # be no control: the pair's own class is never its base's, and so tells what must not stay.
-        self.swaps_answers = isinstance(loss, ClassLoss)
+        self.readouts: tuple[ClassReadout, ...] = loss.readouts if isinstance(loss, ClassLoss) else ()
         self.locus, self.by_mean, self.price = locus, by_mean, price
         self.arms, self.prefixes = tuple(arms), prefixes  # a tuple: their parameters are not this module's
 
@@ -54,9 +51,8 @@ class InterchangeObjective(nn.Module):
             PhysteerError: the loss is not finite; or, at the first step, an arm's rotation has no gradient.
         """
         total = torch.zeros((), device=module.device)
-        scale = sample_scale(pairs.base.context, module.network.config.eps)
         trained = [arm for arm in self.arms if arm.trained]
-        strangers = any(arm.kind == "shuffled" for arm in trained) and not self.swaps_answers
+        strangers = any(arm.kind == "shuffled" for arm in trained) and not self.readouts
         needed = pairs if strangers else dataclasses.replace(pairs, strangers=())
         keyed = self.prefixes.keyed(module, needed)
         for site in dict.fromkeys(arm.site for arm in trained):
@@ -64,7 +60,7 @@ class InterchangeObjective(nn.Module):
             for arm in (one for one in trained if one.site == site):
                 given, asked = self._question(arm, found, pairs)
                 with arm.edits(given, self.locus, by_mean=self.by_mean) as edits:
-                    loss: Tensor = self.loss(self._outcome(module, found.base, edits, pairs, scale), asked)
+                    loss: Tensor = self.loss(self._outcome(module, pairs, found, edits), asked)
                     if module.global_step == 0 and arm.kind == "learned":
                         check_gradient(edits, loss)
                     for rotation in arm.boundless:
@@ -81,30 +77,33 @@ class InterchangeObjective(nn.Module):
         """Return the activations an arm is given, and the pairs whose answers it should reach; shuffled: of others."""
         if arm.kind == "learned":
             return found.sources, pairs
-        if self.swaps_answers:
+        if self.readouts:
+            # The other way round would be no control: the own class is never the base's, and tells what must not stay.
             return found.sources, dataclasses.replace(pairs, sources=pairs.strangers)
         return found.strangers, pairs
 
     def edited(self, module: WalrusModule, pairs: PairBatch, arm: Arm, found: PairActivations) -> Outcome:
         """Return what an arm makes of the base windows."""
-        scale = sample_scale(pairs.base.context, module.network.config.eps)
         with arm.edits(found.sources, self.locus, by_mean=self.by_mean) as edits:
-            return self._outcome(module, found.base, edits, pairs, scale)
+            return self._outcome(module, pairs, found, edits)
 
-    def unedited(self, module: WalrusModule, pairs: PairBatch, base: Snapshot) -> Outcome:
+    def unedited(self, module: WalrusModule, pairs: PairBatch, found: PairActivations) -> Outcome:
         """Return what the same suffix makes of the base windows as they are."""
-        return self._outcome(module, base, [], pairs, sample_scale(pairs.base.context, module.network.config.eps))
+        return self._outcome(module, pairs, found, [])
 
     def _outcome(
-        self, module: WalrusModule, base: Snapshot, edits: Sequence[Edit], pairs: PairBatch, scale: SampleScale
+        self, module: WalrusModule, pairs: PairBatch, found: PairActivations, edits: Sequence[Edit]
     ) -> Outcome:
         activations: dict[Site, Tensor] = {}
         with observed(module.network, self.read, activations.__setitem__):
-            y = replayed(module.network, base, edits, last_frame_only=True)
+            y = replayed(module.network, found.base, edits, last_frame_only=True)
         for site in self.read:
             if site not in activations:
-                raise PhysteerError(f"DAS.loss reads {site}, which is not computed after the edited site {base.site}")
-        return Outcome(module.next_frame(y, pairs.base.context[:, -1:], scale, pairs.base), scale, activations)
+                raise PhysteerError(
+                    f"DAS.loss reads {site}, which is not computed after the edited site {found.base.site}"
+                )
+        frame = module.next_frame(y, pairs.base.context[:, -1:], found.scale, pairs.base)
+        return Outcome(frame, found.scale, activations)
 
 
 def _without_graph(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:

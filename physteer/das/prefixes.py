@@ -23,6 +23,7 @@ from physteer.interventions import (
     take_snapshots,
 )
 from physteer.module import WalrusModule
+from physteer.rollout import SampleScale
 from physteer.step import NetworkInputs
 from physteer.walrus import model_id
 
@@ -32,6 +33,8 @@ class KeyedBases:
     """Windows as the network gets them, run up to the sites."""
 
     inputs: NetworkInputs
+    scale: SampleScale
+    """They are divided by."""
     snapshots: list[Mapping[Site, Snapshot]]
     """Of each window, as the cache has them."""
 
@@ -63,6 +66,8 @@ class PairActivations:
     """One site of a batch of pairs."""
 
     base: Snapshot
+    scale: SampleScale
+    """Of the base windows."""
     sources: list[Tensor]
     """Per variable, [B, T, …, d]; T = 1 where only last frames are edited, as in the base."""
     strangers: list[Tensor]
@@ -107,18 +112,18 @@ class Prefixes:
         sources, strangers = (
             [one.at(site, module.device) for one in windows] for windows in (pairs.sources, pairs.strangers)
         )
-        return PairActivations(base, sources, strangers)
+        return PairActivations(base, pairs.base.scale, sources, strangers)
 
     def _run(self, module: WalrusModule, batch: Batch, draws: Batch) -> KeyedBases:
         """Run windows up to the sites with the jitter of others."""
-        inputs, _ = module.inputs(batch.context, dataclasses.replace(batch, windows=draws.windows))
+        inputs, scale = module.inputs(batch.context, dataclasses.replace(batch, windows=draws.windows))
         shifts = [] if inputs.shifts is None else [inputs.shifts.pixels, inputs.shifts.tokens]
         shared = f"{inputs.labels} {inputs.boundaries} {module.network.dtype}"
 
         def take(rows: list[int]) -> Mapping[Site, Snapshot]:
             return self._take(module.network, self._sites, *inputs.rows(rows))
 
-        return KeyedBases(inputs, self._cache.get(input_keys([inputs.fields, *shifts], shared), take))
+        return KeyedBases(inputs, scale, self._cache.get(input_keys([inputs.fields, *shifts], shared), take))
 
 
 def _activations(windows: KeyedBases) -> KeyedSources:

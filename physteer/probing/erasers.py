@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from physteer.concepts import CrossMoments, LeaceEraser, LeaceFitter
+from physteer.concepts.linear import principal
 from physteer.probing.fitting import ProbeFit
 
 
@@ -40,9 +41,7 @@ def random_eraser(
     u is uniform on the sphere, W = Σ_xx^(−½): as many directions are lost as with a scalar target, and they are drawn
     as activations vary, so that the change is of the size that erasing something by chance has.
     """
-    eigenvalues, vectors = torch.linalg.eigh(moments.scatter_xx.cpu() / moments.count)
-    real = eigenvalues > len(eigenvalues) * torch.finfo(torch.float64).eps * eigenvalues[-1]
-    eigenvalues, vectors = eigenvalues[real], vectors[:, real]
+    eigenvalues, vectors = principal(moments.scatter_xx.cpu() / moments.count)
     u = torch.randn(len(eigenvalues), 1, generator=generator, dtype=torch.float64)
     u = u / u.norm()
     return LeaceEraser(

@@ -65,7 +65,8 @@ def draw_heat_map(findings: Sequence[Finding], direction: str, path: Path, step:
                 box = (_LEFT + j * (width + _GAP), y, width, height)
                 axes = figure.add_axes((box[0] / WIDTH, box[1] / total, box[2] / WIDTH, box[3] / total))
                 block = [[cells.get((field, strength, site, mode)) for mode in modes] for site in sites]
-                image = annotated_map(axes, block, _text, fontsize=8.5)
+                values = [[math.nan if cell is None else cell.value for cell in row] for row in block]
+                image = annotated_map(axes, values, [[*map(_text, row)] for row in block], fontsize=8.5)
                 if i == 0:
                     figure.text(
                         (box[0] + width / 2) / WIDTH,
@@ -90,7 +91,9 @@ def draw_heat_map(findings: Sequence[Finding], direction: str, path: Path, step:
         return save(figure, path, title, caption)
 
 
-def _text(finding: Finding) -> str:
+def _text(finding: Finding | None) -> str:
+    if finding is None:
+        return ""
     return number_text(finding.value) + (" ★" if finding.p <= 0.05 else "")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +101,9 @@ def _draw_maps(
         for kind, shown in zip(kinds, columns, strict=True):
             axes = figure.add_axes((x / WIDTH, _BOTTOM / total, width * len(shown) / WIDTH, height / total))
             block = [[_cell(means, site, kind, rank) for rank in shown] for site in sites]
-            image = annotated_map(axes, block, partial(_text, with_interval=width >= _ROOM), fontsize=7)
+            values = [[math.nan if cell is None else cell.value for cell in row] for row in block]
+            texts = [[_text(cell, with_interval=width >= _ROOM) for cell in row] for row in block]
+            image = annotated_map(axes, values, texts, fontsize=7)
             axes.set_title(_PANELS[kind], pad=22)
             axes.set_xticks(range(len(shown)), shown)
             if x == _LEFT:
@@ -179,7 +180,9 @@ def _cell(means: Sequence[InterchangeScore], site: str, kind: str, rank: str) ->
     return max(own, key=lambda r: r.value, default=None)
 
 
-def _text(cell: InterchangeScore, *, with_interval: bool) -> str:
+def _text(cell: InterchangeScore | None, *, with_interval: bool) -> str:
+    if cell is None:
+        return ""
     text = f"{cell.value:+.2f}"
     if with_interval and math.isfinite(cell.low):
         text += f"\n[{cell.low:+.2f}, {cell.high:+.2f}]"

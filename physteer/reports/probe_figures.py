@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.image import AxesImage
 
+from physteer.reports.annotated_map import annotated_map
 from physteer.reports.probe_table import PERSISTENCE, LensScore, ProbeScore, r2_text
-from physteer.reports.style import INK, MUTED, WIDTH, arrange, bare, diverging, heading, new_figure, save, style
+from physteer.reports.style import INK, MUTED, WIDTH, arrange, heading, new_figure, save, style
 
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _ROW, _BETWEEN = 1.45, 0.95, 0.95, 1.05, 0.2, 0.3, 0.45  # inches
 _DATA = {"simple": "held-out simple flows", "full": "full simulations", "held_out": "held-out windows"}
@@ -64,7 +63,8 @@ def draw_r2_map(rows: Sequence[ProbeScore], resolution: str, path: Path) -> Path
                 block = [
                     [cells.get((data, control, site, t), math.nan) for t in targets] for control, site, _ in listed
                 ]
-                image = _map(axes, np.array(block))
+                texts = [[r2_text(value) for value in row] for row in block]
+                image = annotated_map(axes, block, texts, fontsize=7.5, above=False)
                 axes.set_title(f"{_DATA[data]}" + (", shuffled targets" if j else ""))
                 if j == 0:
                     axes.set_yticks(range(len(listed)), [name for *_, name in listed])
@@ -152,15 +152,3 @@ def draw_lens(rows: Sequence[LensScore], path: Path) -> Path:
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
         heading(figure, title, caption)
         return save(figure, path, title, caption)
-
-
-def _map(axes: Axes, values: np.ndarray) -> AxesImage:
-    image = axes.imshow(values, cmap=diverging(), vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
-    bare(axes)
-    axes.tick_params(length=0)
-    for i, row in enumerate(values):
-        for j, value in enumerate(row):
-            if math.isfinite(value):
-                colour = "white" if abs(value) > 0.55 else INK
-                axes.text(j, i, r2_text(value), ha="center", va="center", color=colour, fontsize=7.5)
-    return image
