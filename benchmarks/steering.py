@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from physteer import WalrusModule
+from physteer.commands.memory import keep_freed_memory
 from physteer.concepts import DifferenceOfMeans, RunningMoments
-from physteer.data.batch import Batch, Channels, Grid, Origin, Window
+from physteer.data.batch import Batch, Channels, Grid, SplitMetadata, Window
 from physteer.data.fields import ChannelSource
 from physteer.interventions import UNSTEERED, Condition, Edit, Site, Steer, SteerMode
-from physteer.memory import keep_freed_memory
 from physteer.walrus import WalrusConfig
 
 Work = Callable[[], object]
@@ -57,7 +57,7 @@ def windows(shape: tuple[int, int], n_frames: int, size: int, device: torch.devi
         windows=tuple(Window("random", row, 0) for row in range(size)),
         parameters={},
         times=torch.arange(n_frames).expand(size, -1),
-        origin=Origin("random", "", Channels(sources), grid),
+        metadata=SplitMetadata("random", "", Channels(sources), grid),
     )
 
 
@@ -65,7 +65,7 @@ def works(module: WalrusModule, batch: Batch, steps: int) -> dict[str, Work]:
     """Return what is timed, each of as many steps."""
     last = len(module.network.blocks) - 1
     sites = [Site.parse(f"blocks.{round(part * last / 3)}") for part in range(4)]
-    shape = module.site_shapes(sites[:1], batch.origin, batch.n_input)[sites[0]][2:]
+    shape = module.site_shapes(sites[:1], batch.metadata, batch.n_input)[sites[0]][2:]
     direction = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     means = {site: DifferenceOfMeans() for site in sites}
     moments = {site: RunningMoments() for site in sites}

@@ -12,7 +12,7 @@ from physteer.callbacks.export_weights import ExportWeights
 from physteer.callbacks.figures import Figures
 from physteer.callbacks.interrupts import Interrupts
 from physteer.callbacks.journal import Journal
-from physteer.callbacks.naturalness import NaturalSpaces
+from physteer.callbacks.natural_spaces import NaturalSpaces
 from physteer.callbacks.probe import Probe
 from physteer.callbacks.progress import RolloutProgress
 from physteer.callbacks.rollout_video import RolloutVideo

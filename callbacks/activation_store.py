@@ -16,16 +16,16 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from physteer.analyses.engine import from_everyone, summed
+from physteer.callbacks.base import forecast_module
 from physteer.callbacks.observer import WindowObserver
-from physteer.callbacks.processes import gather, summed
-from physteer.callbacks.windows import initial_conditions, predict_dataset
+from physteer.callbacks.windows import predict_dataset
 from physteer.data.batch import Batch, Window
 from physteer.data.dataset import WindowDataset
+from physteer.data.matching import initial_conditions
 from physteer.errors import PhysteerError
 from physteer.files import reason
 from physteer.interventions import Site
-from physteer.module import WalrusModule
-from physteer.walrus import model_id
 
 if TYPE_CHECKING:
     import zarr
@@ -38,7 +38,7 @@ _LARGEST = {"float32": torch.finfo(torch.float32).max, "float16": torch.finfo(to
 class ActivationStore(WindowObserver):
     """Write the activations of every window as ``activations.zarr`` in the run folder.
 
-    In ``predict``, the first forward from every window, of the unsteered model. ``xarray.open_zarr`` reads it: one
+    In ``predict``, of every window as it is stored. ``xarray.open_zarr`` reads it: one
     array per site, [window, frame, h, w, delta, channel], with the windows' addresses, parameters, initial conditions
     and times as coordinates; a dimension of which sites have different sizes is called after its size too
     (``channel_512``). Chunks hold one window, or part of one, and are at most 16 MiB, so processes write apart. The
@@ -50,7 +50,7 @@ class ActivationStore(WindowObserver):
     """
 
     def __init__(self, sites: list[str], dtype: Literal["float32", "float16"] = "float32") -> None:
-        super().__init__(sites, every_frame=True)
+        super().__init__(sites, all_frames=True)
         if dtype not in _LARGEST:
             raise PhysteerError(f"ActivationStore.dtype must be one of {', '.join(_LARGEST)}; found {dtype!r}")
         self.dtype = dtype
@@ -63,14 +63,13 @@ class ActivationStore(WindowObserver):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Make the arrays, or open those of an earlier start of this run."""
         super().on_predict_start(trainer, pl_module)
-        assert isinstance(pl_module, WalrusModule)
         dataset, problem = predict_dataset(trainer), ""
         if trainer.is_global_zero:
             try:
-                self._create(trainer, pl_module, dataset)
+                self._create(trainer, forecast_module(pl_module, "ActivationStore").forecaster.identity, dataset)
             except PhysteerError as error:
                 problem = str(error)
-        problem = gather(trainer, problem)[0]  # the others open the arrays once they are there
+        problem = from_everyone(problem)[0]  # the others open the arrays once they are there
         if problem:
             raise PhysteerError(problem)
         import zarr  # here, because it takes as long to import as all the rest of physteer's command line
@@ -82,7 +81,7 @@ class ActivationStore(WindowObserver):
         self._times = torch.zeros(len(dataset), dataset.spec.n_input, dtype=torch.float64)
         self._earlier = []
 
-    def observe(self, site: Site, h: Tensor, batch: Batch) -> None:
+    def look_at(self, site: Site, h: Tensor, batch: Batch) -> None:
         """Write a batch's windows."""
         peaks = h.abs().amax(dim=(1, 2, 3, 4, 5)).tolist()
         for window, peak in zip(batch.windows, peaks, strict=True):
@@ -115,7 +114,7 @@ class ActivationStore(WindowObserver):
         state = self.keep(trainer)
         for part in self._earlier:
             state = {name: value + part[name] for name, value in state.items()}
-        written, times = (summed(trainer, state[name]) for name in ("written", "times"))
+        written, times = (summed(state[name], pl_module.device) for name in ("written", "times"))
         if trainer.is_global_zero:
             missing = int((written == 0).sum())
             if missing:
@@ -129,13 +128,13 @@ class ActivationStore(WindowObserver):
                 shutil.rmtree(path, ignore_errors=True)
                 os.replace(partial, path)
 
-    def _create(self, trainer: L.Trainer, pl_module: WalrusModule, dataset: WindowDataset) -> None:
+    def _create(self, trainer: L.Trainer, model: str, dataset: WindowDataset) -> None:
         import zarr
 
         described = {
-            "model": model_id(pl_module.network),
-            "data": dataset.origin.path,
-            "dataset": dataset.origin.dataset,
+            "model": model,
+            "data": dataset.metadata.path,
+            "dataset": dataset.metadata.dataset,
             "dtype": self.dtype,
             "sites": [str(site) for site in self.sites],
             "windows": [str(window) for window in dataset.windows],
@@ -194,7 +193,7 @@ def _write_coordinates(path: Path, dataset: WindowDataset, times: Tensor) -> Non
     import zarr
 
     windows = dataset.windows
-    groups = initial_conditions(dataset, windows)
+    matched = initial_conditions(dataset)
     coordinates: dict[str, tuple[list[str], Any]] = {
         "address": (["window"], np.array([str(window) for window in windows])),
         "file": (["window"], np.array([window.file for window in windows])),
@@ -202,7 +201,7 @@ def _write_coordinates(path: Path, dataset: WindowDataset, times: Tensor) -> Non
             name: (["window"], np.array([getattr(window, name) for window in windows]))
             for name in ("trajectory", "start", "stride")
         },
-        "initial_condition": (["window"], np.array([groups[window] for window in windows])),
+        "initial_condition": (["window"], np.array([matched.name(window) for window in windows])),
         "time": (["window", "frame"], times.numpy()),
     }
     for name in dataset.parameters_of(windows[0]):

@@ -9,9 +9,23 @@ from torch import Tensor
 
 from physteer.data.batch import Batch
 from physteer.errors import PhysteerError
+from physteer.forecast import Rollout
+from physteer.forecast.module import ForecastModule
 from physteer.interventions import Condition
-from physteer.module import WalrusModule
-from physteer.step import Rollout
+
+
+def forecast_module(pl_module: L.LightningModule, needed_by: str) -> ForecastModule:
+    """Return the module that a callback acts on.
+
+    Raises:
+        PhysteerError: it has no forecaster; names the callback and the class.
+    """
+    if not isinstance(pl_module, ForecastModule):
+        raise PhysteerError(
+            f"{needed_by} needs a forecaster: a physteer.WalrusModule, or a physteer.ForecastModule around one of your "
+            f"own; the model is a {type(pl_module).__name__}"
+        )
+    return pl_module
 
 
 class RolloutCallback(L.Callback):
@@ -22,15 +36,18 @@ class RolloutCallback(L.Callback):
     ``predict_step`` then: a process must not wait for others.
     """
 
+    needs_rollouts = True
+    """Whether ``predict`` has to roll out for this callback; without any, activations are read and no more."""
+
     def on_rollout_start(
-        self, trainer: L.Trainer, pl_module: WalrusModule, batch: Batch, conditions: Sequence[Condition]
+        self, trainer: L.Trainer, pl_module: ForecastModule, batch: Batch, conditions: Sequence[Condition]
     ) -> None:
         """A group of conditions is about to be rolled out; activations then have rows conditions × B."""
 
-    def on_rollout_step(self, trainer: L.Trainer, pl_module: WalrusModule, step: int, n_steps: int) -> None:
+    def on_rollout_step(self, trainer: L.Trainer, pl_module: ForecastModule, step: int, n_steps: int) -> None:
         """A frame was predicted; ``step`` counts from 1."""
 
-    def on_rollout_end(self, trainer: L.Trainer, pl_module: WalrusModule, rollout: Rollout) -> None:
+    def on_rollout_end(self, trainer: L.Trainer, pl_module: ForecastModule, rollout: Rollout) -> None:
         """A group of conditions was rolled out for one batch."""
 
     def keep(self, trainer: L.Trainer) -> Mapping[str, Tensor]:
@@ -56,15 +73,19 @@ class RolloutCallback(L.Callback):
 class ConditionCallback(L.Callback):
     """A callback that adds conditions to those that ``predict`` rolls out, and takes them off again."""
 
+    needs_rollouts = True
+    """See `RolloutCallback`."""
+
     def __init__(self) -> None:
         self._added: list[Condition] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse what has no rollouts."""
-        if not isinstance(pl_module, WalrusModule) or stage != "predict":
+        if stage != "predict":
             raise PhysteerError(f"{type(self).__name__} acts on the rollouts of `physteer predict` alone")
+        forecast_module(pl_module, type(self).__name__)
 
-    def add(self, pl_module: WalrusModule, conditions: Sequence[Condition]) -> None:
+    def add(self, pl_module: ForecastModule, conditions: Sequence[Condition]) -> None:
         """Add conditions after those that callbacks listed before have added.
 
         Raises:
@@ -90,13 +111,13 @@ class ConditionCallback(L.Callback):
         self._remove(pl_module)
 
     def _remove(self, pl_module: L.LightningModule) -> None:
-        if isinstance(pl_module, WalrusModule):
+        if isinstance(pl_module, ForecastModule):
             mine = {id(condition) for condition in self._added}
             pl_module.conditions = [c for c in pl_module.conditions if id(c) not in mine]
         self._added = []
 
-    def _owners(self, pl_module: WalrusModule, name: str) -> str:
-        """Say who adds a condition twice, by place in the configuration."""
+    def _owners(self, pl_module: ForecastModule, name: str) -> str:
+        """Name the callbacks that add a condition twice, by their place in the configuration."""
         places = []
         for place, callback in enumerate(pl_module.trainer.callbacks):  # type: ignore[attr-defined]
             added = isinstance(callback, ConditionCallback) and name in {one.name for one in callback._added}

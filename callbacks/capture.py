@@ -12,27 +12,26 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from physteer.callbacks.classes import roster_of, sort_windows, units_of
-from physteer.callbacks.naming import slug
+from physteer.analyses.engine import summed
+from physteer.analyses.steering.classes import label_permutations, sort_windows, units_of
+from physteer.callbacks.base import forecast_module
 from physteer.callbacks.observer import WindowObserver
-from physteer.callbacks.processes import summed
-from physteer.callbacks.windows import initial_conditions, predict_dataset
-from physteer.concepts import DifferenceOfMeans, Roster, Selection, ShuffledDifferences, frame_sums
+from physteer.callbacks.windows import predict_dataset
+from physteer.concepts import DifferenceOfMeans, LabelPermutations, Selection, ShuffledDifferences, frame_sums
 from physteer.data.batch import Batch, Window
 from physteer.data.dataset import WindowDataset
+from physteer.data.matching import initial_conditions
 from physteer.errors import PhysteerError
+from physteer.files import file_name
 from physteer.interventions import Site
-from physteer.module import WalrusModule
-from physteer.walrus import model_id
 
 
 class Capture(WindowObserver):
     """Measure a concept: the difference of mean activations between two classes of windows.
 
-    In ``predict``, the first forward from every window is captured; activations are added to running sums per class
-    and site, so memory does not grow with the data. One concept per site is written to
-    ``concepts/<name>_<site>.safetensors`` in the run folder. Set ``data.rollout_steps: 1`` when nothing else needs
-    longer rollouts.
+    In ``predict``, activations of every window, as stored, are added to running sums per class and site, so memory does
+    not grow with the data. Nothing behind the deepest site is computed, unless other callbacks need rollouts. One
+    concept per site is written to ``concepts/<name>_<site>.safetensors`` in the run folder.
 
     Beside the concept, in the same pass, the concepts of shuffled labels: what the same difference of means gives where
     there is nothing to find. Labels change places within initial conditions, between whole trajectories where a
@@ -66,7 +65,7 @@ class Capture(WindowObserver):
         seed: int = 0,
         frames: list[int] | None = None,
     ) -> None:
-        super().__init__(sites, every_frame=frames is None or any(frame != -1 for frame in frames))
+        super().__init__(sites, all_frames=frames is None or any(frame != -1 for frame in frames))
         if not re.fullmatch(r"[\w.+-]+", name):
             raise PhysteerError(f"Capture.name becomes a file's name: letters, digits and _ . + -; found {name!r}")
         if shuffles < 0:
@@ -93,10 +92,12 @@ class Capture(WindowObserver):
         if len(set(frames)) < len(self.frames or []):
             raise PhysteerError(f"Capture.frames {self.frames}: the context has {context} frames, and each counts once")
         try:
-            roster = self._sort(sort_windows(dataset, self.classes), dataset)
+            permutations = self._sort(sort_windows(dataset, self.classes), dataset)
             self._concepts = {site: DifferenceOfMeans() for site in self.sites}
             self._shuffled = {
-                site: ShuffledDifferences(roster, self.shuffles, self.seed) for site in self.sites if self.shuffles
+                site: ShuffledDifferences(permutations, self.shuffles, self.seed)
+                for site in self.sites
+                if self.shuffles
             }
         except PhysteerError as error:
             raise PhysteerError(f"concept {self.name!r}: {error}") from error
@@ -109,7 +110,7 @@ class Capture(WindowObserver):
             if self.shuffles:
                 self._shuffled[site].add([], none, shape[1])
 
-    def observe(self, site: Site, h: Tensor, batch: Batch) -> None:
+    def look_at(self, site: Site, h: Tensor, batch: Batch) -> None:
         """Add the activations of a batch to the sums of their classes."""
         rows = [row for row, window in enumerate(batch.windows) if window in self._labels]
         windows = [batch.windows[row] for row in rows]
@@ -134,14 +135,14 @@ class Capture(WindowObserver):
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add up the processes' sums and write the concepts."""
-        assert isinstance(pl_module, WalrusModule)
+        forecaster = forecast_module(pl_module, "Capture").forecaster
         mine = self._state()
         # One tensor at a time: with many shuffles the sums of all processes would not fit into memory.
         total = {
-            name: summed(trainer, sum((part[name].to(value.device) for part in self._earlier), value))
+            name: summed(sum((part[name].to(value.device) for part in self._earlier), value), pl_module.device)
             for name, value in mine.items()
         }
-        described = {"model": model_id(pl_module.network), "data": predict_dataset(trainer).origin.path}
+        described = {"model": forecaster.identity, "data": predict_dataset(trainer).metadata.path}
         selections = {label: select.expression for label, select in self.classes.items()}
         folder, n_seen = Path(trainer.default_root_dir) / "concepts", int((total["initial_conditions"] > 0).sum())
         for site in self.sites:
@@ -155,20 +156,21 @@ class Capture(WindowObserver):
             except PhysteerError as error:
                 raise PhysteerError(f"concept {self.name!r} at {site}: {error}") from error
             if trainer.is_global_zero:
-                file = f"{self.name}_{slug(str(site))}"
+                file = f"{self.name}_{file_name(str(site))}"
                 names = [f"{file}.safetensors", *(f"shuffled/{file}_{i:02d}.safetensors" for i in range(self.shuffles))]
                 for path, concept in zip(names, concepts, strict=True):
                     formula = concept.formula + self._how()
                     replace(concept, formula=formula, initial_conditions=n_seen).save(folder / path)
 
-    def _sort(self, labels: dict[Window, str], dataset: WindowDataset) -> Roster:
+    def _sort(self, labels: dict[Window, str], dataset: WindowDataset) -> LabelPermutations:
         """Keep the windows to capture, with their classes, units and initial conditions."""
-        groups = initial_conditions(dataset, list(labels))
+        matched = initial_conditions(dataset)
+        groups = {window: matched.name(window) for window in labels}
         units = units_of(labels)
-        roster = roster_of(labels, units, groups)
+        permutations = label_permutations(labels, units, groups)
         if self.match_initial_conditions:
-            n_all, roster = len(set(roster.groups.values())), roster.matched()
-            n_matched = len(set(roster.groups.values()))
+            n_all, permutations = len(set(permutations.groups.values())), permutations.matched()
+            n_matched = len(set(permutations.groups.values()))
             if not n_matched:
                 raise PhysteerError(
                     f"none of the {n_all} initial conditions in {dataset.path} has windows of both classes; "
@@ -179,12 +181,12 @@ class Capture(WindowObserver):
                     f"concept {self.name!r}: {n_all - n_matched} of {n_all} initial conditions lack one of the classes "
                     "and are left out; match_initial_conditions: false keeps them"
                 )
-        self._labels = {window: label for window, label in labels.items() if units[window] in roster.labels}
+        self._labels = {window: label for window, label in labels.items() if units[window] in permutations.labels}
         self._units = {window: units[window] for window in self._labels}
         numbers = {name: number for number, name in enumerate(sorted(set(groups.values())))}
         self._groups = {window: numbers[groups[window]] for window in self._labels}
         self._seen = torch.zeros(len(numbers), dtype=torch.long)
-        return roster
+        return permutations
 
     def _how(self) -> str:
         """Return what the formula of the fitter does not tell."""

@@ -11,15 +11,14 @@ from pathlib import Path
 import lightning as L
 from torch import Tensor
 
-from physteer.callbacks.base import ConditionCallback
+from physteer.callbacks.base import ConditionCallback, forecast_module
 from physteer.callbacks.naming import site_text
 from physteer.callbacks.steer import read_concept
 from physteer.concepts import Concept, random_directions
-from physteer.concepts.roster import digest
+from physteer.concepts.label_permutation import digest
 from physteer.errors import PhysteerError
 from physteer.files import matching_files
 from physteer.interventions import Condition, Edit, Role, Steer
-from physteer.module import WalrusModule
 
 
 class Controls(ConditionCallback):
@@ -56,13 +55,13 @@ class Controls(ConditionCallback):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add the controls to the module's conditions."""
-        assert isinstance(pl_module, WalrusModule)
-        steered = [one for one in pl_module.conditions if one.role == "concept" and one.strength and _steers(one)]
+        module = forecast_module(pl_module, "Controls")
+        steered = [one for one in module.conditions if one.role == "concept" and one.strength and _steers(one)]
         if not steered:
             raise PhysteerError("Controls found nothing to control: list it after the Steer callbacks")
         chosen = self._chosen(steered)
         shuffles = _shuffles(
-            {path: read_concept(path, pl_module) for path in matching_files("Controls.shuffled", self.shuffled)}
+            {path: read_concept(path, module.forecaster) for path in matching_files("Controls.shuffled", self.shuffled)}
         )
         controls = [*self._random(chosen), *_shuffled(chosen, shuffles)]
         if shuffles and not any(control.role == "shuffled" for control in controls):
@@ -71,7 +70,7 @@ class Controls(ConditionCallback):
                 f"Controls.shuffled has concepts of {', '.join(theirs)} only; what is steered is at "
                 f"{' and at '.join(dict.fromkeys(map(site_text, chosen)))}"
             )
-        self.add(pl_module, controls)
+        self.add(module, controls)
 
     def _chosen(self, steered: Sequence[Condition]) -> list[Condition]:
         """Return the conditions to control."""

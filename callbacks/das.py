@@ -8,36 +8,35 @@ from typing import Any
 import lightning as L
 from torch import nn
 
-from physteer.callbacks.naming import slug
-from physteer.das import (
-    Arm,
-    ArmPlan,
+from physteer.analyses.das import (
     ClassLoss,
     FieldLoss,
     InterchangeEvaluation,
     InterchangeObjective,
-    Prefixes,
+    InterventionVariant,
     Shifts,
+    VariantPlan,
     learned_subspaces,
-    make_arms,
-    read_given,
+    make_variants,
+    read_fixed_subspaces,
     write_learned,
 )
-from physteer.data.module import Split
-from physteer.data.pair_module import CounterfactualDataModule
-from physteer.errors import PhysteerError
-from physteer.interventions import Locus, Site
-from physteer.module import WalrusModule
-from physteer.reports.html import write_report
-from physteer.reports.interchange import draw_class_accuracy_map, draw_field_bars, draw_recovery_map
-from physteer.reports.interchange_table import (
+from physteer.analyses.das.table import (
     InterchangeScore,
     best_learned,
     interchange_line,
     interchange_text,
     write_interchange_table,
 )
-from physteer.walrus import model_id
+from physteer.analyses.engine import ForecastSuffix, PrefixCache
+from physteer.callbacks.base import forecast_module
+from physteer.data.module import Split
+from physteer.data.pair_module import CounterfactualDataModule
+from physteer.errors import PhysteerError
+from physteer.files import file_name
+from physteer.interventions import Locus, Site
+from physteer.reports.html import write_report
+from physteer.reports.interchange import draw_class_accuracy_map, draw_field_bars, draw_recovery_map
 
 MEBIBYTE = 2**20
 _SPLITS: dict[str, tuple[Split, ...]] = {"fit": ("train", "valid", "test"), "validate": ("valid",), "test": ("test",)}
@@ -68,7 +67,7 @@ class DAS(L.Callback):
         random: random rotations to compare each rank with.
         directions: files of fixed subspaces to compare with at their sites: concepts, ``rotations/`` of another search,
             ``probes/``, and ``natural/`` spaces, whose first k main directions (PCA) are compared for every rank k.
-        price: λ, the price of a boundless rotation's share of the columns.
+        boundary_penalty: λ, the weight in the loss of a boundless rotation's share of the columns.
         cache: mebibytes of memory, or of disk, for what the network computes before the sites. What has no room is
             computed anew in every step.
         cache_folder: where that is kept for later runs; null for memory.
@@ -88,7 +87,7 @@ class DAS(L.Callback):
         shuffled: bool = True,
         random: int = 3,
         directions: list[str] = [],  # noqa: B006  jsonargparse shows it; never changed
-        price: float = 1.0,
+        boundary_penalty: float = 1.0,
         cache: int = 1024,
         cache_folder: str | None = None,
         seed: int = 0,
@@ -99,15 +98,15 @@ class DAS(L.Callback):
             raise PhysteerError(f"DAS.ranks must be different numbers, or boundless true; found {ranks}")
         if random < 0 or cache < 0:
             raise PhysteerError(f"DAS.random and DAS.cache must be at least 0; found {random} and {cache}")
-        if not 0 <= price < float("inf"):
-            raise PhysteerError(f"DAS.price must be at least 0; found {price}")
+        if not 0 <= boundary_penalty < float("inf"):
+            raise PhysteerError(f"DAS.boundary_penalty must be at least 0; found {boundary_penalty}")
         self.sites = [Site.parse(site) for site in sites]
-        self.plan = ArmPlan(tuple(ranks), boundless, shuffled, random, seed=seed)
+        self.plan = VariantPlan(tuple(ranks), boundless, shuffled, random, seed=seed)
         self.frames = frames
         self.loss: nn.Module = FieldLoss() if loss is None else loss
-        self.directions, self.price, self.cache = directions, price, cache
+        self.directions, self.boundary_penalty, self.cache = directions, boundary_penalty, cache
         self.cache_folder = None if cache_folder is None else Path(cache_folder)
-        self._arms: list[Arm] = []
+        self._variants: list[InterventionVariant] = []
         self._variables: tuple[str, ...] = ()
         self._model = self._trained_on = ""
         self._shifts: Shifts | None = None
@@ -116,38 +115,45 @@ class DAS(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Freeze the network, make the rotations, and put objective and evaluation on the module."""
         data = getattr(trainer, "datamodule", None)
-        if not isinstance(pl_module, WalrusModule) or not isinstance(data, CounterfactualDataModule):
+        module = forecast_module(pl_module, "DAS")
+        if not isinstance(data, CounterfactualDataModule):
             raise PhysteerError("DAS needs pairs: set data.class_path to physteer.CounterfactualDataModule")
         if stage == "predict":
             raise PhysteerError("DAS trains (fit) and scores (validate, test); in predict, Steer uses what it learned")
-        if self._arms:
+        if self._variants:
             return  # of the fit before this test
-        pl_module.freeze_network()
-        self._variables, self._model = data.rules.variables, model_id(pl_module.network)
+        module.freeze_network()
+        forecaster = module.forecaster
+        self._variables, self._model = data.rules.variables, forecaster.identity
         splits = _SPLITS[stage]
         windows = data.pair_windows(splits[0])
-        shapes = pl_module.site_shapes(self.sites, windows.origin, windows.spec.n_input)
+        shapes = forecaster.site_shapes(self.sites, windows.metadata, windows.spec.n_input)
         widths = {site: shape[-1] for site, shape in shapes.items()}
-        self._arms = make_arms(
-            widths, len(self._variables), self.plan, read_given(self.directions, self._model, self.plan.ranks)
+        self._variants = make_variants(
+            widths, len(self._variables), self.plan, read_fixed_subspaces(self.directions, self._model, self.plan.ranks)
         )
-        pl_module.interventions.update({arm.key: arm for arm in self._arms})
+        module.interventions.update({variant.key: variant for variant in self._variants})
         n = windows.spec.n_input
-        last = self.frames in ([-1], [n - 1]) and pl_module.network.config.causal_in_time
-        prefixes = Prefixes(
-            pl_module, self.sites, last_frame=last, max_bytes=self.cache * MEBIBYTE, folder=self.cache_folder
+        last = self.frames in ([-1], [n - 1]) and forecaster.causal_in_time
+        prefix_cache = PrefixCache(
+            forecaster, self.sites, last_frame=last, max_bytes=self.cache * MEBIBYTE, folder=self.cache_folder
         )
         locus = Locus(frames=[-1] if last else self.frames)
         objective = InterchangeObjective(
-            self._arms, prefixes, self.loss, locus, by_mean=not data.rules.same_initial_condition, price=self.price
+            self._variants,
+            ForecastSuffix(prefix_cache),
+            self.loss,
+            locus,
+            spatial_mean_only=not data.rules.same_initial_condition,
+            boundary_penalty=self.boundary_penalty,
         )
-        pl_module.objective = objective
-        pl_module.evaluation = InterchangeEvaluation(self._arms, objective, self._variables)
+        module.objective = objective
+        module.evaluation = InterchangeEvaluation(self._variants, objective, self._variables)
         if isinstance(self.loss, ClassLoss):
             pairs = [data.pairs(split, data.rules, 1) for split in splits]
-            self.loss.check(pl_module, self.sites, self._variables, pairs)
+            self.loss.check(forecaster, self.sites, self._variables, pairs)
         if stage == "fit":
-            self._trained_on = windows.origin.path
+            self._trained_on = windows.metadata.path
             data.test_dataloader()  # what the run ends with must not fail there
             if trainer.is_global_zero:
                 print(f"pairs of train: {data.pairs('train', data.rules, 1).report()}")
@@ -157,8 +163,8 @@ class DAS(L.Callback):
     ) -> None:
         """Lower the temperature of boundless rotations."""
         progress = min(trainer.global_step / max(float(trainer.estimated_stepping_batches), 1.0), 1.0)
-        for arm in self._arms:
-            for rotation in arm.boundless:
+        for variant in self._variants:
+            for rotation in variant.boundless:
                 rotation.anneal(progress)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -174,7 +180,7 @@ class DAS(L.Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the table of ``test``, its figures, and after ``fit`` what was learned."""
         if trainer.is_global_zero and self._shifts is not None:
-            learned = learned_subspaces(self._arms, self._variables, self._model, self._trained_on)
+            learned = learned_subspaces(self._variants, self._variables, self._model, self._trained_on)
             write_learned(Path(trainer.default_root_dir), learned, self._variables, self._shifts)
         self._write(trainer, pl_module, "test")
 
@@ -188,11 +194,14 @@ class DAS(L.Callback):
             return
         draw_recovery_map(rows, self._variables, run / "figures" / f"recovery_{split}.png")
         for variable in self._variables:
-            draw_class_accuracy_map(rows, variable, run / "figures" / f"class_accuracy_{slug(variable)}_{split}.png")
+            draw_class_accuracy_map(
+                rows, variable, run / "figures" / f"class_accuracy_{file_name(variable)}_{split}.png"
+            )
         draw_field_bars(rows, self._variables, run / "figures" / f"recovery_fields_{split}.png", self._best)
         pl_module.print(f"{interchange_text(self._variables, split, rows)}\nreport: {write_report(run)}", flush=True)
 
 
 def _evaluation(pl_module: L.LightningModule) -> InterchangeEvaluation:
-    assert isinstance(pl_module, WalrusModule) and isinstance(pl_module.evaluation, InterchangeEvaluation)
-    return pl_module.evaluation
+    evaluation = pl_module.evaluation
+    assert isinstance(evaluation, InterchangeEvaluation)  # put there in `setup`
+    return evaluation

@@ -9,12 +9,11 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from physteer.callbacks.base import ConditionCallback
+from physteer.callbacks.base import ConditionCallback, forecast_module
 from physteer.data.batch import Batch
 from physteer.data.counterfactual import next_values, solver_truth
 from physteer.errors import PhysteerError
 from physteer.interventions import Condition
-from physteer.module import WalrusModule
 
 
 class DataInterpolation(ConditionCallback):
@@ -44,7 +43,6 @@ class DataInterpolation(ConditionCallback):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Give the module one condition per strength."""
-        assert isinstance(pl_module, WalrusModule)
         # Strengths of one sign share the solver's work; the cache is gone when the conditions are.
         solved = lru_cache(maxsize=2)(self._next_context)
 
@@ -57,7 +55,7 @@ class DataInterpolation(ConditionCallback):
             Condition(f"{named} {a:+.12g}", (), named, a, role="data", context=partial(mixed, strength=a))
             for a in self.strengths
         ]
-        self.add(pl_module, conditions)
+        self.add(forecast_module(pl_module, "DataInterpolation"), conditions)
 
     def _next_context(self, batch: Batch, sign: float) -> Tensor:
         """Return x(θ') [B, T, C, H, W, D]; NaN in the rows of windows that have no θ'."""

@@ -9,18 +9,19 @@ from dataclasses import dataclass
 import lightning as L
 from torch import Tensor
 
-from physteer.callbacks.base import RolloutCallback
-from physteer.callbacks.measures import Comparison, Measured
+from physteer.analyses.steering.measures import Comparison, Measured
+from physteer.analyses.steering.natural_meter import NaturalMeter
+from physteer.analyses.steering.table import MetricRow, merge_parts, metrics_table, write_part
+from physteer.callbacks.base import RolloutCallback, forecast_module
 from physteer.callbacks.naming import TRUTH, site_text
-from physteer.callbacks.naturalness import NaturalMeter
-from physteer.callbacks.windows import has_rollout, initial_conditions, predict_dataset
+from physteer.callbacks.windows import has_rollout, predict_dataset
 from physteer.data.batch import Batch, Window
 from physteer.data.counterfactual import next_values, solver_truth
+from physteer.data.matching import initial_conditions
 from physteer.errors import PhysteerError
+from physteer.forecast import Rollout
+from physteer.forecast.module import ForecastModule
 from physteer.interventions import UNSTEERED, Condition
-from physteer.module import WalrusModule
-from physteer.reports.table import MetricRow, merge_parts, metrics_table, write_part
-from physteer.step import Rollout
 
 _NEXT = {1: "above", -1: "below"}
 
@@ -60,22 +61,24 @@ class Diagnostics(RolloutCallback):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin a table."""
-        assert isinstance(pl_module, WalrusModule)
+        module, dataset = forecast_module(pl_module, "Diagnostics"), predict_dataset(trainer)
         self._rows, self._compared = {}, None
         self._meter = NaturalMeter(self.natural)
-        self._meter.begin(trainer, pl_module)
+        self._meter.check(module.forecaster, dataset.metadata, dataset.spec.n_input)
+        module.observers.append(self._meter)
 
     def on_rollout_start(
-        self, trainer: L.Trainer, pl_module: WalrusModule, batch: Batch, conditions: Sequence[Condition]
+        self, trainer: L.Trainer, pl_module: ForecastModule, batch: Batch, conditions: Sequence[Condition]
     ) -> None:
         """Listen to a group of conditions."""
         assert self._meter is not None
         self._meter.start(len(conditions))
 
-    def on_rollout_end(self, trainer: L.Trainer, pl_module: WalrusModule, rollout: Rollout) -> None:
+    def on_rollout_end(self, trainer: L.Trainer, pl_module: ForecastModule, rollout: Rollout) -> None:
         """Measure a group of conditions; after the last of a batch, write its windows' rows."""
         batch = rollout.batch
-        names = initial_conditions(predict_dataset(trainer), batch.windows)
+        matched = initial_conditions(predict_dataset(trainer))
+        names = {window: matched.name(window) for window in batch.windows}
         if self._compared is None:
             if rollout.conditions[0] is not UNSTEERED:
                 raise PhysteerError("Diagnostics needs the unsteered model first among the conditions")
@@ -113,8 +116,8 @@ class Diagnostics(RolloutCallback):
         self._stop(pl_module)
 
     def _stop(self, pl_module: L.LightningModule) -> None:
-        if self._meter is not None:
-            self._meter.end(pl_module)
+        if isinstance(pl_module, ForecastModule):
+            pl_module.observers = [observer for observer in pl_module.observers if observer is not self._meter]
 
     def _comparison(self, batch: Batch, unsteered: Tensor) -> Comparison:
         targets: dict[int, Tensor] = {}

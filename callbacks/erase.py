@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import lightning as L
 
-from physteer.callbacks.base import ConditionCallback
+from physteer.analyses.steering.table import ERASED
+from physteer.callbacks.base import ConditionCallback, forecast_module
 from physteer.callbacks.windows import window_shapes
 from physteer.concepts import LeaceEraser
 from physteer.errors import PhysteerError
 from physteer.files import matching_files
+from physteer.forecast import Forecaster
 from physteer.interventions import Condition, Edit, Role, Site
-from physteer.module import WalrusModule
-from physteer.reports.words import ERASED
-from physteer.walrus import model_id
 
 
 class Erase(ConditionCallback):
@@ -36,18 +35,18 @@ class Erase(ConditionCallback):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Read the files, check that they fit, and give the module one condition for each."""
-        assert isinstance(pl_module, WalrusModule)
+        module = forecast_module(pl_module, "Erase")
         found = [(path, "concept") for path in matching_files("Erase.erasers", self.erasers)]
         found += [(path, "random") for path in matching_files("Erase.random", self.random)]
-        self.add(pl_module, [_condition(trainer, pl_module, path, role) for path, role in found])  # type: ignore[arg-type]
+        self.add(module, [_condition(trainer, module.forecaster, path, role) for path, role in found])  # type: ignore[arg-type]
 
 
-def _condition(trainer: L.Trainer, pl_module: WalrusModule, path: str, role: Role) -> Condition:
-    eraser, model = LeaceEraser.load(path), model_id(pl_module.network)
+def _condition(trainer: L.Trainer, forecaster: Forecaster, path: str, role: Role) -> Condition:
+    eraser, model = LeaceEraser.load(path), forecaster.identity
     if eraser.model and eraser.model != model:
         raise PhysteerError(f"eraser {path} was fitted on model {eraser.model}; this model is {model}")
     site = Site.parse(eraser.site)
-    width = window_shapes(trainer, pl_module, [site])[site][-1]
+    width = window_shapes(trainer, forecaster, [site])[site][-1]
     if width != len(eraser.mean):
         raise PhysteerError(f"eraser {path} is of width {len(eraser.mean)}; activations at {site} have {width}")
     what = " + ".join(eraser.targets)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import lightning as L
 
-from physteer.module import WalrusModule
-from physteer.walrus import save
+from physteer.callbacks.base import forecast_module
+from physteer.errors import PhysteerError
+from physteer.walrus import Walrus, save
 
 
 class ExportWeights(L.Callback):
@@ -20,9 +21,19 @@ class ExportWeights(L.Callback):
     def __init__(self, filename: str = "walrus.safetensors") -> None:
         self.filename = filename
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse a network that it cannot write."""
+        network = forecast_module(pl_module, "ExportWeights").network
+        if not isinstance(network, Walrus):
+            raise PhysteerError(
+                f"ExportWeights writes the weights of a Walrus; the network is a {type(network).__name__}"
+            )
+
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write, on the first process."""
-        if not trainer.is_global_zero or not isinstance(pl_module, WalrusModule):
+        if not trainer.is_global_zero:
             return
-        steps = {"steps": str(trainer.global_step), "started_from": pl_module.checkpoint or "random weights"}
-        save(pl_module.network, Path(trainer.default_root_dir) / self.filename, steps)
+        network, started_from = pl_module.network, getattr(pl_module, "checkpoint", None)
+        assert isinstance(network, Walrus)  # checked in `setup`
+        steps = {"steps": str(trainer.global_step), "started_from": started_from or "random weights"}
+        save(network, Path(trainer.default_root_dir) / self.filename, steps)

@@ -19,6 +19,8 @@ class Interrupts(RolloutCallback):
     inside HDF5 it breaks a file that is being closed. The command line adds this callback to every run.
     """
 
+    needs_rollouts = False
+
     def __init__(self) -> None:
         self._asked = False
 

@@ -9,23 +9,22 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy
 
-from physteer.callbacks.naming import slug
+from physteer.analyses.probing import ProbeEvaluation, ProbeFit, ProbeReader, ProbeWindows
+from physteer.analyses.probing.class_table import class_text, write_class_table
+from physteer.analyses.probing.erasers import erasers
+from physteer.analyses.probing.fitting import selected
+from physteer.analyses.probing.table import LensScore, ProbeScore, probe_text, write_probe_tables
+from physteer.analyses.probing.trajectory_maps import TrajectoryMaps
+from physteer.callbacks.base import forecast_module
 from physteer.data.transfer_module import TransferDataModule
 from physteer.errors import PhysteerError
+from physteer.files import file_name
 from physteer.interventions import Site
 from physteer.metrics import TARGETS
-from physteer.module import WalrusModule
-from physteer.probing import ProbeEvaluation, ProbeFit, ProbeReader, ProbeWindows
-from physteer.probing.erasers import erasers
-from physteer.probing.fitting import selected
 from physteer.reports.html import write_report
 from physteer.reports.probe_class_figure import draw_class_probes
-from physteer.reports.probe_class_table import class_text, write_class_table
 from physteer.reports.probe_figures import draw_best_matches, draw_lens, draw_r2_map
-from physteer.reports.probe_maps import TrajectoryMaps
-from physteer.reports.probe_table import LensScore, ProbeScore, probe_text, write_probe_tables
 from physteer.reports.probe_trajectories import draw_token_maps, draw_traces
-from physteer.walrus import model_id
 
 
 class Probe(L.Callback):
@@ -87,9 +86,11 @@ class Probe(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Freeze the network, and put the pass over the training windows and the evaluation on the module."""
         data = getattr(trainer, "datamodule", None)
-        if not isinstance(pl_module, WalrusModule) or not isinstance(data, TransferDataModule):
+        module = forecast_module(pl_module, "Probe")
+        forecaster = module.forecaster
+        if not isinstance(data, TransferDataModule):
             raise PhysteerError("Probe reads every window once: set data.class_path to physteer.TransferDataModule")
-        if isinstance(pl_module.evaluation, ProbeEvaluation):
+        if isinstance(module.evaluation, ProbeEvaluation):
             return  # of the fit before this test
         if stage != "fit":
             raise PhysteerError("Probe fits and tests its probes in one run: physteer fit")
@@ -97,14 +98,14 @@ class Probe(L.Callback):
             raise PhysteerError(
                 f"Probe reads the training windows once: trainer.max_epochs 1, not {trainer.max_epochs}"
             )
-        if pl_module.jitter_seed is not None:
+        if forecaster.jitter_seed is not None:
             raise PhysteerError(
-                f"Probe needs model.jitter_seed null, not {pl_module.jitter_seed}: random shifts move fields by "
+                f"Probe needs model.jitter_seed null, not {forecaster.jitter_seed}: random shifts move fields by "
                 "fractions of a token, and the targets would stay"
             )
-        pl_module.freeze_network()
+        module.freeze_network()
         windows = data.windows("train")
-        shapes = pl_module.site_shapes(self.reader.sites, windows.origin, windows.spec.n_input)
+        shapes = forecaster.site_shapes(self.reader.sites, windows.metadata, windows.spec.n_input)
         for site, shape in shapes.items():
             if len(shape) != 6 or site.module.partition(".")[0] not in ("encoder", "blocks"):
                 raise PhysteerError(
@@ -116,9 +117,9 @@ class Probe(L.Callback):
             for scored in (data.windows("valid"), data.windows("test"), data.full_windows()):
                 if scored is not None:
                     fit.classes.check(scored)
-        pl_module.objective = fit
-        pl_module.evaluation = ProbeEvaluation(fit, self.alphas, self.maps, self.seed)
-        pl_module.automatic_optimization = False  # no loss, so nothing for Lightning to step along
+        module.objective = fit
+        module.evaluation = ProbeEvaluation(fit, self.alphas, self.maps, self.seed)
+        module.automatic_optimization = False  # no loss, so nothing for Lightning to step along
         trainer.num_sanity_val_steps = 0  # there is nothing to check before the pass
         if isinstance(trainer.strategy, DDPStrategy):
             # its wrapper shares out gradients, and refuses a model that has none
@@ -126,31 +127,33 @@ class Probe(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write probes and erasers, on the first process."""
-        assert isinstance(pl_module, WalrusModule) and isinstance(pl_module.evaluation, ProbeEvaluation)
+        module = forecast_module(pl_module, "Probe")
+        assert isinstance(module.evaluation, ProbeEvaluation)  # put there in `setup`
         if not trainer.is_global_zero:
             return
-        run, evaluation = Path(trainer.default_root_dir), pl_module.evaluation
+        run, evaluation = Path(trainer.default_root_dir), module.evaluation
         for site in map(str, self.reader.sites):
             for (place, resolution), probes in evaluation.probes.items():
                 if place == site:
-                    file = run / "probes" / f"{slug(site)}_{resolution}.safetensors"
+                    file = run / "probes" / f"{file_name(site)}_{resolution}.safetensors"
                     selected(probes, evaluation.targets(resolution)).save(file)
             for task, probe in evaluation.classes.probes.items():
                 if task.place == site and not task.shuffled:
-                    probe.save(run / "probes" / f"{slug(site)}_{slug(task.parameter)}_classes.safetensors")
+                    probe.save(run / "probes" / f"{file_name(site)}_{file_name(task.parameter)}_classes.safetensors")
         if not self.reader.targets:
             return
-        model = model_id(pl_module.network)
+        model = module.forecaster.identity
         for eraser in erasers(evaluation.fit, evaluation.targets("token"), model, self.random_erasers, self.seed):
-            file = run / "erasers" / f"{slug(eraser.site)}_{slug(eraser.targets[0])}.safetensors"
+            file = run / "erasers" / f"{file_name(eraser.site)}_{file_name(eraser.targets[0])}.safetensors"
             eraser.save(file)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write tables, maps and figures."""
-        assert isinstance(pl_module, WalrusModule) and isinstance(pl_module.evaluation, ProbeEvaluation)
+        module = forecast_module(pl_module, "Probe")
+        assert isinstance(module.evaluation, ProbeEvaluation)  # put there in `setup`
         if not trainer.is_global_zero:
             return
-        run, evaluation = Path(trainer.default_root_dir), pl_module.evaluation
+        run, evaluation = Path(trainer.default_root_dir), module.evaluation
         rows, lens, classes = evaluation.table(), evaluation.lens.table(), evaluation.classes.table()
         write_probe_tables(run, rows, lens)
         if classes:

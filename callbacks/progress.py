@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 
 from physteer.callbacks.base import RolloutCallback
-from physteer.module import WalrusModule
-from physteer.step import Rollout
+from physteer.forecast import Rollout
+from physteer.forecast.module import ForecastModule
 
 
 class RolloutProgress(TQDMProgressBar, RolloutCallback):
@@ -23,10 +23,14 @@ class RolloutProgress(TQDMProgressBar, RolloutCallback):
     nobody watches (a log file, a pipe), plain lines come instead of a bar: one when a stage ends, and one now and then
     in between. The command line adds this callback where no other progress bar is configured.
 
+    Where ``predict`` only reads activations and does not roll out, it counts batches.
+
     Args:
         refresh_rate: forwards or batches between updates of the bar; 0 for no progress at all.
         seconds_per_line: time between the plain lines.
     """
+
+    needs_rollouts = False
 
     def __init__(self, refresh_rate: int = 1, seconds_per_line: float = 60.0) -> None:
         watched = sys.stdout.isatty()
@@ -35,6 +39,7 @@ class RolloutProgress(TQDMProgressBar, RolloutCallback):
         self._in_lines = refresh_rate > 0 and not watched
         self._began = self._told = 0.0
         self._done = self._total = 0
+        self._rolls_out = True
 
     # ------------------------------------------------------------------ fit
 
@@ -65,25 +70,25 @@ class RolloutProgress(TQDMProgressBar, RolloutCallback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Set the total once the first batch tells the number of steps and of condition groups."""
-        if batch_idx == 0 and isinstance(pl_module, WalrusModule):
+        if batch_idx == 0 and isinstance(pl_module, ForecastModule):
+            self._rolls_out = pl_module.rolls_out
             batches = sum(int(n) for n in trainer.num_predict_batches)
             size = pl_module.conditions_per_forward or len(pl_module.conditions)
             groups = -(-len(pl_module.conditions) // size)
-            self._begin(batches * groups * batch.targets.shape[1])
+            self._begin(batches * (groups * batch.targets.shape[1] if self._rolls_out else 1))
             if not self.is_disabled:
                 self.predict_progress_bar.reset(total=self._total)
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the steps were counted as they were made."""
+        """Count batches that were read; steps of rollouts were counted as they were made."""
+        if not self._rolls_out:
+            self._count()
 
-    def on_rollout_step(self, trainer: L.Trainer, pl_module: WalrusModule, step: int, n_steps: int) -> None:
+    def on_rollout_step(self, trainer: L.Trainer, pl_module: ForecastModule, step: int, n_steps: int) -> None:
         """Count a forward."""
-        self._done += 1
-        self._tell()
-        if not self.is_disabled:
-            self.predict_progress_bar.update(1)
+        self._count()
 
-    def on_rollout_end(self, trainer: L.Trainer, pl_module: WalrusModule, rollout: Rollout) -> None:
+    def on_rollout_end(self, trainer: L.Trainer, pl_module: ForecastModule, rollout: Rollout) -> None:
         """Nothing."""
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -101,6 +106,12 @@ class RolloutProgress(TQDMProgressBar, RolloutCallback):
     def _begin(self, total: int, done: int = 0) -> None:
         self._began = self._told = time.monotonic()
         self._total, self._done = total, done
+
+    def _count(self) -> None:
+        self._done += 1
+        self._tell()
+        if not self.is_disabled:
+            self.predict_progress_bar.update(1)
 
     def _tell(self, note: str = "", *, final: bool = False) -> None:
         now = time.monotonic()

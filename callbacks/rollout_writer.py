@@ -8,15 +8,17 @@ from pathlib import Path, PurePosixPath
 import lightning as L
 from torch import Tensor
 
-from physteer.callbacks.base import RolloutCallback
-from physteer.callbacks.naming import TRUTH, site_text, slug
-from physteer.callbacks.windows import context_of, initial_conditions, predict_dataset
+from physteer.callbacks.base import RolloutCallback, forecast_module
+from physteer.callbacks.naming import TRUTH, site_text
+from physteer.callbacks.windows import context_of, predict_dataset
 from physteer.data.batch import Batch, Window
+from physteer.data.matching import initial_conditions
 from physteer.data.rollout_files import write_array, write_rollout
 from physteer.errors import PhysteerError
+from physteer.files import file_name
+from physteer.forecast import Rollout
+from physteer.forecast.module import ForecastModule
 from physteer.interventions import Condition
-from physteer.module import WalrusModule
-from physteer.step import Rollout
 
 
 class RolloutWriter(RolloutCallback):
@@ -37,8 +39,8 @@ class RolloutWriter(RolloutCallback):
 
     def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that no two conditions would be written to the same folder."""
-        conditions = [*pl_module.conditions, TRUTH] if isinstance(pl_module, WalrusModule) else []
-        folders = [slug(condition.name) for condition in conditions]
+        conditions = [*forecast_module(pl_module, "RolloutWriter").conditions, TRUTH]
+        folders = [file_name(condition.name) for condition in conditions]
         for condition, folder in zip(conditions, folders, strict=True):
             if folders.count(folder) > 1:
                 raise PhysteerError(
@@ -46,11 +48,12 @@ class RolloutWriter(RolloutCallback):
                     "conditions are called after the concept's file, mode, strength and site: make one differ"
                 )
 
-    def on_rollout_end(self, trainer: L.Trainer, pl_module: WalrusModule, rollout: Rollout) -> None:
+    def on_rollout_end(self, trainer: L.Trainer, pl_module: ForecastModule, rollout: Rollout) -> None:
         """Write what was rolled out for one batch."""
         batch = rollout.batch
         folder = Path(trainer.default_root_dir) / "rollouts"
-        names = initial_conditions(predict_dataset(trainer), batch.windows)
+        matched = initial_conditions(predict_dataset(trainer))
+        names = {window: matched.name(window) for window in batch.windows}
         for condition, frames in zip(rollout.conditions, rollout.frames, strict=True):
             if self.controls or condition.role not in ("random", "shuffled"):
                 self._write(folder, condition, batch, frames, names)
@@ -68,11 +71,11 @@ class RolloutWriter(RolloutCallback):
             "mode": condition.mode,
             "site": site_text(condition),
         }
-        split, context = PurePosixPath(batch.origin.path).name, context_of(condition, batch)
+        split, context = PurePosixPath(batch.metadata.path).name, context_of(condition, batch)
         for row, window in enumerate(batch.windows):
             if bool(context[row].isnan().any()):
                 continue  # nothing to start from, so no rollout
-            place, told = folder / slug(condition.name), {**attributes, "initial_condition": initial[window]}
+            place, told = folder / file_name(condition.name), {**attributes, "initial_condition": initial[window]}
             path = place / "data" / split / f"{window}.hdf5"
             write_rollout(path, batch, row, frames[row], told, context[row])
             if self.numpy:

@@ -12,9 +12,8 @@ import lightning as L
 import yaml
 from lightning.pytorch.cli import SaveConfigCallback
 
-from physteer.experiment import FILENAME as EXPERIMENT
-from physteer.experiment import Experiment
 from physteer.files import atomic_write
+from physteer.run_folder import EXPERIMENT, Experiment
 
 _PACKAGES = ("physteer", "torch", "lightning", "torchmetrics", "the_well", "jsonargparse", "numpy", "h5py", "wandb")
 

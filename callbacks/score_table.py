@@ -9,10 +9,9 @@ from pathlib import Path
 
 import lightning as L
 
-from physteer.evaluation import ForecastEvaluation
 from physteer.files import atomic_write
-from physteer.module import WalrusModule
-from physteer.scores import MEAN, Score, score_rows, table
+from physteer.forecast.evaluation import ForecastEvaluation
+from physteer.forecast.scores import MEAN, Score, score_rows, table
 
 
 class ScoreTable(L.Callback):
@@ -32,9 +31,10 @@ class ScoreTable(L.Callback):
         self._write(trainer, pl_module, "test", brief=False)
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str, *, brief: bool) -> None:
-        if not isinstance(pl_module, WalrusModule) or not isinstance(pl_module.evaluation, ForecastEvaluation):
+        evaluation = getattr(pl_module, "evaluation", None)
+        if not isinstance(evaluation, ForecastEvaluation):
             return
-        rows = score_rows(pl_module.evaluation.scores)  # on every process, although only the first writes
+        rows = score_rows(evaluation.scores)  # on every process, although only the first writes
         if not trainer.is_global_zero:
             return
         path = Path(trainer.default_root_dir) / "tables" / f"scores_{split}.csv"

@@ -10,14 +10,13 @@ from typing import TypeVar
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 
-from physteer.callbacks.base import ConditionCallback
+from physteer.callbacks.base import ConditionCallback, forecast_module
 from physteer.callbacks.windows import window_shapes
 from physteer.concepts import Concept
 from physteer.errors import PhysteerError
+from physteer.forecast import Forecaster
 from physteer.interventions import Condition, Edit, Locus, Site, SteerMode, fit_to_grid
 from physteer.interventions import Steer as AlongDirection
-from physteer.module import WalrusModule
-from physteer.walrus import model_id
 
 T = TypeVar("T")
 
@@ -70,13 +69,13 @@ class Steer(ConditionCallback):
 
         Not before: with ``--ckpt_path`` the weights, and so the model's id, are known only now.
         """
-        assert isinstance(pl_module, WalrusModule)
-        concepts = [read_concept(path, pl_module) for path in self.concepts]
+        module = forecast_module(pl_module, "Steer")
+        concepts = [read_concept(path, module.forecaster) for path in self.concepts]
         sites = [Site.parse(self.site or concept.site) for concept in concepts]
         if len(set(sites)) < len(sites):
             twice = next(site for site in sites if sites.count(site) > 1)
             raise PhysteerError(f"Steer.concept has two concepts of the site {twice}: give each a Steer of its own")
-        shapes = window_shapes(trainer, pl_module, sites)  # each [1, T, h, w, δ, d]
+        shapes = window_shapes(trainer, module.forecaster, sites)  # each [1, T, h, w, δ, d]
         for path, concept, site in zip(self.concepts, concepts, sites, strict=True):
             if len(shapes[site]) != 6:
                 raise PhysteerError(
@@ -91,13 +90,14 @@ class Steer(ConditionCallback):
             if str(site) != concept.site:
                 rank_zero_warn(f"concept {path} was measured at {concept.site}; Steer adds it at {site}")
         spatial = [mode for mode in self.modes if mode != "drop"]
-        if pl_module.jitter_seed is not None and spatial:
+        jitter_seed = module.forecaster.jitter_seed
+        if jitter_seed is not None and spatial:
             rank_zero_warn(
-                f"model.jitter_seed is {pl_module.jitter_seed}, so fields are shifted by fractions of a token, which "
+                f"model.jitter_seed is {jitter_seed}, so fields are shifted by fractions of a token, which "
                 f"blurs a concept in mode {spatial[0]!r}; mode 'drop' or jitter_seed null avoids it"
             )
         edited = list(zip(sites, concepts, strict=True))
-        self.add(pl_module, [self._condition(edited, mode, alpha) for mode in self.modes for alpha in self.strengths])
+        self.add(module, [self._condition(edited, mode, alpha) for mode in self.modes for alpha in self.strengths])
 
     def _condition(self, edited: Sequence[tuple[Site, Concept]], mode: SteerMode, strength: float) -> Condition:
         locus = Locus(frames=self.frames, steps=self.rollout_steps)
@@ -111,13 +111,13 @@ class Steer(ConditionCallback):
         return Condition(name, edits, direction, strength, how, role="concept")
 
 
-def read_concept(path: str, pl_module: WalrusModule) -> Concept:
+def read_concept(path: str, forecaster: Forecaster) -> Concept:
     """Read a concept that is to steer a model.
 
     Raises:
         PhysteerError: there is no such file, it is no concept, or it was measured on another model.
     """
-    concept, model = Concept.load(path), model_id(pl_module.network)
+    concept, model = Concept.load(path), forecaster.identity
     if concept.model and concept.model != model:
         raise PhysteerError(
             f"concept {path} was measured on model {concept.model}; this model is {model}: capture it again, or steer "

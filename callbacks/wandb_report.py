@@ -12,11 +12,11 @@ import lightning as L
 import pandas as pd
 from lightning.pytorch.loggers import WandbLogger
 
+from physteer.analyses.steering.summary_rows import Finding, read_summary
+from physteer.analyses.steering.table import read_metrics
 from physteer.callbacks.steer import Steer
 from physteer.concepts import Concept
-from physteer.reports.findings import Finding, read_summary
 from physteer.reports.html import concept_files
-from physteer.reports.table import read_metrics
 
 _STEP = "rollout_step"
 _ROLES = ("truth", "unsteered", "concept", "shuffled", "data")
@@ -76,9 +76,8 @@ def _media(folder: Path) -> Iterator[tuple[str, Any]]:
     """Yield the summary, figures and videos by name."""
     import wandb  # only where it is used: it is slow to import
 
-    summary = folder / "tables" / "summary.csv"
-    if summary.exists():
-        rows = [list(astuple(finding)) for finding in read_summary(summary)]
+    rows = [list(astuple(row)) for row in read_summary(folder)]
+    if rows:
         yield "summary", wandb.Table(columns=[field.name for field in fields(Finding)], data=rows)
     for path in sorted((folder / "figures").glob("*.png")):
         yield f"figures/{path.stem}", wandb.Image(str(path))

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import TypeVar
-from weakref import WeakKeyDictionary
+from collections.abc import Sequence
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
-from tqdm import tqdm
 
-from physteer.data.batch import Batch, Window
-from physteer.data.counterfactual import initial_condition
+from physteer.data.batch import Batch
 from physteer.data.dataset import WindowDataset
 from physteer.errors import PhysteerError
+from physteer.forecast import Forecaster
 from physteer.interventions import Condition, Site
-from physteer.module import WalrusModule
-
-T = TypeVar("T")
-
-_KNOWN: WeakKeyDictionary[WindowDataset, dict[tuple[str, int], str]] = WeakKeyDictionary()
-"""Initial conditions by file and trajectory: several callbacks of a run ask for them."""
 
 
 def predict_dataset(trainer: L.Trainer) -> WindowDataset:
@@ -37,26 +27,14 @@ def predict_dataset(trainer: L.Trainer) -> WindowDataset:
     return dataset
 
 
-def window_shapes(trainer: L.Trainer, pl_module: WalrusModule, sites: Sequence[Site]) -> dict[Site, torch.Size]:
+def window_shapes(trainer: L.Trainer, forecaster: Forecaster, sites: Sequence[Site]) -> dict[Site, torch.Size]:
     """Return the shape of activations for one window of ``predict``; from `on_predict_start` on.
 
     Raises:
         PhysteerError: a site is unknown, or no activation is there.
     """
     dataset = predict_dataset(trainer)
-    return pl_module.site_shapes(sites, dataset.origin, dataset.spec.n_input)
-
-
-def initial_conditions(dataset: WindowDataset, windows: Sequence[Window]) -> dict[Window, str]:
-    """Return each window's initial condition (`physteer.data.counterfactual.initial_condition`).
-
-    The first frame of every trajectory is read, once per data set, by every process.
-    """
-    known = _KNOWN.setdefault(dataset, {})
-    new = {(w.file, w.trajectory): w for w in windows if (w.file, w.trajectory) not in known}
-    for where, window in waiting(new.items(), "Reading initial conditions"):
-        known[where] = initial_condition(dataset, window)
-    return {window: known[window.file, window.trajectory] for window in windows}
+    return forecaster.site_shapes(sites, dataset.metadata, dataset.spec.n_input)
 
 
 def context_of(condition: Condition, batch: Batch) -> Tensor:
@@ -70,9 +48,3 @@ def has_rollout(condition: Condition, batch: Batch) -> list[bool]:
         return [True] * len(batch)
     found: list[bool] = (~context_of(condition, batch).isnan().flatten(1).any(1)).tolist()
     return found
-
-
-def waiting(things: Collection[T], what: str) -> Iterator[T]:
-    """Yield things with a bar of progress, where somebody watches and this is the first process."""
-    hidden = True if getattr(rank_zero_only, "rank", 0) else None  # None: tqdm looks whether it is a terminal
-    yield from tqdm(things, desc=what, leave=False, disable=hidden)

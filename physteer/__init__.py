@@ -11,15 +11,24 @@ if TYPE_CHECKING:
     from physteer.data.module import WellDataModule
     from physteer.data.pair_module import CounterfactualDataModule
     from physteer.data.transfer_module import TransferDataModule
-    from physteer.module import WalrusModule
+    from physteer.forecast.module import ForecastModule
+    from physteer.forecast.walrus_module import WalrusModule
 
 __version__ = "0.1.0"
-__all__ = ["CounterfactualDataModule", "TransferDataModule", "WalrusModule", "WellDataModule", "__version__"]
+__all__ = [
+    "CounterfactualDataModule",
+    "ForecastModule",
+    "TransferDataModule",
+    "WalrusModule",
+    "WellDataModule",
+    "__version__",
+]
 
 _HOME = {
     "CounterfactualDataModule": "physteer.data.pair_module",
     "TransferDataModule": "physteer.data.transfer_module",
-    "WalrusModule": "physteer.module",
+    "ForecastModule": "physteer.forecast.module",
+    "WalrusModule": "physteer.forecast.walrus_module",
     "WellDataModule": "physteer.data.module",
 }
 

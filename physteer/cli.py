@@ -45,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> int:
         elif command in COMMANDS:
             return int(importlib.import_module(f"physteer.commands.{command}").main(words[1:]))
         elif command in TRAINER:
-            from physteer.trainer_cli import run  # imports torch and Lightning
+            from physteer.commands.trainer_cli import run  # imports torch and Lightning
 
             run(words)
         else:

@@ -57,6 +57,11 @@ def matching_files(setting: str, patterns: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def file_name(text: str) -> str:
+    """Return a name (of a site, condition, variable or field) as part of a file's name: letters, digits and _ . + -."""
+    return re.sub(r"[^\w.+-]+", "_", text).strip("_")
+
+
 def temporary_name(path: Path) -> Path:
     """Return a new hidden name in the same folder.
 

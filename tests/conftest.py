@@ -8,7 +8,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
-from wells import EVERY, write
+from helpers.wells import EVERY, write
 
 from physteer.commands import data as data_command
 

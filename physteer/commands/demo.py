@@ -46,7 +46,7 @@ def main(args: Sequence[str]) -> int:
     splits = ["--valid", "2", "--test", str(HELD_OUT), "--seed", "1"]
     simulate(["shear-flow", str(data), *crossed, *splits, *sizes])
 
-    from physteer.trainer_cli import run  # imports torch and Lightning
+    from physteer.commands.trainer_cli import run  # imports torch and Lightning
 
     _stage(2, f"capturing activations, vortex − laminar → {capture}")
     run([*_predict("capture"), "--data.path", str(data), "--trainer.default_root_dir", str(capture)])

@@ -23,25 +23,30 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument(
         "--grid", nargs=3, type=whole, metavar=("H", "W", "D"), help="cells; those of the data if left out"
     )
-    given, overrides = parser.parse_known_args(args)
+    options, overrides = parser.parse_known_args(args)
 
     import torch
 
+    from physteer.callbacks.base import forecast_module
+    from physteer.commands.trainer_cli import run
+    from physteer.data.batch import Channels, Grid, SplitMetadata
+    from physteer.data.fields import ChannelSource
     from physteer.interventions import site_names
-    from physteer.trainer_cli import run
-    from physteer.walrus import output_shapes
 
     with torch.device("meta"):  # a new model's weights take no memory
-        cli = run(["predict", "--config", given.config, *overrides], only_build=True)
-    network, data = cli.model.network, cli.datamodule
-    if given.grid is None:
-        origin = data.predict_dataloader().dataset.origin
+        cli = run(["predict", "--config", options.config, *overrides], only_build=True)
+    forecaster, data = forecast_module(cli.model, "physteer sites").forecaster, cli.datamodule
+    if options.grid is None:
+        metadata = data.predict_dataloader().dataset.metadata
         data.teardown("predict")
-        shape, boundaries, names = origin.grid.shape, origin.grid.boundaries, origin.channels.names
     else:
-        shape, boundaries, names = tuple(given.grid), ((2, 2),) * 3, network.config.fields[-1:]
-    sites, jitter = site_names(network), cli.model.jitter_seed is not None
-    shapes = output_shapes(network.config, sites, data.n_steps_input, names, shape, boundaries, jitter)
+        field = forecaster.fields[-1]  # which one makes no difference to the shapes
+        h, w, d = (torch.arange(float(cells), device="cpu") for cells in options.grid)
+        metadata = SplitMetadata(
+            "", "", Channels((ChannelSource(field, field),)), Grid((h, w, d), ((2, 2), (2, 2), (2, 2)), ())
+        )
+    sites = site_names(forecaster.network)
+    shapes = forecaster.output_shapes(sites, metadata, data.n_steps_input)
 
     print(f"{'site':<36}{'shape [B, T, h, w, δ, …]':<34}{'MB per window, float32':>22}")
     for site in sites:

@@ -9,12 +9,13 @@ from physteer.concepts.concept import Concept
 from physteer.concepts.controls import ShuffledDifferences, random_directions
 from physteer.concepts.cross_moments import CrossMoments
 from physteer.concepts.difference import DifferenceOfMeans, frame_sums, standardized
+from physteer.concepts.label_permutation import LabelPermutations
 from physteer.concepts.leace import LeaceEraser, LeaceFitter
-from physteer.concepts.moments import Moments, RunningMoments
+from physteer.concepts.natural_space import Distances, NaturalSpace, TokenCovariance
+from physteer.concepts.naturalness import NaturalDistances, Naturalness, Percentiles
 from physteer.concepts.probe_controls import RandomFeatures, other_windows
 from physteer.concepts.published import read_published_activations, read_published_concept
 from physteer.concepts.ridge import RidgeFitter, RidgeProbes
-from physteer.concepts.roster import Roster
 from physteer.concepts.selection import Selection
 from physteer.concepts.subspace import ConceptSubspace
 
@@ -25,16 +26,20 @@ __all__ = [
     "ConceptSubspace",
     "CrossMoments",
     "DifferenceOfMeans",
+    "Distances",
+    "LabelPermutations",
     "LeaceEraser",
     "LeaceFitter",
-    "Moments",
+    "NaturalDistances",
+    "NaturalSpace",
+    "Naturalness",
+    "Percentiles",
     "RandomFeatures",
     "RidgeFitter",
     "RidgeProbes",
-    "Roster",
-    "RunningMoments",
     "Selection",
     "ShuffledDifferences",
+    "TokenCovariance",
     "frame_sums",
     "other_windows",
     "random_directions",

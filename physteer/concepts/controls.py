@@ -14,7 +14,7 @@ from torch.linalg import vector_norm
 
 from physteer.concepts.concept import Concept
 from physteer.concepts.difference import FORMULA, frame_sums
-from physteer.concepts.roster import Roster, generator_of
+from physteer.concepts.label_permutation import LabelPermutations, generator_of
 from physteer.errors import PhysteerError
 
 _SPACE = (0, 1, 2)
@@ -62,7 +62,7 @@ class ShuffledDifferences:
     """
 
     def __init__(
-        self, roster: Roster, n: int, seed: int = 0, feature: str = "feature", control: str = "control"
+        self, roster: LabelPermutations, n: int, seed: int = 0, feature: str = "feature", control: str = "control"
     ) -> None:
         """Deal the labels.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from physteer.concepts.moments import widened
+from physteer.concepts.widened import widened
 from physteer.errors import PhysteerError
 
 _ROWS, _COLUMNS = 1024, 64

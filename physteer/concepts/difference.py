@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from physteer.concepts.concept import Concept
-from physteer.concepts.moments import widened
+from physteer.concepts.widened import widened
 from physteer.errors import PhysteerError
 
 FORMULA = (

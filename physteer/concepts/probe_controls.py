@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from physteer.concepts.roster import digest, generator_of
+from physteer.concepts.label_permutation import digest, generator_of
 from physteer.errors import PhysteerError
 
 Key = TypeVar("Key", bound=Hashable)

@@ -18,13 +18,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from physteer.data.batch import Batch, Channels, Grid, Origin, Sample, Window, collate
+    from physteer.data.batch import Batch, Channels, Grid, Sample, SplitMetadata, Window, collate
     from physteer.data.dataset import WindowDataset, WindowSpec
     from physteer.data.fields import ChannelSource
     from physteer.data.generate import ShearFlowSettings, generate_shear_flow
     from physteer.data.module import WellDataModule
+    from physteer.data.pair import Pair, PairBatch
     from physteer.data.pair_module import CounterfactualDataModule
-    from physteer.data.pairs import Pair, PairBatch, PairDataset
+    from physteer.data.pairs import PairDataset
     from physteer.data.partners import PairRules
     from physteer.data.rollout_files import write_rollout
     from physteer.data.shear_flow import Frame, ShearFlowState, simulate
@@ -42,7 +43,6 @@ __all__ = [
     "Frame",
     "Grid",
     "MatchedTruth",
-    "Origin",
     "Pair",
     "PairBatch",
     "PairDataset",
@@ -53,6 +53,7 @@ __all__ = [
     "ShearFlowSettings",
     "ShearFlowState",
     "SolverTruth",
+    "SplitMetadata",
     "TransferDataModule",
     "Truth",
     "WellDataModule",
@@ -70,13 +71,14 @@ __all__ = [
 ]
 
 _MODULES = {
-    "batch": ("Batch", "Channels", "Grid", "Origin", "Sample", "Window", "collate"),
+    "batch": ("Batch", "Channels", "Grid", "SplitMetadata", "Sample", "Window", "collate"),
     "dataset": ("WindowDataset", "WindowSpec"),
     "fields": ("ChannelSource",),
     "generate": ("ShearFlowSettings", "generate_shear_flow"),
     "module": ("WellDataModule",),
     "pair_module": ("CounterfactualDataModule",),
-    "pairs": ("Pair", "PairBatch", "PairDataset"),
+    "pair": ("Pair", "PairBatch"),
+    "pairs": ("PairDataset",),
     "partners": ("PairRules",),
     "rollout_files": ("write_rollout",),
     "shear_flow": ("Frame", "ShearFlowState", "simulate"),

@@ -96,7 +96,7 @@ class Grid:
 
 
 @dataclass(frozen=True, eq=False)
-class Origin:
+class SplitMetadata:
     """What all windows of a split have in common."""
 
     dataset: str
@@ -131,17 +131,17 @@ class Batch:
     """Each [B], float64: the simulation's parameters by name."""
     times: Tensor
     """[B, T], in the data set's time unit."""
-    origin: Origin
+    metadata: SplitMetadata
 
     @property
     def channels(self) -> Channels:
         """The channels C."""
-        return self.origin.channels
+        return self.metadata.channels
 
     @property
     def grid(self) -> Grid:
         """The axes H, W, D."""
-        return self.origin.grid
+        return self.metadata.grid
 
     @property
     def context(self) -> Tensor:
@@ -179,7 +179,7 @@ class Batch:
         return len(self.windows)
 
 
-def collate(samples: Sequence[Sample], *, n_input: int, origin: Origin) -> Batch:
+def collate(samples: Sequence[Sample], *, n_input: int, metadata: SplitMetadata) -> Batch:
     """Stack samples of one data set into a batch."""
     names = samples[0].parameters
     return Batch(
@@ -190,5 +190,5 @@ def collate(samples: Sequence[Sample], *, n_input: int, origin: Origin) -> Batch
             name: torch.tensor([sample.parameters[name] for sample in samples], dtype=torch.float64) for name in names
         },
         times=torch.stack([sample.times for sample in samples]),
-        origin=origin,
+        metadata=metadata,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -10,9 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from physteer.data.batch import Batch, Window
-from physteer.data.dataset import WindowDataset
-from physteer.data.matching import initial_flow
+from physteer.data.batch import Batch
 from physteer.data.shear_flow import LENGTHS, ShearFlowState, simulate
 from physteer.errors import PhysteerError
 
@@ -61,10 +58,10 @@ def solver_truth(
     """
     channels, grid = batch.channels, batch.grid
     extents = tuple(spacing * cells for spacing, cells in zip(grid.spacing[:2], grid.shape[:2], strict=True))
-    ours = batch.origin.dataset == "shear_flow" and all(grid.periodic) and grid.shape[2] == 1
+    ours = batch.metadata.dataset == "shear_flow" and all(grid.periodic) and grid.shape[2] == 1
     if not ours or any(abs(extent - length) > 1e-3 for extent, length in zip(extents, LENGTHS, strict=True)):
         raise PhysteerError(
-            f"{batch.origin.path}: the built-in solver continues periodic 2D shear flow on a box of 1 × 2 only"
+            f"{batch.metadata.path}: the built-in solver continues periodic 2D shear flow on a box of 1 × 2 only"
         )
     unknown = set(changed) - batch.parameters.keys() | set(changed) - {"Reynolds", "Schmidt"}
     if unknown:
@@ -94,19 +91,3 @@ def solver_truth(
             truth[:, step, channels.index(name), ..., 0] = field.to(truth)
     truth[missing] = math.nan
     return truth
-
-
-def initial_condition(dataset: WindowDataset, window: Window) -> str:
-    """Name a trajectory's initial condition by its content, never by its index: equal flows at frame 0, equal names.
-
-    The name is a digest of `initial_flow` in thousandths.
-
-    Args:
-        dataset: the split the window is from.
-        window: any window of the trajectory.
-
-    Raises:
-        PhysteerError: no field evolves.
-    """
-    grains = (initial_flow(dataset, (window.file, window.trajectory)) * 1000).round().to(torch.int32)
-    return hashlib.sha256(grains.numpy().tobytes()).hexdigest()[:12]

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from physteer.data.batch import Boundaries, Channels, Grid, Origin, Sample, Window
+from physteer.data.batch import Boundaries, Channels, Grid, Sample, SplitMetadata, Window
 from physteer.data.fields import channel_sources
+from physteer.data.fingerprint import fingerprint, modification
 from physteer.data.open_files import OpenFiles
 from physteer.data.well_index import EmptySplitError, open_well
 from physteer.errors import PhysteerError, did_you_mean
@@ -111,13 +112,15 @@ class WindowDataset(Dataset[Sample]):
         self.well = open_well(path, include, exclude, storage_options)
         self.files = [PurePosixPath(p).stem for p in self.well.files_paths]
         self._numbers = {name: number for number, name in enumerate(self.files)}
+        self._fingerprints: dict[str, str] = {}
+        self._versions: dict[str, str] = {}
         self._open_files = OpenFiles(self.well.files_paths, path, storage_options or {})
         try:
             grid, self.parameters = self._read_grid_and_parameters()
         finally:
             self.close()  # each process opens what it reads from; this one may leave that to its workers
         channels = Channels(tuple(channel_sources(self.well.metadata, grid.axes, fields or {})))
-        self.origin = Origin(self.well.dataset_name, path, channels, grid)
+        self.metadata = SplitMetadata(self.well.dataset_name, path, channels, grid)
         self.windows = self._fitting_windows()
 
     def with_spec(self, spec: WindowSpec) -> WindowDataset:
@@ -150,7 +153,7 @@ class WindowDataset(Dataset[Sample]):
         n_frames = self.spec.n_frames if n_frames is None else n_frames
         number = self._number(window, n_frames)
         frames = slice(window.start, window.start + window.stride * (n_frames - 1) + 1, window.stride)
-        sources = self.origin.channels.sources
+        sources = self.metadata.channels.sources
         # numpy: torch would wake its threads for every small copy
         fields = np.empty((n_frames, len(sources), *self.well.size_tuple), np.float32)  # [T, C, *space]
         with self._open_files.reading(number) as file:
@@ -161,7 +164,7 @@ class WindowDataset(Dataset[Sample]):
                 source.fill(fields[:, channel], values)
         self._check_finite(fields, window, frames)
         return Sample(
-            fields=torch.from_numpy(fields).reshape(*fields.shape[:2], *self.origin.grid.shape),  # [T, C, H, W, D]
+            fields=torch.from_numpy(fields).reshape(*fields.shape[:2], *self.metadata.grid.shape),  # [T, C, H, W, D]
             window=window,
             parameters=self.parameters_of(window),
             times=times,
@@ -173,7 +176,7 @@ class WindowDataset(Dataset[Sample]):
                 return
         at, channels, *_ = np.nonzero(~np.isfinite(fields))
         if len(at):
-            names = ", ".join(self.origin.channels.names[channel] for channel in np.unique(channels))
+            names = ", ".join(self.metadata.channels.names[channel] for channel in np.unique(channels))
             path = self.well.files_paths[self._numbers[window.file]]
             raise PhysteerError(
                 f"{names} of trajectory {window.trajectory} in {path} has values that are not finite, first in frame "
@@ -184,6 +187,25 @@ class WindowDataset(Dataset[Sample]):
         """Return the simulation's parameters of a window, read when the data set was opened."""
         stored = self.parameters[self._number(window)]
         return {name: float(v[window.trajectory] if v.ndim else v) for name, v in stored.items()}
+
+    def attribute(self, file: str, name: str) -> str | None:
+        """Return a root attribute of a file as text; None where the file has none of that name."""
+        with self._open_files.reading(self._numbers[file]) as opened:
+            value = opened.file.attrs.get(name)
+            return None if value is None else str(value)
+
+    def fingerprint(self, file: str) -> str:
+        """Return 16 hexadecimal digits that change with a file's content (`physteer.data.fingerprint`); read once."""
+        if file not in self._fingerprints:
+            self._fingerprints[file] = fingerprint(self.well.fs, self.well.files_paths[self._numbers[file]])
+        return self._fingerprints[file]
+
+    def version(self, file: str) -> str:
+        """Return the fingerprint of a file with its time of modification: a file edited in place has another one."""
+        if file not in self._versions:
+            changed = modification(self.well.fs, self.well.files_paths[self._numbers[file]])
+            self._versions[file] = f"{self.fingerprint(file)} {changed}"
+        return self._versions[file]
 
     def close(self) -> None:
         """Close this process's HDF5 files; a later read opens them again."""

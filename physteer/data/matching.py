@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from physteer.data.batch import Channels, Window
 from physteer.data.dataset import WindowDataset
+from physteer.data.progress import with_progress
 from physteer.errors import PhysteerError
 
 _GLANCE = 64
@@ -28,7 +31,13 @@ class InitialConditions:
     """Which initial condition a trajectory begins with: its place in `frames`."""
     frames: tuple[Tensor, ...]
     """The matched fields of each, in units of their RMS, flattened: [n]."""
+    names: tuple[str, ...]
+    """Of each: a digest of its frame, the same in every process and run; of written rollouts, the one they record."""
     tolerance: float
+
+    def name(self, window: Window) -> str:
+        """Return the name of a window's initial condition."""
+        return self.names[self.of[window.file, window.trajectory]]
 
     def shared_with(self, others: InitialConditions) -> set[int]:
         """Return the initial conditions that others have too."""
@@ -37,13 +46,26 @@ class InitialConditions:
     def without(self, numbers: Collection[int]) -> InitialConditions:
         """Return the trajectories that begin with none of these initial conditions."""
         kept = {trajectory: number for trajectory, number in self.of.items() if number not in numbers}
-        return InitialConditions(kept, self.frames, self.tolerance)
+        return dataclasses.replace(self, of=kept)
+
+
+_MATCHED: WeakKeyDictionary[WindowDataset, InitialConditions] = WeakKeyDictionary()
+
+
+def initial_conditions(dataset: WindowDataset) -> InitialConditions:
+    """Match the trajectories of a data set by what `initial_flow` reads; each data set is read once per process."""
+    if dataset not in _MATCHED:
+        _MATCHED[dataset] = match_initial_conditions(dataset)
+    return _MATCHED[dataset]
 
 
 def match_initial_conditions(
     dataset: WindowDataset, fields: Sequence[str] = (), tolerance: float = 1e-3
 ) -> InitialConditions:
     """Find the trajectories that begin with the same flow; reads frame 0 of each once.
+
+    A rollout that `write_rollout` wrote begins somewhere in its trajectory: it belongs to the initial condition that
+    its file records.
 
     Args:
         dataset: a split; only trajectories that have windows count.
@@ -54,16 +76,22 @@ def match_initial_conditions(
         PhysteerError: there is no such field.
     """
     trajectories = dict.fromkeys((window.file, window.trajectory) for window in dataset.windows)
-    found: dict[Trajectory, int] = {}
+    numbers: dict[Trajectory, int] = {}
     frames: list[Tensor] = []
-    for file, index in tqdm(trajectories, "matching initial conditions", disable=None, leave=False):
+    names: list[str] = []
+    for file, index in with_progress(trajectories, "Matching initial conditions"):
         frame = initial_flow(dataset, (file, index), fields).float()
-        number = _find(frame, frames, tolerance)
+        recorded = dataset.attribute(file, "initial_condition")
+        if recorded is None:
+            number = _find(frame, frames, tolerance)
+        else:
+            number = names.index(recorded) if recorded in names else None
         if number is None:
             number = len(frames)
             frames.append(frame)
-        found[file, index] = number
-    return InitialConditions(found, tuple(frames), tolerance)
+            names.append(recorded or hashlib.sha256(frame.numpy().tobytes()).hexdigest()[:12])
+        numbers[file, index] = number
+    return InitialConditions(numbers, tuple(frames), tuple(names), tolerance)
 
 
 def initial_flow(dataset: WindowDataset, trajectory: Trajectory, fields: Sequence[str] = ()) -> Tensor:
@@ -81,7 +109,7 @@ def initial_flow(dataset: WindowDataset, trajectory: Trajectory, fields: Sequenc
     Raises:
         PhysteerError: there is no such field, or none evolves.
     """
-    channels = dataset.origin.channels
+    channels = dataset.metadata.channels
     frame = dataset.read(Window(*trajectory, 0), n_frames=1).fields[0]  # [C, H, W, D]
     telling = [channels.index(name) for name in fields] or _telling_channels(channels, frame)
     content = frame[telling].double().flatten()

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from physteer.data.batch import collate
 from physteer.data.dataset import WindowDataset, WindowSpec
-from physteer.data.order import OnceInOrder, TrainingOrder
+from physteer.data.samplers import OnceInOrder, TrainingOrder
 from physteer.data.well_index import EmptySplitError
 from physteer.errors import PhysteerError
 
@@ -186,19 +186,23 @@ class WellDataModule(L.LightningDataModule):
         return [self._once(self.dataset(split, spec)) for spec in specs]
 
     def _loader(self, dataset: WindowDataset, sampler: Sampler[int] | None) -> DataLoader[Any]:
-        stack = functools.partial(collate, n_input=dataset.spec.n_input, origin=dataset.origin)
+        stack = functools.partial(collate, n_input=dataset.spec.n_input, metadata=dataset.metadata)
         return self._load(dataset, sampler, stack)
 
     def _load(
-        self, dataset: Dataset[T], sampler: Sampler[int] | None, stack: Callable[[list[T]], Any]
+        self,
+        dataset: Dataset[T],
+        sampler: Sampler[int] | None,
+        stack: Callable[[list[T]], Any],
+        num_workers: int | None = None,
     ) -> DataLoader[Any]:
         return _Loader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
-            num_workers=self.num_workers,
+            num_workers=self.num_workers if num_workers is None else num_workers,
             collate_fn=stack,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=torch.cuda.is_available() and num_workers != 0,
         )
 
     def _once(self, dataset: WindowDataset, finished: Collection[str] = ()) -> DataLoader[Any]:

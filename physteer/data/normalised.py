@@ -14,7 +14,7 @@ def normalised_flow(batch: Batch, scales: Tensor) -> Flow:
 
     Args:
         batch: B windows.
-        scales: r [B, 1, C, 1, 1, 1], by which the network divides (`physteer.rollout.sample_scale`).
+        scales: r [B, 1, C, 1, 1, 1], by which the network divides (`physteer.forecast.rollout.sample_scale`).
     """
     fields, names = batch.context / scales, batch.channels.names
     viscosity, diffusivity = transport(batch.parameters)

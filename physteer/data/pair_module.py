@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 from physteer.data.dataset import WindowDataset, WindowSpec
 from physteer.data.matching import InitialConditions, match_initial_conditions
 from physteer.data.module import Split, WellDataModule
-from physteer.data.order import OnceInOrder, TrainingOrder
 from physteer.data.pairs import PairDataset
 from physteer.data.partners import Others, PairRules
+from physteer.data.samplers import OnceInOrder, TrainingOrder
 from physteer.data.truths import SolverTruth, Truth
 from physteer.data.well_index import EmptySplitError
 from physteer.errors import PhysteerError
@@ -26,6 +26,9 @@ class CounterfactualDataModule(WellDataModule):
     ``fit`` trains on pairs of ``train``, validates on pairs of ``valid``; ``test`` takes pairs of ``test``. With
     ``null_parameter`` there is a second set of pairs at validation and test, whose sources differ from their bases in
     that parameter alone: what must not change. ``predict`` yields windows, as in ``WellDataModule``.
+
+    Batches hold addresses. A window is read when something first asks for it, in the main process: what a cache of the
+    frozen network's activations has already is never read again. So ``num_workers`` matters to ``predict`` alone.
 
     Trajectories that begin with the same flow are found by the content of frame 0 within each split. Initial conditions
     that ``train`` has too are left out of the other splits.
@@ -87,9 +90,10 @@ class CounterfactualDataModule(WellDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Pairs of ``train``, in an order that only the seed and the epoch decide."""
-        pairs = self.pairs("train", self.rules, self.train_pairs, strangers=True)
+        pairs = self.pairs("train", self.rules, self.train_pairs, mismatched=True)
         world, rank = self._place()
-        return self._load(pairs, TrainingOrder(pairs, world, rank, self._read * self.batch_size), pairs.collate)
+        sampler = TrainingOrder(pairs, world, rank, self._read * self.batch_size)
+        return self._load(pairs, sampler, pairs.collate, num_workers=0)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Pairs of ``valid``, and those of the null."""
@@ -99,7 +103,7 @@ class CounterfactualDataModule(WellDataModule):
         """Pairs of ``test``, and those of the null."""
         return self._evaluated("test")
 
-    def pairs(self, split: Split, rules: PairRules, n_pairs: int, *, strangers: bool = False) -> PairDataset:
+    def pairs(self, split: Split, rules: PairRules, n_pairs: int, *, mismatched: bool = False) -> PairDataset:
         """Draw pairs of a split; arguments as for `PairDataset`.
 
         Raises:
@@ -107,7 +111,7 @@ class CounterfactualDataModule(WellDataModule):
         """
         windows, found = self.pair_windows(split), self._held_out(split)
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # of Lightning's seed_everything
-        return PairDataset(windows, found, rules, self.truth, n_pairs, seed=seed, strangers=strangers)
+        return PairDataset(windows, found, rules, self.truth, n_pairs, seed=seed, mismatched=mismatched)
 
     def pair_windows(self, split: Split) -> WindowDataset:
         """Open the windows that pairs are made of."""
@@ -130,7 +134,7 @@ class CounterfactualDataModule(WellDataModule):
         loaders = []
         for rule in rules:
             pairs = self.pairs(split, rule, self.evaluation_pairs)
-            loaders.append(self._load(pairs, OnceInOrder(pairs, world, rank), pairs.collate))
+            loaders.append(self._load(pairs, OnceInOrder(pairs, world, rank), pairs.collate, num_workers=0))
         return loaders
 
     def _held_out(self, split: Split) -> InitialConditions:

@@ -63,7 +63,7 @@ class Partners:
         """List the trajectories that may give a base one of the variables."""
         return self._sources[variable][base]
 
-    def twins(self, base: Trajectory, changed: Mapping[str, float]) -> Iterator[Trajectory]:
+    def counterfactuals(self, base: Trajectory, changed: Mapping[str, float]) -> Iterator[Trajectory]:
         """Yield the trajectories from the base's initial condition that have its parameters, some of them changed."""
         wanted = {**self.parameters[base], **changed}
         for trajectory in self.together[self.initial_condition[base]]:

@@ -45,7 +45,7 @@ def write_rollout(
     _check(batch, frames)
     window = batch.windows[row]
     content = WellFile(
-        dataset_name=batch.origin.dataset,
+        dataset_name=batch.metadata.dataset,
         axes=_axes(batch.grid),
         times=batch.times[row, : batch.n_input + len(frames)].numpy(),
         n_trajectories=1,
@@ -94,7 +94,7 @@ def write_array(
         "parameters": batch.parameters_of(row),
         "dimensions": ["time", "channel", *batch.grid.axes, *("absent",) * (3 - len(batch.grid.axes))],
         "channels": list(batch.channels.names),
-        "units": f"those of {batch.origin.dataset}",
+        "units": f"those of {batch.metadata.dataset}",
         "times": times.tolist(),
     }
     with atomic_write(path) as temporary, temporary.open("wb") as file:

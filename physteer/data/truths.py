@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from physteer.data.batch import Batch, Window
+from physteer.data.batch import Window
 from physteer.data.counterfactual import solver_truth
 from physteer.data.dataset import WindowDataset
+from physteer.data.pair import Pair, PairBatch
 from physteer.data.readouts import READOUTS, readouts
 from physteer.errors import PhysteerError, did_you_mean
-
-if TYPE_CHECKING:
-    from physteer.data.pairs import Pair
 
 
 class Truth(ABC):
@@ -28,7 +24,7 @@ class Truth(ABC):
         """Return whether the answer to a pair is known."""
 
     @abstractmethod
-    def of(self, dataset: WindowDataset, pairs: Sequence[Pair], base: Batch, sources: Sequence[Batch]) -> Tensor:
+    def of(self, dataset: WindowDataset, pairs: PairBatch) -> Tensor:
         """Return y*: [B, T_out, C, H, W, D] in the data set's units, or a readout [B]."""
 
 
@@ -49,17 +45,17 @@ class SolverTruth(Truth):
         """Return True: the solver answers everything, or refuses the data set."""
         return True
 
-    def of(self, dataset: WindowDataset, pairs: Sequence[Pair], base: Batch, sources: Sequence[Batch]) -> Tensor:
+    def of(self, dataset: WindowDataset, pairs: PairBatch) -> Tensor:
         """Simulate what is not remembered, together."""
-        keys = [(dataset.path, pair.base, pair.changed) for pair in pairs]
+        keys = [(dataset.path, pair.base, pair.changed) for pair in pairs.pairs]
         new = [row for row, key in enumerate(keys) if key not in self._answers]
         answers = {key: self._answers[key] for key in keys if key in self._answers}
         if new:
-            part = base.rows(new)
-            names = dict.fromkeys(name for pair in pairs for name, _ in pair.changed)
-            values = {name: torch.tensor([dict(pairs[row].changed)[name] for row in new]) for name in names}
-            simulated = solver_truth(part, base.targets.shape[1], values)
-            answers |= {keys[row]: answer for row, answer in zip(new, simulated, strict=True)}
+            base = pairs.read([pairs.pairs[row].base for row in new])
+            names = dict.fromkeys(name for pair in pairs.pairs for name, _ in pair.changed)
+            values = {name: torch.tensor([dict(pairs.pairs[row].changed)[name] for row in new]) for name in names}
+            simulated = solver_truth(base, base.targets.shape[1], values)
+            answers |= {keys[row]: answer for row, answer in zip(new, simulated.cpu(), strict=True)}
         for key in keys:
             self._answers[key] = answers[key]
             self._answers.move_to_end(key)
@@ -89,21 +85,22 @@ class MatchedTruth(Truth):
 
     def known(self, dataset: WindowDataset, pair: Pair) -> bool:
         """Return whether the trajectory is stored and agrees with the base at the last context frame."""
-        if pair.twin is None:
+        if pair.counterfactual is None:
             return False
-        key = (dataset.path, pair.base, pair.twin)
+        key = (dataset.path, pair.base, pair.counterfactual)
         if key not in self._agree:
-            last, predicted = dataset.spec.n_input - 1, dataset.origin.channels.predicted
-            own, other = (dataset.read(window).fields[last, predicted].double() for window in (pair.base, pair.twin))
+            last, predicted = dataset.spec.n_input - 1, dataset.metadata.channels.predicted
+            both = (dataset.read(window).fields[last, predicted] for window in (pair.base, pair.counterfactual))
+            own, other = (fields.double() for fields in both)
             difference = (own - other).square().mean((1, 2, 3)).sqrt()
             scale = own.square().mean((1, 2, 3)).sqrt().clamp_min(1e-12)
             self._agree[key] = bool((difference / scale).max() <= self.agreement)
         return self._agree[key]
 
-    def of(self, dataset: WindowDataset, pairs: Sequence[Pair], base: Batch, sources: Sequence[Batch]) -> Tensor:
+    def of(self, dataset: WindowDataset, pairs: PairBatch) -> Tensor:
         """Read what follows in the stored trajectories."""
-        twins = [dataset.read(pair.twin) for pair in pairs if pair.twin is not None]
-        return torch.stack([twin.fields[base.n_input :] for twin in twins])
+        stored = [dataset.read(pair.counterfactual) for pair in pairs.pairs if pair.counterfactual is not None]
+        return torch.stack([sample.fields[pairs.n_input :] for sample in stored])
 
     def __str__(self) -> str:
         return f"a stored trajectory that agrees within {self.agreement:g}"
@@ -126,9 +123,9 @@ class ReadoutTruth(Truth):
         """Return True: every window has the readout."""
         return True
 
-    def of(self, dataset: WindowDataset, pairs: Sequence[Pair], base: Batch, sources: Sequence[Batch]) -> Tensor:
+    def of(self, dataset: WindowDataset, pairs: PairBatch) -> Tensor:
         """Return the sources' readouts, [B]."""
-        return readouts(sources[self.variable], [self.readout])[self.readout].float()
+        return readouts(pairs.sources[self.variable], [self.readout])[self.readout].float()
 
     def __str__(self) -> str:
         return f"the source's {self.readout}"

@@ -8,7 +8,7 @@ A `Site` says which activation, a `Locus` which part of it and when, a `Subspace
         y = model(x)
 """
 
-from physteer.interventions.attach import attached, captured, observed
+from physteer.interventions.attach import attached, captured, check_reached, observed, stopped_after
 from physteer.interventions.boundless import BoundlessRotation
 from physteer.interventions.conditions import UNSTEERED, Condition, Role, separated, stack_conditions
 from physteer.interventions.edit import Edit, apply_edits
@@ -31,7 +31,6 @@ from physteer.interventions.rotation import (
 )
 from physteer.interventions.sites import DeclaresSites, Site, find_module, site_names
 from physteer.interventions.snapshot import LastFrameSnapshot, Snapshot, all_tensors, join_snapshots, select_rows
-from physteer.interventions.snapshot_cache import SnapshotCache, input_keys
 from physteer.interventions.stages import KeepsPast, StagedModel
 from physteer.interventions.steer import Steer, SteerMode, fit_to_grid
 from physteer.interventions.subspace import Complement, Span, Subspace, orthonormal
@@ -61,7 +60,6 @@ __all__ = [
     "Scale",
     "Site",
     "Snapshot",
-    "SnapshotCache",
     "Span",
     "StagedModel",
     "Steer",
@@ -73,10 +71,10 @@ __all__ = [
     "attached",
     "captured",
     "check_gradient",
+    "check_reached",
     "evaluated_once",
     "find_module",
     "fit_to_grid",
-    "input_keys",
     "interchanged",
     "join_snapshots",
     "observed",
@@ -86,6 +84,7 @@ __all__ = [
     "separated",
     "site_names",
     "stack_conditions",
+    "stopped_after",
     "take_last_frame_snapshot",
     "take_last_frame_snapshots",
     "take_snapshot",

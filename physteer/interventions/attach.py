@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -82,6 +82,61 @@ def captured(model: nn.Module, sites: Sequence[Site | str], detach: bool = True)
 
     with observed(model, sites, keep):
         yield activations
+
+
+@contextmanager
+def stopped_after(
+    model: nn.Module, sites: Sequence[Site | str], observe: Callable[[Site, Tensor], None]
+) -> Iterator[None]:
+    """Show activations to a function, and end the pass as soon as every site was seen once.
+
+        with stopped_after(model, ["blocks.3"], look):
+            model(x)  # what follows block 3 is not computed
+
+    The rest of the block of code is skipped too. Edits attached before are seen.
+
+    Args:
+        model: any module.
+        sites: one or more; of a module that is called repeatedly, the first call counts.
+        observe: as for `observed`.
+
+    Raises:
+        PhysteerError: A site is not found or inside a compiled module, or the code has not reached all of them.
+    """
+    remaining = {Site.parse(site) for site in sites}
+
+    def look(site: Site, h: Tensor) -> None:
+        if site in remaining:
+            observe(site, h)
+            remaining.discard(site)
+            if not remaining:
+                raise _PassStoppedError
+
+    parsed = list(remaining)
+    with observed(model, parsed, look):
+        try:
+            yield
+        except _PassStoppedError:
+            return
+    check_reached(parsed, {site.module for site in parsed if site not in remaining})
+
+
+class _PassStoppedError(BaseException):
+    """Ends a pass whose rest is not needed; a model's own `except Exception` does not catch it."""
+
+
+def check_reached(sites: Sequence[Site], reached: Container[str]) -> None:
+    """Check that a forward has called the modules of all sites.
+
+    Raises:
+        PhysteerError: it has not.
+    """
+    for site in sites:
+        if site.module not in reached:
+            raise PhysteerError(
+                f"site {site.module!r} has no activation: the forward does not call that module; 'physteer sites' "
+                "lists those it does"
+            )
 
 
 @contextmanager

@@ -23,7 +23,7 @@ class BoundlessRotation(Subspace):
 
     R is [d, d]. In training m_i = σ((i + ½)/τ) σ((βd − i − ½)/τ), columns i from 0: about one for the first βd
     columns, with an edge as soft as the temperature τ, one value for all rows of a batch. The halves make column 0
-    fully exchanged as τ falls. In evaluation the edge is hard: m_i = 1 where i < βd. The loss needs a price on β,
+    fully exchanged as τ falls. In evaluation the edge is hard: m_i = 1 where i < βd. The loss needs a penalty on β,
     `loss + λ β` (`share`), or nothing makes the subspace small.
 
     Cost: O(d³) for R and its gradient in every step, about 20 d³ operations, and 4 d² for every token; d = 1408 takes
@@ -66,7 +66,7 @@ class BoundlessRotation(Subspace):
 
     @property
     def share(self) -> Tensor:
-        """β, clamped to [1e-3, 1]: the share of the columns that is exchanged; a price on it belongs into the loss."""
+        """β, clamped to [1e-3, 1]: the share of the columns that is exchanged; a penalty on it belongs to a loss."""
         share: Tensor = _Clamp.apply(self.boundary, SMALLEST, 1.0)  # type: ignore[no-untyped-call]
         return share
 

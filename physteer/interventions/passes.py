@@ -9,8 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from physteer.errors import PhysteerError
-from physteer.interventions.attach import captured
+from physteer.interventions.attach import captured, check_reached
 from physteer.interventions.sites import Site
 from physteer.interventions.snapshot import LastFrameSnapshot, Snapshot
 from physteer.interventions.stages import KeepsPast, StagedModel, border_before, first_block
@@ -19,8 +18,8 @@ from physteer.interventions.stages import KeepsPast, StagedModel, border_before,
 def take_snapshots(model: StagedModel, sites: Sequence[Site | str], *args: Any, **kwargs: Any) -> dict[Site, Snapshot]:
     """Run one pass up to the last of some sites and stop.
 
-    At `encoder` and `blocks.i` a replay goes on right behind the site. A site inside a block goes on from that block's
-    input: every replay runs the block again.
+    From `encoder` and `blocks.i` a replay continues right behind the site. From a site inside a block it continues at
+    that block's input: every replay runs the block again.
 
     Args:
         model: any staged model.
@@ -29,7 +28,7 @@ def take_snapshots(model: StagedModel, sites: Sequence[Site | str], *args: Any, 
         kwargs: more of them.
 
     Returns:
-        By site; sites that a pass goes on from with the same block share its input.
+        By site; sites with the same next block share its input.
 
     Raises:
         PhysteerError: A site is unknown or elsewhere.
@@ -75,16 +74,16 @@ def take_last_frame_snapshots(
     with _off_the_tape():
         starts, h, context = _run_to_the_first(model, sites, args, kwargs)
         first, n_frames = min(starts.values()), h.shape[1]
-        past = model.keep_past(h[:, :-1], context, first)
+        kv_cache = model.keep_past(h[:, :-1], context, first)
 
         def run(h: Tensor, start: int, stop: int) -> Tensor:
-            return model.run_next_frame(h, context, start, past[start - first : stop - first])
+            return model.run_next_frame(h, context, start, kv_cache[start - first : stop - first])
 
         states, inner = _run_through(model, starts, h[:, -1:].clone(), run)
         rows, shared = model.pack_context(context)
     return {
         site: LastFrameSnapshot(
-            site, start, states[start], inner.get(str(site)), rows, shared, past[start - first :], n_frames
+            site, start, states[start], inner.get(str(site)), rows, shared, kv_cache[start - first :], n_frames
         )
         for site, start in starts.items()
     }
@@ -106,7 +105,7 @@ def _off_the_tape() -> Iterator[None]:
 def _run_to_the_first(
     model: StagedModel, sites: Sequence[Site | str], args: Any, kwargs: Any
 ) -> tuple[dict[Site, int], Tensor, Any]:
-    """Begin a pass: return the block to go on with at every site, what the first of these gets, and the context."""
+    """Begin a pass: return the next block of every site, the input of the first of these, and the context."""
     starts = {site: first_block(model, site) for site in map(Site.parse, sites)}
     h, context = model.encode(*args, **kwargs)
     return starts, model.run_blocks(h, context, 0, min(starts.values())), context
@@ -115,16 +114,16 @@ def _run_to_the_first(
 def _run_through(
     model: StagedModel, starts: Mapping[Site, int], h: Tensor, run: Callable[[Tensor, int, int], Tensor]
 ) -> tuple[dict[int, Tensor], dict[str, Tensor]]:
-    """Go on to the last of some sites, with what the first of their blocks gets.
+    """Run on to the last of some sites, from the input of the first of their blocks.
 
     Args:
         model: whose blocks are run.
-        starts: the block to go on with at every site.
-        h: what the first of these gets.
+        starts: the next block of every site.
+        h: the input of the first of these.
         run: given an activation, start and stop, runs blocks start … stop − 1.
 
     Returns:
-        What the blocks get, and the activations of sites inside a block.
+        The inputs of the blocks, and the activations of sites inside a block.
     """
     inside = [site for site, start in starts.items() if site.module != border_before(start)]
     stops = {*starts.values(), *(starts[site] + 1 for site in inside)}
@@ -133,7 +132,5 @@ def _run_through(
         for stop in sorted(stops):
             h = states[stop] = run(h, at, stop)
             at = stop
-    for site in inside:
-        if str(site) not in seen:
-            raise PhysteerError(f"site {site.module!r} has no activation: the forward does not call that module")
+    check_reached(inside, {site.module for site in inside if str(site) in seen})
     return states, seen

@@ -36,7 +36,7 @@ def replayed(
     *,
     last_frame_only: bool = False,
 ) -> Tensor:
-    """Go on from a snapshot under edits: the output of the whole pass with these edits attached.
+    """Continue from a snapshot under edits: the output of the whole pass with these edits attached.
 
     Gradients reach the edits. Parameters that do not require gradients cost nothing in the backward pass: freeze the
     model (`model.requires_grad_(False)`) and a step costs the suffix and the gradient with respect to its activations.
@@ -59,7 +59,7 @@ def replayed(
     h = apply_edits(snapshot.state, [edit for edit in edits if edit.site.module == border], step)
     with _reached(model, [edit for edit in edits if edit.site.module != border], clock, border):
         if isinstance(snapshot, LastFrameSnapshot):
-            h = cast(KeepsPast, model).run_next_frame(h, context, snapshot.start, snapshot.past)
+            h = cast(KeepsPast, model).run_next_frame(h, context, snapshot.start, snapshot.kv_cache)
         else:
             h = model.run_blocks(h, context, snapshot.start, last_frame_only=last_frame_only)
         return model.decode(h, context, last_frame_only=last_frame_only)
@@ -100,10 +100,12 @@ def _on_the_last_frame(edit: Edit, n_frames: int) -> Edit:
 
 @contextmanager
 def _reached(model: StagedModel, edits: Sequence[Edit], clock: Clock | None, border: str) -> Iterator[None]:
-    """Apply edits while the context is open, and see to it that all had their turn."""
+    """Apply edits while the context is open, and check that each of them was reached."""
     module, reached = cast(nn.Module, model), set[Site]()
     with attached(module, edits, clock), observed(module, [e.site for e in edits], lambda site, h: reached.add(site)):
         yield
     for edit in edits:
         if edit.site not in reached:
-            raise PhysteerError(f"site {edit.site} is not computed after the snapshot, which goes on behind {border!r}")
+            raise PhysteerError(
+                f"site {edit.site} is not computed after the snapshot, which continues behind {border!r}"
+            )

@@ -1,7 +1,7 @@
-"""Snapshots: what a pass had reached at a site, so that it can go on from there (`replayed`).
+"""Snapshots: the state of a pass at a site, from which the pass can continue (`replayed`).
 
-Snapshots of one pass at several sites share tensors: the input of a block that two sites go on with, and keys and
-values of the blocks behind both. What shares a name (`Snapshot.tensors`) is one.
+Snapshots of one pass at several sites share tensors: the input of a block that follows two sites, and the keys and
+values of the blocks behind both. Tensors of the same name (`Snapshot.tensors`) are the same tensor.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Snapshot:
     site: Site
     """Where the activation was taken."""
     start: int
-    """The block to go on with; the number of blocks if only the decoder is left."""
+    """Index of the next block to run; the number of blocks if only the decoder is left."""
     state: Tensor
-    """[B, T, …] what that block gets."""
+    """[B, T, …], the input of that block."""
     inner: Tensor | None
     """The activation of a site inside that block; none: the site is the border before it."""
     rows: tuple[Tensor, ...]
@@ -60,25 +60,25 @@ class Snapshot:
 
 @dataclass(frozen=True, eq=False)
 class LastFrameSnapshot(Snapshot):
-    """A pass stopped before some block, to be gone on with for the last frame alone; all its activations have T = 1.
+    """A pass stopped before some block, to be continued for the last frame alone; all its activations have T = 1.
 
     It keeps the keys and values of the frames before, of all blocks to come: for Walrus 2 (T − 1) h w δ d numbers per
     row and block. That is 2 (T − 1) / T times the activation of all frames per block: for the published 2D size
     (T = 6, 32 × 32 tokens, d = 1408) 58 MB in float32, 29 MB in bfloat16, times 20 from the middle of 40 blocks.
     """
 
-    past: tuple[Tensor, ...]
-    """Per block from `start` on, [B, …]: what the model keeps of earlier frames (`KeepsPast.keep_past`)."""
+    kv_cache: tuple[Tensor, ...]
+    """Per block from `start` on, [B, …]: keys and values of earlier frames (`KeepsPast.keep_past`)."""
     n_frames: int
     """T of the pass."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors by name; the first axis of each is the batch."""
-        return super().tensors() | {f"past.{i}": tensor for i, tensor in enumerate(self.past, self.start)}
+        return super().tensors() | {f"kv_cache.{i}": tensor for i, tensor in enumerate(self.kv_cache, self.start)}
 
     def with_tensors(self, named: Mapping[str, Tensor]) -> Self:
         """Return the same snapshot with other tensors; those of other sites may be among them."""
-        return dataclasses.replace(super().with_tensors(named), past=_listed(named, "past", self.start))
+        return dataclasses.replace(super().with_tensors(named), kv_cache=_listed(named, "kv_cache", self.start))
 
 
 S = TypeVar("S", bound=Snapshot)

@@ -1,4 +1,4 @@
-"""What is asked of a model to stop its pass at a site and to go on from there: that it runs in stages."""
+"""The staged protocol: what a model offers so that its pass can stop at a site and continue from there."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ class KeepsPast(StagedModel, Protocol):
     """A staged model whose frames never depend on later ones, so that a last frame can be run alone."""
 
     def keep_past(self, h: Tensor, context: Any, start: int) -> tuple[Tensor, ...]:
-        """Return, for blocks start …, what a next frame needs to know of frames [B, T − 1, …]: tensors [B, …]."""
+        """Return, for blocks start …, the keys and values of frames [B, T − 1, …] for a next one: tensors [B, …]."""
         ...
 
-    def run_next_frame(self, h: Tensor, context: Any, start: int, past: Sequence[Tensor]) -> Tensor:
+    def run_next_frame(self, h: Tensor, context: Any, start: int, kv_cache: Sequence[Tensor]) -> Tensor:
         """Run blocks start … on a frame [B, 1, …]."""
         ...
 
 
 def first_block(model: StagedModel, site: Site) -> int:
-    """Return the block a pass goes on with from a site: the one behind it or, at a site inside a block, that block."""
+    """Return the next block of a pass stopped at a site: the one behind it or, at a site inside a block, that block."""
     find_module(cast(nn.Module, model), site)
     if site.module == "encoder":
         return 0

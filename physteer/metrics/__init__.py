@@ -23,8 +23,6 @@ from physteer.metrics.interchange import (
     Recovery,
     largest_principal_angle,
 )
-from physteer.metrics.natural_space import Distances, NaturalSpace, TokenCovariance
-from physteer.metrics.naturalness import NaturalDistances, Naturalness, Percentiles
 from physteer.metrics.probes import ProbeScores, best_match, mae_of, r2_of
 from physteer.metrics.statistics import (
     Interval,
@@ -67,16 +65,11 @@ __all__ = [
     "TARGETS",
     "Alignment",
     "CounterfactualRecovery",
-    "Distances",
     "Flow",
     "ForecastScores",
     "InterchangeAccuracy",
     "Interval",
     "Movement",
-    "NaturalDistances",
-    "NaturalSpace",
-    "Naturalness",
-    "Percentiles",
     "Periodic",
     "ProbeScores",
     "Recovery",
@@ -86,7 +79,6 @@ __all__ = [
     "Spacing",
     "Target",
     "TokenAxis",
-    "TokenCovariance",
     "TokenGrid",
     "TrueChange",
     "alignment",

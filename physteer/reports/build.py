@@ -9,21 +9,22 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
+from physteer.analyses.steering.summary import summarise
+from physteer.analyses.steering.summary_rows import write_summary
+from physteer.analyses.steering.table import read_metrics
 from physteer.concepts import Concept
 from physteer.errors import PhysteerError
 from physteer.files import atomic_write
-from physteer.reports.choice import MOST_SERIES, file_name, spread
 from physteer.reports.concept_maps import draw_concept
 from physteer.reports.control_doses import draw_controlled_dose_response
 from physteer.reports.control_steps import draw_alignment, draw_erasures
 from physteer.reports.curves import draw_dose_response, draw_over_time
-from physteer.reports.diagnostics import Diagnostic, diagnose, write_csv, write_table
+from physteer.reports.diagnostics import Diagnostic, diagnose, write_table
 from physteer.reports.effects import Effect, effects
-from physteer.reports.findings import write_summary
+from physteer.reports.field_slices import shown_fields
 from physteer.reports.heat_map import draw_heat_map
 from physteer.reports.html import concept_files, write_report
 from physteer.reports.panels import draw_panels
-from physteer.reports.planes import shown_fields
 from physteer.reports.rollouts import (
     Series,
     WindowRollouts,
@@ -31,12 +32,12 @@ from physteer.reports.rollouts import (
     read_rollouts,
     rollout_files,
 )
+from physteer.reports.selection import MOST_SERIES, file_name, spread
 from physteer.reports.spectra import draw_spectra
-from physteer.reports.summary import summarise
 from physteer.reports.summary_tables import ranked_settings, settings_of
 from physteer.reports.summary_text import by_words, summary_text
-from physteer.reports.table import read_metrics
-from physteer.reports.words import words_of
+from physteer.reports.terminology import words_of
+from physteer.tables import write_csv
 
 OWN_FIGURES = (
     *("dose_response_*.png", "over_time_*.png", "spectra_*.png", "panels_*.png", "concept_*.png"),
@@ -93,7 +94,7 @@ def _write_tables(windows: Sequence[WindowRollouts], folder: Path) -> list[Diagn
 def _judge(table: pd.DataFrame, run_folder: Path) -> None:
     """Summarise the table of metrics, as ``summary.csv``, ``summary.txt`` and figures."""
     findings = summarise(table)
-    write_summary(run_folder / "tables" / "summary.csv", findings)
+    write_summary(run_folder, findings)
     with atomic_write(run_folder / "tables" / "summary.txt") as temporary:
         temporary.write_text(summary_text(findings), encoding="utf-8")
     figures = run_folder / "figures"

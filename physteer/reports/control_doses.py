@@ -10,11 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from physteer.analyses.steering.estimands import DOSED, change
+from physteer.analyses.steering.metric_array import Cube, Floats, make_cube, step_choice
 from physteer.metrics.statistics import bootstrap_mean
 from physteer.reports.controls import FEWER, LINES, conditions_of, control_handles, curves_of, over_initial_conditions
-from physteer.reports.cube import Cube, Floats, make_cube, step_choice
 from physteer.reports.doses import draw_response, label_changes, label_strengths
-from physteer.reports.quantities import DOSED, change
 from physteer.reports.rollouts import Series
 from physteer.reports.style import INK, MUTED, arrange, heading, new_figure, save, style
 

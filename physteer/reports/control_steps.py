@@ -13,10 +13,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from physteer.analyses.steering.estimands import departures, still_fields
+from physteer.analyses.steering.metric_array import Cube, Floats, make_cube
+from physteer.analyses.steering.summary import VALUE_ONLY, random_controls
 from physteer.metrics.statistics import Interval, bootstrap_mean
 from physteer.reports.controls import FEWER, LINES, conditions_of, control_handles, curves_of, over_initial_conditions
-from physteer.reports.cube import Cube, Floats, make_cube
-from physteer.reports.quantities import departures, still_fields
 from physteer.reports.rollouts import Series
 from physteer.reports.style import (
     INK,
@@ -29,7 +30,6 @@ from physteer.reports.style import (
     strength_label,
     style,
 )
-from physteer.reports.summary import VALUE_ONLY, random_controls
 
 _MOST_STRENGTHS, _MOST_FIELDS = 4, 4
 _ERASURE = {

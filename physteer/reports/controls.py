@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.lines import Line2D
 
+from physteer.analyses.steering.metric_array import Cube, Floats
 from physteer.metrics.statistics import Resampling
-from physteer.reports.cube import Cube, Floats
 from physteer.reports.rollouts import Series
 from physteer.reports.style import INK
 

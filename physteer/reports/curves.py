@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from physteer.analyses.steering.table import TRUTH, UNSTEERED
 from physteer.reports.diagnostics import FLOW_METRICS, MEAN_VRMSE, Diagnostic, Metric
 from physteer.reports.doses import draw_response, label_changes, label_strengths
 from physteer.reports.effects import SpanValue, changes, dose_response, is_steered, spans, truth_change
-from physteer.reports.rollouts import TRUTH, UNSTEERED, Series
+from physteer.reports.rollouts import Series
 from physteer.reports.style import (
     FAINT,
     INK,
@@ -27,7 +28,7 @@ from physteer.reports.style import (
     strength_colour,
     style,
 )
-from physteer.reports.words import words_of
+from physteer.reports.terminology import words_of
 
 
 def draw_dose_response(rows: Sequence[Diagnostic], series: Series, path: Path) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from physteer.files import atomic_write
+from physteer.analyses.steering.table import TRUTH
 from physteer.metrics.flow import enstrophy, kinetic_energy, tracer_variance, vortex_area
 from physteer.metrics.vrmse import vrmse
-from physteer.reports.rollouts import TRUTH, WindowRollouts, WrittenRollout
+from physteer.reports.rollouts import WindowRollouts, WrittenRollout
+from physteer.tables import write_csv
 
 _FRAMES_AT_ONCE = 32  # bounds memory, whatever the length of a rollout
 
@@ -146,13 +147,3 @@ def read_table(path: Path) -> list[Diagnostic]:
             Diagnostic(**{name: convert.get(name, str)(text) for name, text in row.items()})
             for row in csv.DictReader(file)
         ]
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | float | int]]) -> Path:
-    """Write a table as CSV, whole or not at all; numbers get nine digits, which a float32 needs."""
-    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        for row in rows:
-            writer.writerow([f"{cell:.9g}" if isinstance(cell, float) else cell for cell in row])
-    return path

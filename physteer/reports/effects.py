@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from physteer.analyses.steering.table import TRUTH, UNSTEERED
 from physteer.reports.diagnostics import FLOW_METRICS, MEAN_VRMSE, Diagnostic, Metric
-from physteer.reports.rollouts import TRUTH, UNSTEERED, Series
+from physteer.reports.rollouts import Series
 
 RESAMPLES = 2000
 

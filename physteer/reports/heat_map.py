@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from physteer.analyses.steering.summary_rows import SEVERAL, Finding
 from physteer.reports.annotated_map import annotated_map
-from physteer.reports.findings import SEVERAL, Finding
 from physteer.reports.style import WIDTH, heading, new_figure, save, strength_label, style
 from physteer.reports.summary_tables import number_text
 

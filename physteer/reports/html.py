@@ -43,7 +43,7 @@ def write_report(run_folder: Path | str) -> Path:
         raise PhysteerError(f"no run folder {run_folder}")
     environment = _environment(run_folder / "environment.json")
     sections = [
-        ("Summary", "".join(summary_html(run_folder / "tables" / "summary.csv"))),
+        ("Summary", "".join(summary_html(run_folder))),
         ("Effects", "".join(effects_html(run_folder / "tables" / "effects.csv"))),
         ("Controls", "".join(_figures(run_folder / "figures", _STUDIES))),
         ("Learned subspaces", "".join(_figures(run_folder / "figures", _SEARCHES))),

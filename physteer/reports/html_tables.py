@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from physteer.analyses.steering.summary_rows import Finding, read_summary
+from physteer.analyses.steering.table import TRUTH, UNSTEERED
 from physteer.reports.diagnostics import FLOW_METRICS, MEAN_VRMSE
-from physteer.reports.findings import Finding, read_summary
-from physteer.reports.rollouts import TRUTH, UNSTEERED
 from physteer.reports.summary_tables import (
     Grid,
     alignment_grid,
@@ -26,7 +26,7 @@ from physteer.reports.summary_tables import (
     strength_text,
 )
 from physteer.reports.summary_text import by_words, notes, opening
-from physteer.reports.words import Words, words_of
+from physteer.reports.terminology import Words, words_of
 
 _UNITS = {"relative change": ", %", "difference": ", % of cells", "value": ""}
 _SETTINGS, _CONTROLS = 6, 4  # shown at once
@@ -83,11 +83,9 @@ def _signed(value: float, form: str = "g") -> str:
     return f"{value:+{form}}".replace("-", "−")
 
 
-def summary_html(path: Path) -> Iterator[str]:
+def summary_html(run_folder: Path) -> Iterator[str]:
     """Yield the judgement of the settings: alignment, effects, dose–response, and per field below folds."""
-    if not path.exists():
-        return
-    for words, findings in by_words(read_summary(path)):
+    for words, findings in by_words(read_summary(run_folder)):
         yield from _judgement(findings, words)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from physteer.analyses.das.table import MODEL, UNEDITED, InterchangeScore, best_learned
 from physteer.reports.annotated_map import annotated_map
-from physteer.reports.interchange_table import MODEL, UNEDITED, InterchangeScore, best_learned
 from physteer.reports.style import INK, MUTED, WIDTH, heading, new_figure, save, signed, style
 
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _ROW = 1.35, 1.0, 1.5, 0.3, 0.25, 0.46  # inches
@@ -76,7 +76,7 @@ def _draw_maps(
     """Draw a map of every site and rank for the learned rotations and one for each control.
 
     Args:
-        means: one value for each arm.
+        means: one value for each variant.
         title: of the figure.
         told: what the values are.
         beside: said after how many cells there are.

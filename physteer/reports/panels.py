@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from physteer.reports.planes import (
+from physteer.analyses.steering.table import TRUTH, UNSTEERED
+from physteer.reports.field_slices import (
     Panel,
     Shown,
     beyond,
@@ -16,9 +17,9 @@ from physteer.reports.planes import (
     picture,
     plane_of,
 )
-from physteer.reports.rollouts import TRUTH, UNSTEERED, Series, WindowRollouts, WrittenRollout
+from physteer.reports.rollouts import Series, WindowRollouts, WrittenRollout
 from physteer.reports.style import MUTED, WIDTH, bare, heading, new_figure, save, style
-from physteer.reports.words import words_of
+from physteer.reports.terminology import words_of
 
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 1.15, 0.95, 1.02, 0.4, 0.07  # inches
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from physteer.reports.probe_class_table import ClassScore
+from physteer.analyses.probing.class_table import ClassScore
 from physteer.reports.style import INK, MUTED, arrange, heading, new_figure, save, style
 
 _OWN, _SHUFFLED = "#c8641a", "#8d96a3"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from physteer.analyses.probing.table import PERSISTENCE, LensScore, ProbeScore, r2_text
 from physteer.reports.annotated_map import annotated_map
-from physteer.reports.probe_table import PERSISTENCE, LensScore, ProbeScore, r2_text
 from physteer.reports.style import INK, MUTED, WIDTH, arrange, heading, new_figure, save, style
 
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _ROW, _BETWEEN = 1.45, 0.95, 0.95, 1.05, 0.2, 0.3, 0.45  # inches

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.lines import Line2D
 
-from physteer.reports.probe_maps import TrajectoryMaps
+from physteer.analyses.probing.trajectory_maps import TrajectoryMaps
 from physteer.reports.style import INK, WIDTH, arrange, bare, diverging, heading, new_figure, save, sequential, style
 
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 1.45, 0.95, 1.02, 0.2, 0.07  # inches

@@ -12,10 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from physteer.analyses.steering.table import TRUTH, UNSTEERED
 from physteer.errors import PhysteerError, did_you_mean
-
-TRUTH, UNSTEERED = "truth", "unsteered"
-"""The two conditions that every steered one is compared with."""
 
 
 @dataclass(frozen=True, order=True)

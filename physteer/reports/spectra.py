@@ -12,9 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 from numpy.typing import NDArray
 
+from physteer.analyses.steering.table import TRUTH, UNSTEERED
 from physteer.metrics.flow import energy_spectrum
 from physteer.reports.diagnostics import read_velocity
-from physteer.reports.rollouts import TRUTH, UNSTEERED, Series, WindowRollouts, WrittenRollout
+from physteer.reports.rollouts import Series, WindowRollouts, WrittenRollout
 from physteer.reports.style import (
     INK,
     arrange,
@@ -24,7 +25,7 @@ from physteer.reports.style import (
     strength_colour,
     style,
 )
-from physteer.reports.words import words_of
+from physteer.reports.terminology import words_of
 
 _DECADES = 8  # below the largest value, beyond which float32 fields hold round-off
 

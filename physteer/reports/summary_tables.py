@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from physteer.reports.findings import SEVERAL, Finding
+from physteer.analyses.steering.summary_rows import SEVERAL, Finding
 
 MOST = 8
 """Settings that a reader takes in at once."""

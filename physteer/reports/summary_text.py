@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from physteer.reports.findings import Finding
+from physteer.analyses.steering.summary_rows import Finding
 from physteer.reports.summary_tables import (
     MOST,
     Column,
@@ -23,7 +23,7 @@ from physteer.reports.summary_tables import (
     settings_of,
     strength_text,
 )
-from physteer.reports.words import ERASING, STEERING, Words, words_of
+from physteer.reports.terminology import ERASING, STEERING, Words, words_of
 
 _WIDTH, _MARGIN = 100, 12  # characters of a line; of its labels
 _UNSTEERED = {

@@ -17,9 +17,10 @@ from matplotlib.colors import Colormap, Normalize
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from physteer.analyses.steering.table import TRUTH, UNSTEERED
 from physteer.errors import PhysteerError
 from physteer.files import atomic_write
-from physteer.reports.planes import (
+from physteer.reports.field_slices import (
     Panel,
     Shown,
     beyond,
@@ -28,9 +29,9 @@ from physteer.reports.planes import (
     picture,
     plane_of,
 )
-from physteer.reports.rollouts import TRUTH, UNSTEERED, Series, WrittenRollout
+from physteer.reports.rollouts import Series, WrittenRollout
 from physteer.reports.style import FAINT, INK, MUTED, heading, new_figure, style
-from physteer.reports.words import words_of
+from physteer.reports.terminology import words_of
 
 _DPI = 100
 _LEFT, _RIGHT, _TOP, _CAPTION, _BOTTOM, _GAP = 20, 92, 136, 66, 50, 14  # pixels; even

@@ -1,0 +1,101 @@
+"""What a search leaves for other runs: its subspaces, and directions to steer along."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from physteer.analyses.das.variants import InterventionVariant
+from physteer.concepts import Concept, ConceptSubspace
+from physteer.interventions import BoundlessRotation, ColumnGroup, LowRankRotation, Site
+
+FORMULA = "Π mean sign(θ_s − θ_b)(h_s − h_b)"
+
+
+class SourceShift(Metric):
+    """Mean over pairs of sign(θ_s − θ_b)(h_s − h_b), itself a mean over frames and tokens: where larger values lie."""
+
+    full_state_update = False
+    total: Tensor
+    pairs: Tensor
+
+    def __init__(self, width: int, **kwargs: Any) -> None:
+        """Begin with nothing seen; width d, and torchmetrics' own arguments."""
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros(width, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("pairs", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, base: Tensor, source: Tensor, sign: Tensor) -> None:
+        """Add pairs.
+
+        Args:
+            base: h_b [B, T, …, d], the frames that are exchanged.
+            source: h_s, of the same shape.
+            sign: of θ_s − θ_b, [B].
+        """
+        shift = (source.double() - base.double()).flatten(1, -2).mean(1)  # [B, d]
+        self.total += sign.to(shift) @ shift
+        self.pairs += len(shift)
+
+    def compute(self) -> tuple[Tensor, int]:
+        """Return the mean over the pairs of all processes, [d], and how many they are."""
+        return self.total / self.pairs, int(self.pairs)
+
+
+@dataclass(frozen=True)
+class Shifts:
+    """`SourceShift`s of a split."""
+
+    of: Mapping[tuple[Site, int], Tensor]
+    """By site and place of the variable, [d]."""
+    data: str
+    """Folder of the split."""
+    pairs: int
+    initial_conditions: int
+
+
+def learned_subspaces(
+    variants: Sequence[InterventionVariant], variables: Sequence[str], model: str, data: str
+) -> list[ConceptSubspace]:
+    """Return what was learned at every site and rank, for every variable."""
+    found = []
+    for variant in variants:
+        if variant.kind == "learned":
+            for variable, space in zip(variables, variant.subspaces, strict=True):
+                assert isinstance(space, LowRankRotation | ColumnGroup | BoundlessRotation)
+                how = "distributed alignment search" + (", boundless" if variant.boundless else "")
+                found.append(ConceptSubspace(space.basis, str(variant.site), variable, model, data, how))
+    return found
+
+
+def write_learned(folder: Path, subspaces: Sequence[ConceptSubspace], variables: Sequence[str], shifts: Shifts) -> None:
+    """Write ``rotations/das_<variable>_<site>_rank<k>.safetensors``, and under ``concepts/`` a direction inside each.
+
+    Args:
+        folder: of the run.
+        subspaces: what was learned.
+        variables: of the run, in their order.
+        shifts: measured on other pairs than the subspaces were learned from; they give a direction its sign, and
+            inside a subspace of several dimensions its place.
+    """
+    for one in subspaces:
+        how = "_boundless" if "boundless" in one.formula else ""
+        name = re.sub(r"[^\w.+-]+", "_", f"das_{one.variable}_{one.site}_rank{one.basis.shape[1]}{how}")
+        one.save(folder / f"rotations/{name}.safetensors")
+        shift = shifts.of[Site.parse(one.site), variables.index(one.variable)]
+        Concept(
+            one.along(shift)[None, None, None],
+            one.site,
+            one.model,
+            shifts.data,
+            FORMULA,
+            counts={"pairs": shifts.pairs},
+            initial_conditions=shifts.initial_conditions,
+        ).save(folder / f"concepts/{name}.safetensors")

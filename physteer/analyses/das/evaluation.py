@@ -1,0 +1,201 @@
+"""How well interchanges give the counterfactual: scores of every intervention variant on held-out pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from physteer.analyses.das.class_loss import read, read_sources
+from physteer.analyses.das.directions import Shifts, SourceShift
+from physteer.analyses.das.objective import InterchangeObjective
+from physteer.analyses.das.scores import ClassAccuracy, VariantScores, score_row
+from physteer.analyses.das.table import MODEL, UNEDITED, InterchangeScore
+from physteer.analyses.das.variants import InterventionVariant
+from physteer.analyses.engine import PairActivations
+from physteer.data.pair import PairBatch
+from physteer.data.pairs import PairDataset
+from physteer.data.readouts import readouts
+from physteer.data.truths import ReadoutTruth
+from physteer.errors import PhysteerError
+from physteer.forecast import Forecaster
+from physteer.forecast.evaluation import Stage
+from physteer.interventions import Site
+from physteer.metrics import Movement
+
+PAIRS, NULLS = 0, 1
+"""The data loaders of validation and test: counterfactual pairs, and pairs whose answer is the base's own future."""
+
+
+class InterchangeEvaluation(nn.Module):
+    """Scores of the variants over counterfactual pairs (first loader) and, if there is one, null pairs (second).
+
+    * recovery: 1 − Σ‖ŷ' − y*‖² / Σ‖ŷ_b − y*‖², per field and their mean. Beside it the model's own ceiling, with the
+      error ŷ_b − y_b of the unedited prediction of the base's own future in place of ŷ' − y*: no edit can be expected
+      to predict better than the model does. Where the answer is a readout, ŷ are readouts of predictions.
+    * interchange accuracy: share of pairs whose edited prediction is nearer to the counterfactual future than to the
+      base's, in units of r_Δ over all fields: whether it is of the source's class.
+    * class accuracy, where the loss is a `ClassLoss`: share of pairs whose edited activation the frozen probe reads as
+      of the source's class. Beside it what it reads off the sources' own passes, and off the unedited bases.
+    * movement: how far fields move, in units of r_Δ; on null pairs they must not.
+
+    The validations of ``fit`` score what is trained, on counterfactual pairs: the rest comes out the same every time.
+    """
+
+    def __init__(
+        self, variants: Sequence[InterventionVariant], objective: InterchangeObjective, variables: Sequence[str]
+    ) -> None:
+        super().__init__()
+        self.variants, self.objective = tuple(variants), (objective,)  # tuples: their parameters are not this module's
+        self.variables = tuple(variables)
+        self.readouts = objective.readouts
+        self.scores, self.moves = nn.ModuleDict(), nn.ModuleDict()
+        self.read_off = nn.ModuleDict()
+        """What the probes read off passes that are not edited."""
+        self.rows: list[InterchangeScore] = []
+        """The table, after `results`."""
+        self._scored = self.variants
+        self._fitting, self._origin = False, ""
+        self._readout: str | None = None
+
+    def begin(self, forecaster: Forecaster, loaders: Any, stage: Stage) -> None:
+        """Make empty scores.
+
+        Raises:
+            PhysteerError: the data module yields no pairs.
+        """
+        datasets = [loader.dataset for loader in (loaders if isinstance(loaders, list) else [loaders])]
+        if not all(isinstance(dataset, PairDataset) for dataset in datasets):
+            raise PhysteerError("DAS needs pairs: set data.class_path to physteer.CounterfactualDataModule")
+        self._fitting = stage == "fit"
+        self._scored = tuple(variant for variant in self.variants if variant.trained or not self._fitting)
+        self.rows = []
+        pairs = datasets[PAIRS]
+        self._origin = pairs.windows.metadata.path
+        self._readout = pairs.truth.readout if isinstance(pairs.truth, ReadoutTruth) else None
+        channels = pairs.windows.metadata.channels
+        fields = [channels.names[i] for i in channels.predicted]
+        judged = fields if self._readout is None else [self._readout]
+        names, nulls = datasets[PAIRS].initial_conditions, None
+        if len(datasets) > NULLS and not self._fitting:
+            nulls = datasets[NULLS].initial_conditions
+        parameters = [one.parameter for one in self.readouts]
+        self.scores = nn.ModuleDict(
+            {variant.key: VariantScores(judged, fields, parameters, names, nulls) for variant in self._scored}
+        )
+        self.moves = nn.ModuleDict(
+            {
+                _shift_name(variant.site, i): SourceShift(variant.width)
+                for variant in self._scored
+                for i in range(len(self.variables))
+            }
+        )
+        kinds = () if self._fitting or not self.readouts else (MODEL, UNEDITED)
+        self.read_off = nn.ModuleDict({kind: ClassAccuracy(parameters, names) for kind in kinds})
+        self.to(forecaster.device)
+
+    def score(self, forecaster: Forecaster, batch: PairBatch, loader: int) -> None:
+        """Predict with every variant and add the errors."""
+        if loader == NULLS and self._fitting:
+            return
+        objective = self.objective[0]
+        names = [str(pair.initial_condition) for pair in batch.pairs]
+        scored = batch.metadata.channels.predicted
+        prepared = objective.suffix.prepare(forecaster, batch)
+        wanted = {one.parameter: one.wanted(batch) for one in self.readouts}
+        for number, site in enumerate(dict.fromkeys(variant.site for variant in self._scored)):
+            activations = objective.suffix.at(forecaster, site, prepared)
+            scale = activations.scale.differences[:, 0, scored]  # [B, C, 1, 1, 1]
+            as_it_is = objective.unedited(forecaster, batch, activations)
+            unedited = as_it_is.prediction  # [B, 1, C, H, W, D]
+            if loader == PAIRS:
+                self._add_shifts(site, batch, activations)
+                base, own = self._judged(batch, unedited), self._judged(batch, batch.base.targets[:, :1])
+                truth = self._judged(batch, batch.truth[:, :1]) if self._readout is None else batch.truth.view_as(base)
+                ceiling = truth + (base - own)  # the model's own error, at the counterfactual
+                if self.read_off and number == 0:
+                    sources = read_sources(self.readouts, forecaster, batch)
+                    self._part(MODEL).update(sources, wanted, names)
+                    self._part(UNEDITED).update(read(self.readouts, as_it_is.activations), wanted, names)
+            for variant in (one for one in self._scored if one.site == site):
+                outcome, scores = objective.edited(forecaster, batch, variant, activations), self._of(variant)
+                frame = outcome.prediction
+                moved = frame[:, 0, scored], unedited[:, 0, scored], scale[..., 0, 0, 0], names
+                if loader == NULLS:
+                    cast(Movement, scores.null_movement).update(*moved)
+                    continue
+                scores.movement.update(*moved)
+                edited = self._judged(batch, frame)
+                scores.recovery.update(edited, base, truth, ceiling, names)
+                unit = scale if self._readout is None else 1.0
+                scores.add_nearer(_distance(edited, truth, unit) < _distance(edited, own, unit), names)
+                scores.classes.update(read(self.readouts, outcome.activations), wanted, names)
+
+    def shifts(self) -> Shifts:
+        """Return where larger values of the variables lie at every site; a collective over the processes."""
+        sites = dict.fromkeys(variant.site for variant in self._scored)
+        places = [(site, i) for site in sites for i in range(len(self.variables))]
+        found = {place: cast(SourceShift, self.moves[_shift_name(*place)]).compute() for place in places}
+        moved = self._of(self._scored[0]).movement.compute()  # [initial conditions, fields + 1]
+        (pairs, *_) = {n for _, n in found.values()}
+        shifts = {place: shift.cpu() for place, (shift, _) in found.items()}
+        return Shifts(shifts, self._origin, pairs, int((moved[:, -1] > 0).sum()))
+
+    def results(self, stage: str) -> dict[str, float]:
+        """Compute the table; name what goes to the logger.
+
+        That is the recovery of every variant, where a `ClassLoss` is trained its class accuracy too (with several
+        variables the mean), and of the learned variants the best. A collective over the processes.
+        """
+        ceiling = self._of(self._scored[0]).recovery.recovery().ceiling
+        self.rows = [score_row(("", MODEL, 0, ""), "recovery", "", ceiling)]
+        for kind, part in self.read_off.items():
+            self.rows += cast(ClassAccuracy, part).rows(("", kind, 0, ""))
+        logged, best = {}, dict[str, float]()
+        for variant in self._scored:
+            rank = variant.boundless[0].rank if variant.boundless else variant.rank
+            rows = self._of(variant).rows((str(variant.site), variant.kind, rank, variant.name))
+            self.rows += rows
+            values = {
+                "recovery": [row.value for row in rows if (row.metric, row.field) == ("recovery", "")],
+                "class_accuracy": [row.value for row in rows if row.metric == "class_accuracy"],
+            }
+            for metric, found in values.items():
+                if found:
+                    mean = sum(found) / len(found)
+                    logged[f"{stage}/{metric}/{variant.label.replace(' ', '_')}"] = mean
+                    if variant.kind == "learned":
+                        best[f"{stage}/{metric}"] = max(mean, best.get(f"{stage}/{metric}", mean))
+        return logged | best
+
+    def _of(self, variant: InterventionVariant) -> VariantScores:
+        return cast(VariantScores, self.scores[variant.key])
+
+    def _part(self, kind: str) -> ClassAccuracy:
+        return cast(ClassAccuracy, self.read_off[kind])
+
+    def _judged(self, batch: PairBatch, frame: Tensor) -> Tensor:
+        """Return what of a frame [B, 1, C, H, W, D] the truth is about: its fields [B, C, H, W, D], or a readout."""
+        if self._readout is None:
+            return frame[:, 0, batch.metadata.channels.predicted]
+        value = readouts(batch.frames(frame), [self._readout])[self._readout]
+        return value[:, None, None, None, None]
+
+    def _add_shifts(self, site: Site, batch: PairBatch, activations: PairActivations) -> None:
+        locus = self.objective[0].locus
+        base = locus.take(activations.base.activation)
+        for i, (variable, sources) in enumerate(zip(self.variables, batch.source_windows, strict=True)):
+            values = [torch.tensor(batch.parameters(w, variable)) for w in (sources, batch.base_windows)]
+            shift = cast(SourceShift, self.moves[_shift_name(site, i)])
+            shift.update(base, locus.take(activations.sources[i]), (values[0] - values[1]).sign())
+
+
+def _shift_name(site: Site, variable: int) -> str:
+    return f"{site}/{variable}/shift".replace(".", "_")
+
+
+def _distance(frame: Tensor, other: Tensor, scale: Tensor | float) -> Tensor:
+    """[B]: squared distance of frames [B, C, H, W, D], each field in units of its scale."""
+    return ((frame - other) / scale).square().mean(dim=(1, 2, 3, 4))

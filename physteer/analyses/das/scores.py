@@ -1,0 +1,105 @@
+"""What is measured of one intervention over pairs, and its rows of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from physteer.analyses.das.table import InterchangeScore
+from physteer.metrics import CounterfactualRecovery, InterchangeAccuracy, Interval, Movement
+
+Who = tuple[str, str, int, str]
+"""Site, kind, rank and name of a row."""
+
+
+class ClassAccuracy(nn.Module):
+    """Share of pairs whose activation frozen probes read as of the source's class, by parameter.
+
+    Of edited activations it is the interchange-intervention accuracy for "the parameter's value" as the variable of the
+    high-level model (Geiger et al., 2301.04709).
+    """
+
+    def __init__(self, parameters: Sequence[str], initial_conditions: Sequence[str]) -> None:
+        """Begin with nothing seen.
+
+        Args:
+            parameters: of the probes; there may be none.
+            initial_conditions: names of all there are.
+        """
+        super().__init__()
+        self._names = tuple(parameters)
+        self.scores = nn.ModuleList(InterchangeAccuracy(initial_conditions) for _ in parameters)
+
+    def update(
+        self, read: Mapping[str, Tensor], wanted: Mapping[str, Tensor], initial_conditions: Sequence[str]
+    ) -> None:
+        """Add pairs.
+
+        Args:
+            read: by parameter, the classes that its probe reads, [B].
+            wanted: the sources' classes.
+            initial_conditions: of each pair's base.
+        """
+        for parameter, score in self._each():
+            score.update(read[parameter], wanted[parameter], initial_conditions)
+
+    def rows(self, who: Who) -> list[InterchangeScore]:
+        """Return a row for each parameter; a collective over the processes."""
+        return [score_row(who, "class_accuracy", parameter, score.accuracy()) for parameter, score in self._each()]
+
+    def _each(self) -> Iterable[tuple[str, InterchangeAccuracy]]:
+        return zip(self._names, cast(Sequence[InterchangeAccuracy], self.scores), strict=True)
+
+
+class VariantScores(nn.Module):
+    """The scores of a variant (see `InterchangeEvaluation` for what they mean)."""
+
+    def __init__(
+        self,
+        judged: Sequence[str],
+        fields: Sequence[str],
+        parameters: Sequence[str],
+        initial_conditions: Sequence[str],
+        null_initial_conditions: Sequence[str] | None,
+    ) -> None:
+        """Begin with nothing seen.
+
+        Args:
+            judged: what the answer is about: fields, or a readout.
+            fields: that are predicted.
+            parameters: that frozen probes read.
+            initial_conditions: names of all that bases have.
+            null_initial_conditions: the same of null pairs; None without such pairs.
+        """
+        super().__init__()
+        self.recovery = CounterfactualRecovery(judged, initial_conditions)
+        self.accuracy = InterchangeAccuracy(initial_conditions)
+        self.classes = ClassAccuracy(parameters, initial_conditions)
+        self.movement = Movement(fields, initial_conditions)
+        self.null_movement = None if null_initial_conditions is None else Movement(fields, null_initial_conditions)
+
+    def add_nearer(self, nearer: Tensor, initial_conditions: Sequence[str]) -> None:
+        """Add pairs to the interchange accuracy: whether each prediction is nearer to the counterfactual, [B]."""
+        self.accuracy.update(nearer.long(), torch.ones_like(nearer, dtype=torch.long), initial_conditions)
+
+    def rows(self, who: Who) -> list[InterchangeScore]:
+        """Return the rows of the table; a collective over the processes."""
+        recovery = self.recovery.recovery()
+        rows = [score_row(who, "recovery", "", recovery.mean)]
+        rows += [score_row(who, "recovery", field, interval) for field, interval in recovery.per_field.items()]
+        rows.append(score_row(who, "interchange_accuracy", "", self.accuracy.accuracy()))
+        rows += self.classes.rows(who)
+        for metric, score in (("movement", self.movement), ("null_movement", self.null_movement)):
+            if score is not None:
+                rows += [score_row(who, metric, field, interval) for field, interval in score.movement().items()]
+        return rows
+
+
+def score_row(who: Who, metric: str, field: str, interval: Interval) -> InterchangeScore:
+    """Return a row of the table."""
+    return InterchangeScore(
+        *who, metric, field, interval.value, interval.low, interval.high, interval.initial_conditions
+    )

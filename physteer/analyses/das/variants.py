@@ -1,0 +1,179 @@
+"""The interventions that one run trains or compares."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from physteer.analyses.das.fixed_subspaces import FixedSubspace
+from physteer.errors import PhysteerError
+from physteer.interventions import (
+    BoundlessRotation,
+    Edit,
+    Interchange,
+    InterchangeMean,
+    Locus,
+    LowRankRotation,
+    Site,
+    Span,
+    Subspace,
+    evaluated_once,
+)
+
+Kind = Literal["learned", "shuffled", "random", "direction", "full"]
+"""Learned from pairs; learned with the sources of other pairs; drawn at random; given; everything."""
+
+
+class InterventionVariant(nn.Module):
+    """An interchange at one site: what of the base's activation is taken from the sources."""
+
+    def __init__(
+        self,
+        site: Site,
+        width: int,
+        kind: Kind,
+        subspaces: Sequence[Subspace | None],
+        rank: int,
+        name: str = "",
+    ) -> None:
+        """Put together a variant.
+
+        Args:
+            site: where.
+            width: channels there.
+            kind: what it is there for.
+            subspaces: for each variable what is taken from its source; none: everything.
+            rank: dimensions per variable; 0 where they are learned.
+            name: of a given direction, or the number of a random one.
+        """
+        super().__init__()
+        self.site, self.width, self.kind, self.rank, self.name = site, width, kind, rank, name
+        self.subspaces = nn.ModuleList(nn.Identity() if one is None else one for one in subspaces)
+
+    @property
+    def label(self) -> str:
+        """What logs call it, unique within a run."""
+        rank = f"rank {self.rank}" if self.kind in ("learned", "shuffled", "random") and self.rank else ""
+        return " ".join(filter(None, (str(self.site), self.kind, rank, self.name)))
+
+    @property
+    def key(self) -> str:
+        """The label as the name of a part of a network."""
+        return re.sub(r"\W+", "_", self.label)
+
+    @property
+    def trained(self) -> bool:
+        """Whether ``fit`` changes it."""
+        return self.kind in ("learned", "shuffled")
+
+    @property
+    def boundless(self) -> list[BoundlessRotation]:
+        """Its subspaces that learn their own size."""
+        return [one for one in self.subspaces if isinstance(one, BoundlessRotation)]
+
+    @contextmanager
+    def edits(self, sources: Sequence[Tensor], locus: Locus, *, spatial_mean_only: bool) -> Iterator[list[Edit]]:
+        """Give the edits of one forward and its backward pass; rotations are evaluated once while the context is open.
+
+        Args:
+            sources: the site's activation in each variable's sources, row by row.
+            locus: which frames are exchanged.
+            spatial_mean_only: exchange the spatial mean alone, for sources of other initial conditions.
+        """
+        replacement = InterchangeMean if spatial_mean_only else Interchange
+        with evaluated_once(self):
+            yield [
+                Edit(self.site, replacement(locus.take(source)), space if isinstance(space, Subspace) else None, locus)
+                for space, source in zip(self.subspaces, sources, strict=True)
+            ]
+
+
+@dataclass(frozen=True)
+class VariantPlan:
+    """What variants a run has at each of its sites."""
+
+    ranks: tuple[int, ...]
+    """Of learned rotations, per variable."""
+    boundless: bool = False
+    """Learn one rotation of unknown size too."""
+    shuffled: bool = True
+    """Beside each learned rotation, train one with the sources of other pairs."""
+    random: int = 3
+    """Random rotations beside each rank."""
+    seed: int = 0
+    """Of all rotations' first values."""
+
+
+def make_variants(
+    widths: Mapping[Site, int], n_variables: int, plan: VariantPlan, fixed: Sequence[FixedSubspace]
+) -> list[InterventionVariant]:
+    """Make the variants of every site; of one variable, everything is exchanged too, and fixed subspaces are compared.
+
+    Args:
+        widths: channels at each site.
+        n_variables: each has a source of its own, and columns of its own in every rotation.
+        plan: which variants.
+        fixed: subspaces to compare with.
+
+    Raises:
+        PhysteerError: a rank is below 1 or, times the variables, above a width; a fixed subspace is where no site is,
+            or of another width; there are several variables where only one can be.
+    """
+    if n_variables > 1 and (plan.boundless or fixed):
+        raise PhysteerError(
+            f"a boundless rotation and fixed directions are for one variable; data.variables has {n_variables}"
+        )
+    for subspace in fixed:
+        if widths.get(subspace.site) != len(subspace.basis):
+            known = ", ".join(f"{site} of width {width}" for site, width in widths.items())
+            raise PhysteerError(
+                f"direction {subspace.name} is at {subspace.site} and has width {len(subspace.basis)}; DAS.sites are "
+                f"{known}"
+            )
+    variants: list[InterventionVariant] = []
+    for number, (site, width) in enumerate(widths.items()):
+        seed = plan.seed + 1000 * number  # sites of one width would share their draws
+
+        def add(
+            kind: Kind,
+            subspaces: Sequence[Subspace | None],
+            rank: int,
+            name: str = "",
+            site: Site = site,
+            width: int = width,
+        ) -> None:
+            variants.append(InterventionVariant(site, width, kind, subspaces, rank, name))
+
+        for rank in plan.ranks:
+            total = rank * n_variables
+            if not 1 <= total <= width:
+                raise PhysteerError(
+                    f"rank {rank} for {n_variables} variable(s) at {site}: its {width} channels allow 1 to "
+                    f"{width // n_variables}"
+                )
+            trained: tuple[Kind, ...] = ("learned", "shuffled") if plan.shuffled else ("learned",)
+            for kind in trained:
+                add(kind, _groups(LowRankRotation(width, total, seed), rank, n_variables), rank)
+            for i in range(plan.random):
+                drawn = _groups(LowRankRotation(width, total, seed + 1 + i), rank, n_variables)
+                add("random", drawn, rank, str(i + 1))
+        if plan.boundless:
+            add("learned", [BoundlessRotation(width, seed)], 0, "boundless")
+        for subspace in fixed:
+            if subspace.site == site:
+                add("direction", [Span(subspace.basis)], subspace.basis.shape[1], subspace.name)
+        if n_variables == 1:
+            add("full", [None], width)
+    for variant in variants:
+        if not variant.trained:
+            variant.requires_grad_(False)
+    return variants
+
+
+def _groups(rotation: LowRankRotation, rank: int, n_variables: int) -> Sequence[Subspace]:
+    return [rotation] if n_variables == 1 else rotation.split([rank] * n_variables)

@@ -1,0 +1,23 @@
+"""What analyses share: reading activations, prefixes that are never run twice, suffix passes, sums over processes."""
+
+from physteer.analyses.engine.activation_reader import ActivationReader
+from physteer.analyses.engine.distributed import from_everyone, merged, summed
+from physteer.analyses.engine.prefix_cache import PairActivations, PrefixCache
+from physteer.analyses.engine.snapshot_cache import Prefix, SnapshotCache
+from physteer.analyses.engine.suffix import ForecastSuffix, Outcome, PlainSuffix, Suffix, continued
+
+__all__ = [
+    "ActivationReader",
+    "ForecastSuffix",
+    "Outcome",
+    "PairActivations",
+    "PlainSuffix",
+    "Prefix",
+    "PrefixCache",
+    "SnapshotCache",
+    "Suffix",
+    "continued",
+    "from_everyone",
+    "merged",
+    "summed",
+]

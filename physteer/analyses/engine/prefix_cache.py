@@ -1,0 +1,142 @@
+"""What a frozen forecaster computes before some sites, once per window of a pair."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from physteer.analyses.engine.snapshot_cache import Prefix, SnapshotCache
+from physteer.data.batch import Window
+from physteer.data.pair import PairBatch
+from physteer.forecast import Forecaster, SampleScale, keeps_past, staged
+from physteer.interventions import (
+    LastFrameSnapshot,
+    Site,
+    Snapshot,
+    join_snapshots,
+    take_last_frame_snapshots,
+    take_snapshots,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPairs:
+    """A batch of pairs, run up to all sites. Holding this keeps uncached snapshots alive."""
+
+    base: list[Prefix]
+    """Of each window, as the cache holds it."""
+    sources: list[list[Prefix]]
+    """The same per variable."""
+    mismatched: list[list[Prefix]]
+
+
+@dataclass(frozen=True, eq=False)
+class PairActivations:
+    """One site of a batch of pairs."""
+
+    base: Snapshot
+    """From where the pass of the bases continues."""
+    sources: list[Tensor]
+    """The site's activation per variable, [B, T, …, d]; T = 1 where only last frames are edited, as in the base."""
+    mismatched: list[Tensor]
+    """The same of the sources of other pairs."""
+    last: Tensor
+    """The last context frame of the bases, [B, 1, C, H, W, D]."""
+    scale: SampleScale
+    """Of the bases."""
+
+
+class PrefixCache:
+    """Snapshots of windows at some sites, from a cache. A window is run once, and gives those of all sites.
+
+    A window that the cache holds is not read from disk.
+
+    Args:
+        forecaster: its network is frozen from now on.
+        sites: where.
+        last_frame: only the last frame will be edited, so that only it is run through the suffix.
+        max_bytes: of what is kept in memory, or of the folder.
+        folder: where snapshots are kept; none: in memory.
+        needed_by: who asks for a network that runs in stages, for the error.
+    """
+
+    def __init__(
+        self,
+        forecaster: Forecaster,
+        sites: Sequence[Site],
+        *,
+        last_frame: bool,
+        max_bytes: int,
+        folder: Path | None,
+        needed_by: str = "DAS",
+    ) -> None:
+        self.sites = tuple(sites)
+        self._network = (keeps_past if last_frame else staged)(forecaster, needed_by)
+        self._take: Callable[..., Mapping[Site, Snapshot]]
+        self._take, kind = (take_last_frame_snapshots, LastFrameSnapshot) if last_frame else (take_snapshots, Snapshot)
+        model_key = f"{forecaster.identity} {forecaster.source_version}"
+        self._cache = SnapshotCache(sites, model_key, max_bytes, folder, kind)
+
+    def prepare(self, forecaster: Forecaster, pairs: PairBatch, *, mismatched: bool = False) -> PreparedPairs:
+        """Run a batch up to the sites where the cache lacks it; sources take their base's jitter: tokens correspond.
+
+        Args:
+            forecaster: the one the cache was made for.
+            pairs: B of them.
+            mismatched: also run the sources of other pairs.
+        """
+
+        def run(windows: Sequence[Window]) -> list[Prefix]:
+            return self._run(forecaster, pairs, windows)
+
+        others = pairs.mismatched_windows if mismatched else []
+        return PreparedPairs(run(pairs.base_windows), [*map(run, pairs.source_windows)], [*map(run, others)])
+
+    def at(self, forecaster: Forecaster, site: Site, prepared: PreparedPairs) -> PairActivations:
+        """Return the activations of one of the sites, on the forecaster's device."""
+        device = forecaster.device
+
+        def beside(name: str) -> Tensor:
+            return torch.cat([prefix.beside[name].to(device) for prefix in prepared.base])
+
+        def activation(prefixes: Sequence[Prefix]) -> Tensor:
+            return torch.cat([prefix.snapshots[site].activation.to(device) for prefix in prefixes])
+
+        return PairActivations(
+            base=join_snapshots([prefix.snapshots[site].to(device) for prefix in prepared.base]),
+            sources=[activation(prefixes) for prefixes in prepared.sources],
+            mismatched=[activation(prefixes) for prefixes in prepared.mismatched],
+            last=beside("last"),
+            scale=SampleScale(beside("fields"), beside("differences")),
+        )
+
+    def _run(self, forecaster: Forecaster, pairs: PairBatch, windows: Sequence[Window]) -> list[Prefix]:
+        """Run windows up to the sites, with the jitter of the bases."""
+        draws = pairs.base_windows
+
+        def make(rows: list[int]) -> Prefix:
+            batch = pairs.read([windows[row] for row in rows])
+            shifted = dataclasses.replace(batch, windows=tuple(draws[row] for row in rows))
+            inputs, scale = forecaster.inputs(batch.context, shifted)
+            with torch.no_grad():
+                snapshots = self._take(self._network, self.sites, *inputs)
+            last = batch.context[:, -1:]
+            return Prefix(snapshots, {"last": last, "fields": scale.fields, "differences": scale.differences})
+
+        keys = [_key(forecaster, pairs, *both) for both in zip(windows, draws, strict=True)]
+        return self._cache.get(keys, make)
+
+
+def _key(forecaster: Forecaster, pairs: PairBatch, window: Window, draws: Window) -> str:
+    """Write out all that decides a network's inputs: data, fields, boundaries, precision and jitter."""
+    dataset = pairs.reader.dataset
+    jitter: Any = None if forecaster.jitter_seed is None else (forecaster.jitter_seed, str(draws))
+    channels, boundaries = dataset.metadata.channels.sources, dataset.metadata.grid.boundaries
+    address = f"{dataset.version(window.file)} {window} {dataset.spec.n_input}"
+    return f"{address} {channels} {boundaries} {forecaster.dtype} {jitter}"

@@ -1,0 +1,165 @@
+"""How often class probes are right: on held-out windows, and on full simulations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from physteer.analyses.engine import merged
+from physteer.analyses.probing.class_fitting import UNKNOWN, ClassFit, ClassTask
+from physteer.analyses.probing.class_table import ClassScore
+from physteer.analyses.probing.readings import INPUTS, samples
+from physteer.analyses.probing.windows import ProbeWindows
+from physteer.concepts import ClassProbe
+from physteer.data.batch import Batch
+from physteer.errors import PhysteerError
+from physteer.metrics import Interval, bootstrap, pooled_ratio
+
+HITS, ENTROPY, SEEN = 0, 1, 2
+"""Columns of the sums: samples that are read right, cross-entropy in nats, and from there on samples of each class."""
+
+
+class ClassScores:
+    """Accuracy and cross-entropy of a class probe's A penalties in one pass, and by initial condition."""
+
+    def __init__(self) -> None:
+        self._terms: dict[str, Tensor] = {}  # each [A, 2 + K], float64
+
+    def update(self, scores: Tensor, labels: Tensor, initial_conditions: Sequence[str]) -> None:
+        """Add samples.
+
+        Args:
+            scores: [A, B, n, K] of n samples of each of B windows, as of `ClassProbe.scores`.
+            labels: the place of each window's class, [B]; those of `UNKNOWN` ones are left out.
+            initial_conditions: of each window, by name.
+        """
+        known = labels != UNKNOWN
+        labels, scores = labels[known], scores[:, known.to(scores.device)].detach().cpu().double()
+        names = [name for name, one in zip(initial_conditions, known.tolist(), strict=True) if one]
+        a, b, n, k = scores.shape
+        truth = labels[None, :, None].expand(a, b, n)
+        entropy = -scores.log_softmax(-1).gather(-1, truth[..., None])[..., 0]  # [A, B, n]
+        terms = torch.stack([(scores.argmax(-1) == truth).double(), entropy], -1).sum(2)  # [A, B, 2]
+        seen = n * torch.nn.functional.one_hot(labels, k).double().expand(a, b, k)
+        for name, added in zip(names, torch.cat([terms, seen], -1).unbind(1), strict=True):
+            self._add(name, added)
+
+    def merge(self, other: ClassScores) -> None:
+        """Add what another process has seen, of the same probe."""
+        for name, added in other._terms.items():
+            self._add(name, added)
+
+    def accuracy(self) -> Tensor:
+        """Return the share of samples that are read right, [A]."""
+        total = self._total()
+        return total[:, HITS] / total[:, SEEN:].sum(1)
+
+    def cross_entropy(self) -> Tensor:
+        """Return the mean of −log p(class | x) over samples, in nats, [A]."""
+        total = self._total()
+        return total[:, ENTROPY] / total[:, SEEN:].sum(1)
+
+    def chance(self) -> float:
+        """Return the share of the commonest class: the accuracy of always saying that one."""
+        seen = self._total()[0, SEEN:]
+        return float(seen.max() / seen.sum())
+
+    def interval(self) -> Interval:
+        """Return the accuracy of the first penalty, with its interval over initial conditions."""
+        terms = torch.stack([one[0] for one in self._terms.values()])  # [initial conditions, 2 + K]
+        pair = torch.stack([terms[:, HITS], terms[:, SEEN:].sum(1)], 1)
+        return bootstrap(pair.numpy(), list(self._terms), pooled_ratio)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the sums by initial condition, to be sent to another process."""
+        return dict(self._terms)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Replace what was seen by what `state_dict` returned."""
+        self._terms = dict(state)
+
+    def _total(self) -> Tensor:
+        if not self._terms:
+            raise PhysteerError("no sample was seen: there are no scores of class probes")
+        return torch.stack([self._terms[name] for name in sorted(self._terms)]).sum(0)
+
+    def _add(self, name: str, terms: Tensor) -> None:
+        self._terms[name] = self._terms[name] + terms if name in self._terms else terms
+
+
+class ClassEvaluation:
+    """Chooses every class probe's penalty on ``valid``, by cross-entropy, then scores the chosen ones.
+
+    Args:
+        fit: the pass over ``train``.
+    """
+
+    def __init__(self, fit: ClassFit) -> None:
+        self.fit = fit
+        self.probes: dict[ClassTask, ClassProbe] = {}
+        """After `learn` with every penalty, after the `results` of validation with the best."""
+        self._windows: Mapping[str, ProbeWindows] = {}
+        self._scores: dict[tuple[str, ClassTask], ClassScores] = {}  # by data set and probe
+
+    def learn(self, alphas: Sequence[float], model: str) -> None:
+        """Fit the probes to the sums of all processes."""
+        self.probes = self.fit.fit(alphas, model)
+
+    def begin(self, windows: Mapping[str, ProbeWindows]) -> None:
+        """Make empty scores for data sets, by name."""
+        self._windows = windows
+        self._scores = {(data, task): ClassScores() for data in windows for task in self.probes}
+
+    def add(self, data: str, place: str, features: Tensor, batch: Batch) -> None:
+        """Add the features of a batch of a data set at a place, [B, T, h, w, δ, d]."""
+        mine = [task for task in self.probes if task.place == place]
+        if not mine:
+            return
+        windows, pooled = self._windows[data], samples(features, "pooled")  # [B, T, d]
+        names = windows.initial_conditions(batch.windows)
+        for task in mine:
+            labels = self.fit.labels(task, windows, batch)
+            self._scores[data, task].update(self.probes[task].scores(pooled), labels, names)
+
+    def results(self, stage: str) -> dict[str, float]:
+        """Add the processes' scores up; after validation, choose the penalties. A collective over the processes.
+
+        Returns:
+            The accuracy of every probe with its own labels.
+        """
+        self._scores = {key: merged(scores, ClassScores) for key, scores in self._scores.items()}
+        logged = {}
+        for (data, task), scores in self._scores.items():
+            found, best = scores.accuracy(), 0
+            if stage == "val":
+                probe = self.probes[task]
+                losses = zip(scores.cross_entropy().tolist(), (-probe.alphas).tolist(), strict=True)
+                _, best = min((pair, place) for place, pair in enumerate(losses))  # of equals the largest penalty
+                self.probes[task] = probe.chosen(best, {"valid": float(found[best])})
+            if not task.shuffled:
+                prefix = "val" if stage == "val" else f"test/{data}"
+                logged[f"{prefix}/accuracy/{task.place.replace(' ', '_')}/{task.parameter}"] = float(found[best])
+        return logged
+
+    def table(self) -> list[ClassScore]:
+        """Return every accuracy of ``test``, with intervals; after `results`."""
+        rows = []
+        for (data, task), scores in self._scores.items():
+            found = scores.interval()
+            rows.append(
+                ClassScore(
+                    site="" if task.place in INPUTS else task.place,
+                    parameter=task.parameter,
+                    data=data,
+                    control="shuffled" if task.shuffled else INPUTS.get(task.place, "probe"),
+                    alpha=float(self.probes[task].alphas[0]),
+                    accuracy=found.value,
+                    low=found.low,
+                    high=found.high,
+                    chance=scores.chance(),
+                    initial_conditions=found.initial_conditions,
+                )
+            )
+        return rows

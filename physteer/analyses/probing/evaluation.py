@@ -1,0 +1,241 @@
+"""How well probes read what they were fitted to: on held-out simple flows, and on full simulations."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from physteer.analyses.engine import from_everyone, merged
+from physteer.analyses.probing.class_evaluation import ClassEvaluation
+from physteer.analyses.probing.fitting import SHUFFLED, ProbeFit, both_truths
+from physteer.analyses.probing.lens import LensErrors
+from physteer.analyses.probing.maps import MapCollector, assembled
+from physteer.analyses.probing.readings import INPUTS, ProbeReader, Resolution, samples
+from physteer.analyses.probing.table import ProbeScore
+from physteer.analyses.probing.trajectory_maps import TrajectoryMaps
+from physteer.analyses.probing.windows import ProbeWindows
+from physteer.concepts import RidgeProbes
+from physteer.data.batch import Batch
+from physteer.forecast import Forecaster
+from physteer.forecast.evaluation import Stage
+from physteer.metrics import ProbeScores, best_match, bootstrap, mae_of, r2_of
+from physteer.metrics.probes import SQUARES, SUM, N
+from physteer.metrics.statistics import Floats
+
+Key = tuple[str, Resolution]
+DATA = {1: ("held_out",), 2: ("simple", "full")}
+"""The data loaders of ``test``, by how many there are."""
+
+
+class ProbeEvaluation(nn.Module):
+    """Chooses every probe's penalty on ``valid``, then scores the chosen ones on ``test`` and on full simulations.
+
+    Validation fits the probes to the sums of the pass before it. The scores are sums over tokens by initial condition,
+    added up over processes, so that they do not depend on how windows are shared out.
+
+    Args:
+        fit: the pass over ``train``.
+        alphas: penalties to choose from.
+        maps: number of trajectories of each data set whose predictions are kept token by token.
+        seed: of the shuffles.
+    """
+
+    def __init__(self, fit: ProbeFit, alphas: Sequence[float], maps: int, seed: int) -> None:
+        super().__init__()
+        self.fit, self.alphas, self.n_maps, self.seed = fit, tuple(alphas), maps, seed
+        self.probes: dict[Key, RidgeProbes] = {}
+        """After `begin` of validation with every penalty, after its `results` with the best for each target."""
+        self.maps: list[TrajectoryMaps] = []
+        """Of the kept trajectories, after `results` of test."""
+        self.lens = LensErrors()
+        """Of full simulations."""
+        self.classes = ClassEvaluation(fit.classes)
+        """What probes of classes score."""
+        self._testing = False
+        self._data: tuple[str, ...] = ()  # of each loader
+        self._windows: list[ProbeWindows] = []
+        self._scores: list[dict[Key, ProbeScores]] = []  # by loader
+        self._matches: list[dict[tuple[str, str], Tensor]] = []  # by loader; by place and initial condition
+        self._maps: list[MapCollector] = []
+
+    @property
+    def reader(self) -> ProbeReader:
+        """What is read and looked for."""
+        return self.fit.reader
+
+    def targets(self, resolution: Resolution) -> tuple[str, ...]:
+        """Return the targets that vary."""
+        if not self.probes:
+            return ()
+        names = self.probes[self.reader.places[0], resolution].targets
+        return tuple(name for name in names if not name.startswith(SHUFFLED))
+
+    def begin(self, forecaster: Forecaster, loaders: Any, stage: Stage) -> None:
+        """Make empty scores; before validation, fit the probes. A collective over the processes."""
+        self._testing = stage == "test"
+        if not self._testing:
+            self.fit.merge()
+            model = forecaster.identity
+            self.probes = self.fit.fit(self.alphas, model)
+            self.classes.learn(self.alphas, model)
+        loaders = loaders if isinstance(loaders, list) else [loaders]
+        self._data = DATA[len(loaders)] if self._testing else ("valid",)
+        self._windows = [ProbeWindows(loader.dataset, self.seed) for loader in loaders]
+        self.classes.begin(dict(zip(self._data, self._windows, strict=True)))
+        centres = {key: self.fit.fitters[key].mean_y[self._columns(key[1])] for key in self.probes}
+        self._scores = [
+            {key: ProbeScores(probes.targets, centres[key]) for key, probes in self.probes.items()} for _ in loaders
+        ]
+        self._matches, self.lens = [{} for _ in loaders], LensErrors()
+        self._maps = [
+            MapCollector(windows.some_trajectories(self.n_maps if self._testing and self.probes else 0))
+            for windows in self._windows
+        ]
+
+    def score(self, forecaster: Forecaster, batch: Batch, loader: int) -> None:
+        """Add a batch of one of the loaders."""
+        windows = self._windows[loader]
+        names = windows.initial_conditions(batch.windows)
+        truths = {
+            resolution: truth[..., self._columns(resolution)]
+            for resolution, truth in both_truths(self.reader, windows, forecaster, batch).items()
+        }
+        n_own = {resolution: len(self.targets(resolution)) for resolution in truths}
+        first = self.reader.sites[:1]
+        shape = forecaster.site_shapes(first, batch.metadata, batch.n_input)[first[0]][1:5]
+        self._maps[loader].begin(batch, {r: truth[..., : n_own[r]] for r, truth in truths.items()}, shape)
+
+        def use(place: str, features: Tensor) -> None:
+            self.classes.add(self._data[loader], place, features, batch)
+            for resolution, truth in truths.items():
+                key = (place, resolution)
+                predicted = self.probes[key].predict(samples(features, resolution))  # [A, B, n, 2m]
+                self._scores[loader][key].update(predicted, truth, names)
+                if not self._testing:
+                    continue
+                own = predicted[0, ..., : n_own[resolution]]
+                self._maps[loader].add(place, resolution, own)
+                if resolution == "token":
+                    self._match(loader, place, own, truth, names, shape[0])
+
+        self.reader.read(forecaster, batch, use)
+        if self._data[loader] == "full":
+            self.lens.add(forecaster, batch, names)
+
+    def results(self, stage: str) -> dict[str, float]:
+        """Add the processes' scores up; after validation, choose the penalties. A collective over the processes."""
+        for scores in self._scores:
+            for key, mine in scores.items():
+                scores[key] = merged(mine, partial(ProbeScores, mine.targets))
+        logged = self.classes.results(stage)
+        if stage == "val":
+            [scores] = self._scores
+            r2 = {key: one.r2() for key, one in scores.items()}
+            self.probes = {key: probes.best(r2[key]) for key, probes in self.probes.items()}
+            return logged | self._logged({key: one.amax(0) for key, one in r2.items()}, "val/r2")
+        self._matches = [_added(from_everyone(mine)) for mine in self._matches]
+        self.lens.merge(from_everyone)
+        sites = tuple(map(str, self.reader.sites))
+        self.maps = []
+        for data, collector in zip(self._data, self._maps, strict=True):
+            pieces = [piece for mine in from_everyone(collector.pieces) for piece in mine]
+            self.maps += assembled(pieces, data, sites, self.targets("token"), self.targets("pooled"))
+        for name, scores in zip(self._data, self._scores, strict=True):
+            logged |= self._logged({key: one.r2()[0] for key, one in scores.items()}, f"test/{name}/r2")
+        return logged
+
+    def table(self) -> list[ProbeScore]:
+        """Return every score of ``test``, with intervals; after `results`."""
+        rows = []
+        for loader, data in enumerate(self._data):
+            for (place, resolution), scores in self._scores[loader].items():
+                by_name, alphas = scores.terms(), self.probes[place, resolution].alphas[0]
+                conditions = list(by_name)
+                terms = torch.stack(list(by_name.values()))[:, 0]  # [initial conditions, m, 5]
+                for column, name in enumerate(scores.targets):
+                    shuffled, site = name.startswith(SHUFFLED), "" if place in INPUTS else place
+                    if shuffled and not site:
+                        continue  # a control of a control
+                    found = bootstrap(terms[:, column].numpy(), conditions, _r2_where_varied(terms[:, column].sum(0)))
+                    row = ProbeScore(
+                        site=site,
+                        target=name.removeprefix(SHUFFLED),
+                        resolution=resolution,
+                        data=data,
+                        control="shuffled" if shuffled else INPUTS.get(place, "probe"),
+                        alpha=float(alphas[column]),
+                        r2=found.value,
+                        low=found.low,
+                        high=found.high,
+                        mae=float(mae_of(terms[:, column].sum(0))),
+                        initial_conditions=found.initial_conditions,
+                    )
+                    if resolution == "token" and not shuffled:
+                        own, other = self._best_match(loader, place, column)
+                        row = dataclasses.replace(row, best_match=own, best_match_shuffled=other)
+                    rows.append(row)
+        return rows
+
+    def _columns(self, resolution: Resolution) -> list[int]:
+        """Positions among all targets, and all shuffled ones, of those that vary."""
+        kept = self.probes[self.reader.places[0], resolution].targets
+        return [self.fit.names.index(name) for name in kept]
+
+    def _match(
+        self, loader: int, place: str, predicted: Tensor, truth: Tensor, names: Sequence[str], n_frames: int
+    ) -> None:
+        """Add up the nearest that a token comes to its own truth and to that of another window, frame by frame."""
+        b, _, m = predicted.shape
+        frames = predicted.reshape(b * n_frames, -1, m)
+        pair = [best_match(frames, one.reshape(b * n_frames, -1, m)) for one in (truth[..., :m], truth[..., m:])]
+        matched = torch.stack([*pair, torch.ones_like(pair[0])], -1).view(b, n_frames, m, 3).sum(1).cpu()
+        for name, terms in zip(names, matched, strict=True):
+            key = (place, name)
+            mine = self._matches[loader]
+            mine[key] = mine[key] + terms if key in mine else terms
+
+    def _best_match(self, loader: int, place: str, column: int) -> tuple[float, float]:
+        """Return the mean best match over frames of all windows, and that with shuffled truths."""
+        terms = [terms[column] for (where, _), terms in self._matches[loader].items() if where == place]
+        own, other, count = torch.stack(terms).sum(0).tolist()
+        return own / count, other / count
+
+    def _logged(self, r2: dict[Key, Tensor], prefix: str) -> dict[str, float]:
+        return {
+            f"{prefix}/{place.replace(' ', '_')}/{name}/{resolution}": float(value)
+            for (place, resolution), values in r2.items()
+            for name, value in zip(self.targets(resolution), values, strict=False)  # the shuffled ones come after
+        }
+
+
+def _r2_where_varied(total: Tensor) -> Callable[[Floats], Floats]:
+    """Return R² of resampled sums; NaN where a resample has only initial conditions in which the truth hardly varies.
+
+    Args:
+        total: the sums of all initial conditions, [5].
+    """
+    least = 1e-6 * _variance(total)
+
+    def r2(sums: Floats) -> Floats:
+        resampled = torch.from_numpy(sums)
+        found: Floats = torch.where(_variance(resampled) > least, r2_of(resampled), torch.nan).numpy()
+        return found
+
+    return r2
+
+
+def _variance(terms: Tensor) -> Tensor:
+    return terms[..., SQUARES] / terms[..., N] - (terms[..., SUM] / terms[..., N]).square()
+
+
+def _added(parts: Sequence[dict[tuple[str, str], Tensor]]) -> dict[tuple[str, str], Tensor]:
+    total: dict[tuple[str, str], Tensor] = {}
+    for part in parts:
+        for key, terms in part.items():
+            total[key] = total[key] + terms if key in total else terms
+    return total

@@ -1,0 +1,143 @@
+"""The pass over the training windows that probes and erasers are made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from physteer.analyses.engine import merged
+from physteer.analyses.probing.class_fitting import ClassFit
+from physteer.analyses.probing.readings import RESOLUTIONS, ProbeReader, Resolution, samples
+from physteer.analyses.probing.windows import ProbeWindows
+from physteer.concepts import RidgeFitter, RidgeProbes
+from physteer.data.batch import Batch
+from physteer.errors import PhysteerError
+from physteer.forecast import Forecaster
+from physteer.metrics import TARGETS
+
+SHUFFLED = "shuffled "
+"""Before the names of targets whose truths are those of other windows."""
+_ROUND_OFF = 1e-5
+"""A mean over a frame whose spread is below this, in units of the tokens' spread, is that of float32 numbers."""
+
+
+class ProbeFit(nn.Module):
+    """An objective that minimises nothing step by step: it adds up the sums that ridge regression needs.
+
+    Every place is fitted to every target, and to the same targets of other windows, per token and pooled. Memory: d²
+    float64 numbers per place and resolution, however many tokens there are. And to the classes that `ClassFit` says.
+    """
+
+    def __init__(self, reader: ProbeReader, windows: ProbeWindows, classes: Sequence[str] = ()) -> None:
+        """Begin with nothing seen.
+
+        Args:
+            reader: what is read and looked for.
+            windows: of ``train``.
+            classes: parameters whose values are told apart.
+
+        Raises:
+            PhysteerError: There is no such parameter, or it has one value only.
+        """
+        super().__init__()
+        self.reader, self.windows = reader, windows
+        self.names = (*reader.targets, *(SHUFFLED + name for name in reader.targets))
+        self.fitters: dict[tuple[str, Resolution], RidgeFitter] = {
+            (place, resolution): RidgeFitter(self.names)
+            for place in reader.places
+            for resolution in RESOLUTIONS
+            if reader.targets
+        }
+        self.classes = ClassFit(classes, reader, windows)
+
+    def forward(self, forecaster: Forecaster, batch: Batch, step: int = 0) -> None:
+        """Add a batch of windows.
+
+        Raises:
+            PhysteerError: an activation or a target is not finite.
+        """
+        truths = both_truths(self.reader, self.windows, forecaster, batch)
+
+        def add(place: str, features: Tensor) -> None:
+            try:
+                for resolution, truth in truths.items():
+                    self.fitters[place, resolution].update(samples(features, resolution).flatten(0, 1), truth)
+                self.classes.add(place, features, batch)
+            except PhysteerError as error:
+                raise PhysteerError(f"probes at {place}, windows from {batch.windows[0]} on: {error}") from error
+
+        truths = {resolution: truth.flatten(0, 1) for resolution, truth in truths.items()}
+        self.reader.read(forecaster, batch, add)
+
+    def merge(self) -> None:
+        """Add up the processes' sums; a collective."""
+        for key in self.fitters:
+            self.fitters[key] = merged(self.fitters[key], partial(RidgeFitter, self.names))
+        self.classes.merge()
+
+    def fit(self, alphas: Sequence[float], model: str) -> dict[tuple[str, Resolution], RidgeProbes]:
+        """Return the ridge probes of every place and resolution; targets that do not vary are left out, with a warning.
+
+        Means over a frame may be 0 by a theorem, such as vorticity's where flows are periodic: what varies then is
+        round-off.
+
+        Args:
+            alphas: penalties to choose from.
+            model: which weights.
+        """
+        if not self.fitters:
+            return {}
+        token, pooled = (self.fitters[self.reader.places[0], resolution] for resolution in RESOLUTIONS)
+        kept = {"token": token.varying}
+        kept["pooled"] = [
+            i
+            for i in pooled.varying
+            if pooled.scatter_yy[i] / pooled.count > _ROUND_OFF**2 * token.scatter_yy[i] / token.count
+        ]
+        for resolution, columns in kept.items():
+            constant = [name for i, name in enumerate(self.reader.targets) if i not in columns]
+            if constant:
+                warnings.warn(
+                    f"probe targets that are constant in {self.windows.dataset.path}, {resolution}, are skipped: "
+                    f"{', '.join(constant)}",
+                    stacklevel=2,
+                )
+        units = {name: TARGETS[name.removeprefix(SHUFFLED)].units for name in self.names}
+        described = {"model": model, "data": self.windows.dataset.path}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said above, once
+            return {
+                (place, resolution): selected(
+                    one.fit(alphas, site=place, units=units, **described), [self.names[i] for i in kept[resolution]]
+                )
+                for (place, resolution), one in self.fitters.items()
+            }
+
+
+def selected(probes: RidgeProbes, targets: Sequence[str]) -> RidgeProbes:
+    """Return the probes of some targets."""
+    columns = [probes.targets.index(name) for name in targets]
+    return dataclasses.replace(
+        probes,
+        weights=probes.weights[..., columns],
+        bias=probes.bias[:, columns],
+        alphas=probes.alphas[:, columns],
+        targets=tuple(targets),
+        units={name: probes.units[name] for name in targets},
+    )
+
+
+def both_truths(
+    reader: ProbeReader, windows: ProbeWindows, forecaster: Forecaster, batch: Batch
+) -> dict[Resolution, Tensor]:
+    """Return the truths of a batch and then those of other windows, [B, n, 2m], by resolution; none without targets."""
+    if not reader.targets:
+        return {}
+    both = (batch, windows.others(batch))
+    pair = [reader.truths(forecaster, b, forecaster.inputs(b.context, b)[1]) for b in both]
+    return {resolution: torch.cat([truths.samples(resolution) for truths in pair], -1) for resolution in RESOLUTIONS}

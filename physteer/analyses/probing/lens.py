@@ -1,0 +1,83 @@
+"""Decoder lens over a data set: how good the prediction would be if the blocks from there on did nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from physteer.analyses.probing.table import PERSISTENCE, LensScore
+from physteer.data.batch import Batch
+from physteer.forecast import Forecaster, NetworkInputs, staged
+from physteer.interventions import StagedModel
+from physteer.metrics import bootstrap_mean, vrmse
+
+
+class LensErrors:
+    """VRMSE of the next frame that each depth's activation is decoded to, per field, by initial condition."""
+
+    def __init__(self) -> None:
+        self._fields: list[str] = []
+        self._found: dict[str, list[tuple[str, Tensor]]] = {}  # by depth: initial condition and errors [C]
+
+    @torch.no_grad()
+    def add(self, forecaster: Forecaster, batch: Batch, initial_conditions: Sequence[str]) -> None:
+        """Decode every depth's activation for a batch whose windows have one frame after the context."""
+        inputs, scale = forecaster.inputs(batch.context, batch)
+        model = staged(forecaster, "The decoder lens")
+        scored = batch.channels.predicted
+        self._fields = [batch.channels.names[i] for i in scored]
+        last = batch.context[:, -1:]
+        names = ["encoder", *(f"blocks.{i}" for i in range(len(model.blocks)))]
+        frames = {PERSISTENCE: last}
+        for name, y in zip(names, decoder_lens(model, inputs), strict=True):
+            frames[name] = forecaster.next_frame(y, last, scale, batch)
+        for name, frame in frames.items():
+            errors = vrmse(frame[:, 0, scored].float(), batch.targets[:, 0, scored]).cpu()  # [B, C]
+            self._found.setdefault(name, []).extend(zip(initial_conditions, errors, strict=True))
+
+    def merge(self, from_everyone: Callable[[Any], list[Any]]) -> None:
+        """Add what the other processes have seen; a collective."""
+        everyone = from_everyone((self._fields, self._found))
+        self._fields = next((fields for fields, _ in everyone if fields), [])
+        depths = list(dict.fromkeys(name for _, found in everyone for name in found))
+        # in an order that does not depend on who saw what
+        self._found = {
+            name: sorted((one for _, found in everyone for one in found.get(name, ())), key=_place) for name in depths
+        }
+
+    def table(self) -> list[LensScore]:
+        """Return the errors with intervals over initial conditions, per field and (field empty) their mean."""
+        rows = []
+        for depth, found in self._found.items():
+            names = [name for name, _ in found]
+            errors = torch.stack([errors for _, errors in found])  # [windows, C]
+            columns = [("", errors.mean(1)), *zip(self._fields, errors.unbind(1), strict=True)]
+            for field, values in columns:
+                interval = bootstrap_mean(values.numpy(), names)
+                rows.append(
+                    LensScore(depth, field, interval.value, interval.low, interval.high, interval.initial_conditions)
+                )
+        return rows
+
+
+def decoder_lens(model: StagedModel, inputs: NetworkInputs) -> Iterator[Tensor]:
+    """Yield the decoded last frame after the encoder, then after each block; the last one is the network's own output.
+
+    Blocks add to a residual stream, so the decoder reads an earlier one's output too (nostalgebraist's logit lens;
+    Langedijk et al. 2023 for decoders). One activation is in memory at a time.
+
+    Yields:
+        [B, 1, C, H, W, D], blocks + 1 times.
+    """
+    h, context = model.encode(*inputs)
+    yield model.decode(h, context, last_frame_only=True)
+    for i in range(len(model.blocks)):
+        h = model.run_blocks(h, context, i, i + 1)
+        yield model.decode(h, context, last_frame_only=True)
+
+
+def _place(one: tuple[str, Tensor]) -> tuple[Any, ...]:
+    return (one[0], *one[1].tolist())

@@ -1,0 +1,114 @@
+"""What probes read of a batch: activations at sites, and the raw input beside them; and what they should find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from physteer.analyses.engine import ActivationReader
+from physteer.analyses.probing.table import Control
+from physteer.concepts import RandomFeatures
+from physteer.data.batch import Batch
+from physteer.data.normalised import normalised_flow
+from physteer.errors import PhysteerError, did_you_mean
+from physteer.forecast import Forecaster, SampleScale
+from physteer.interventions import Site
+from physteer.metrics import TARGETS, patches, pooled_targets, token_targets
+
+Resolution = Literal["token", "pooled"]
+RESOLUTIONS: tuple[Resolution, ...] = ("token", "pooled")
+RAW_PATCH, RANDOM_FEATURES = "raw patch", "random features"
+"""What is read instead of a site, as controls: the cells of the token, and tanh features of them, as many as the
+network is wide."""
+INPUTS: dict[str, Control] = {RAW_PATCH: "raw_patch", RANDOM_FEATURES: "random_features"}
+"""Places that are controls."""
+TOKENS = (2, 3, 4)
+"""Axes h, w, δ of activations."""
+
+
+@dataclass(frozen=True, eq=False)
+class Truths:
+    """Targets of a batch, in the units the network sees."""
+
+    token: Tensor
+    """[B, T, h, w, δ, m]."""
+    pooled: Tensor
+    """[B, T, m]."""
+
+    def samples(self, resolution: Resolution) -> Tensor:
+        """Return them as samples of each window, [B, n, m]."""
+        return self.token.flatten(1, 4) if resolution == "token" else self.pooled
+
+
+class ProbeReader:
+    """Reads sites and the raw input of windows, and computes the targets.
+
+    Args:
+        sites: where; outputs of the encoder, of blocks, and of what is in them.
+        targets: names in `physteer.metrics.TARGETS`; none is allowed.
+        seed: of the random features.
+
+    Raises:
+        PhysteerError: there is no such target.
+    """
+
+    def __init__(self, sites: Sequence[Site], targets: Sequence[str], seed: int) -> None:
+        for name in targets:
+            if name not in TARGETS:
+                raise PhysteerError(f"no probe target {name!r}, only {', '.join(TARGETS)}{did_you_mean(name, TARGETS)}")
+        self.sites, self.targets, self.seed = tuple(sites), tuple(targets), seed
+        self.places = (*map(str, self.sites), RAW_PATCH, RANDOM_FEATURES)
+        """Names of what is read."""
+        self._random: dict[int, RandomFeatures] = {}  # by the size of a patch
+
+    @torch.no_grad()
+    def read(self, forecaster: Forecaster, batch: Batch, use: Callable[[str, Tensor], None]) -> None:
+        """Run the network on a batch's contexts and hand every place's features over, one at a time.
+
+        Args:
+            forecaster: whose network.
+            batch: B windows.
+            use: gets a place and its features [B, T, h, w, δ, d], not to be kept or changed.
+        """
+        width = 0
+
+        def look(site: Site, h: Tensor) -> None:
+            nonlocal width
+            width = max(width, h.shape[-1])
+            use(str(site), h)
+
+        ActivationReader(forecaster, self.sites).read(batch, look)
+        inputs, _ = forecaster.inputs(batch.context, batch)
+        raw = patches(inputs.fields, forecaster.token_grid(batch.metadata), batch.grid.periodic)
+        use(RAW_PATCH, raw)
+        if raw.shape[-1] not in self._random:
+            self._random[raw.shape[-1]] = RandomFeatures(raw.shape[-1], width, self.seed)
+        use(RANDOM_FEATURES, self._random[raw.shape[-1]](raw))
+
+    def truths(self, forecaster: Forecaster, batch: Batch, scale: SampleScale) -> Truths:
+        """Compute the targets of a batch whose fields the network sees divided by a scale.
+
+        Raises:
+            PhysteerError: the data lack what a target is made of, or a target is not finite.
+        """
+        flow = normalised_flow(batch, scale.fields)
+        token = token_targets(self.targets, flow, forecaster.token_grid(batch.metadata))
+        finite = token.flatten(1, -2).isfinite().all(1)  # [B, m]
+        for window, row in zip(batch.windows, finite.tolist(), strict=True):
+            if not all(row):
+                name = self.targets[row.index(False)]
+                raise PhysteerError(f"target {name!r} has values that are not finite in {window}")
+        return Truths(token, pooled_targets(self.targets, flow))
+
+
+def samples(features: Tensor, resolution: Resolution) -> Tensor:
+    """Return features [B, T, h, w, δ, d] as samples of each window: every token, or means over a frame's tokens.
+
+    Returns:
+        [B, n, d].
+    """
+    return features.flatten(1, 4) if resolution == "token" else features.float().mean(TOKENS)

@@ -1,0 +1,124 @@
+"""Which experiment a run folder belongs to: what decides its results, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from physteer import __version__
+from physteer.data.module import WellDataModule
+from physteer.errors import PhysteerError
+from physteer.forecast import Forecaster
+from physteer.run_folder import EXPERIMENT, Experiment
+
+# The weights and the data themselves are compared, wherever they lie. Batches, devices and processes only round.
+_TRAINER = ("limit_predict_batches", "precision")
+_NOT_OF_THE_MODEL = {
+    *("checkpoint", "network", "conditions_per_forward", "compile"),
+    *("objective", "learning_rate", "weight_decay", "warmup_steps"),
+}
+_NOT_OF_THE_DATA = {"path", "batch_size", "num_workers", "storage_options", "one_step_every"}
+_SHOWING = ("Figures", "ProgressBar", "RolloutProgress", "RolloutVideo")
+"""Callbacks that only show results."""
+_RESULTS = (
+    *("journal", "rollouts", "concepts", "natural", "tables"),
+    *("activations.zarr", "activations.zarr.partial"),
+)
+"""Folders of ``predict``."""
+
+
+def experiment_of(
+    settings: Mapping[str, Any], forecaster: Forecaster, data: WellDataModule, checkpoint: Path | None
+) -> Experiment:
+    """Return what decides the results of a run of ``predict``.
+
+    Args:
+        settings: the merged configuration.
+        forecaster: before `checkpoint` is loaded.
+        data: the files that ``predict`` would read are looked at.
+        checkpoint: whose weights replace the model's.
+
+    Raises:
+        PhysteerError: the data or a file that a setting names cannot be read.
+    """
+    found: dict[str, Any] = {"physteer": __version__, "seed_everything": settings.get("seed_everything")}
+    found["weights"] = forecaster.identity if checkpoint is None else _digest(checkpoint)
+    found |= {f"trainer.{name}": settings["trainer"].get(name) for name in _TRAINER}
+    found |= _settings("model", settings["model"], _NOT_OF_THE_MODEL)
+    found |= _settings("data", settings["data"], _NOT_OF_THE_DATA)
+    names: list[str] = []
+    callbacks = settings["trainer"].get("callbacks") or []
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        name = callback["class_path"].rpartition(".")[2]
+        if not name.endswith(_SHOWING):
+            names.append(name)
+            number = names.count(name)
+            found |= _settings(f"callbacks.{name}{f' {number}' if number > 1 else ''}", callback, set())
+    dataset = data.predict_dataset()
+    found |= {f"file {name}": dataset.fingerprint(name) for name in dataset.files}
+    return found
+
+
+def check_folder(folder: Path, experiment: Experiment) -> None:
+    """Refuse a run folder that holds results of another experiment.
+
+    Raises:
+        PhysteerError: it does; says what is different.
+    """
+    result = next(_results(folder), None)
+    if result is None:
+        return
+    advice = "set another trainer.default_root_dir, or delete that folder"
+    try:
+        before = json.loads((folder / EXPERIMENT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PhysteerError(f"{result} is from a run that left no {folder / EXPERIMENT}; {advice}") from None
+    except (OSError, ValueError) as error:
+        raise PhysteerError(f"cannot read {folder / EXPERIMENT}: {error}") from None
+    now = json.loads(json.dumps(experiment))
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if changed:
+        told = [f"{name} was {_short(before.get(name))}, now {_short(now.get(name))}" for name in changed[:3]]
+        told += [f"and {len(changed) - 3} more"] if len(changed) > 3 else []
+        raise PhysteerError(f"{folder} holds results of another experiment: {'; '.join(told)}; {advice}")
+
+
+def _results(folder: Path) -> Iterator[Path]:
+    """Yield files that ``predict`` has written; scores are of ``validate`` and ``test``."""
+    for name in _RESULTS:
+        for path in (folder / name).rglob("*"):
+            if path.is_file() and not path.name.startswith((".", "scores_")):
+                yield path
+
+
+def _settings(prefix: str, chosen: Mapping[str, Any], without: set[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the class and its arguments, by name."""
+    yield prefix, chosen["class_path"].rpartition(".")[2]
+    for name, value in (chosen.get("init_args") or {}).items():
+        if name not in without:
+            yield f"{prefix}.{name}", _with_digests(value)
+
+
+def _with_digests(value: Any) -> Any:
+    """Put beside every file's stem, after which directions are called, its content, and leave out where it lies."""
+    if isinstance(value, Mapping):
+        return {str(name): _with_digests(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_with_digests(one) for one in value]
+    if isinstance(value, str) and os.path.isfile(value):  # False too for text longer than a path may be
+        return f"{Path(value).stem} {_digest(Path(value))}"
+    return value
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 50 else f"{text[:47]}…"

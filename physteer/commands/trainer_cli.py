@@ -1,0 +1,265 @@
+"""The commands that run a Lightning trainer: one YAML per experiment."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from jsonargparse import Namespace
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+
+import physteer.callbacks
+from physteer.callbacks import Interrupts, Journal, RolloutProgress, RunRecord, ScoreTable, WandbReport
+from physteer.commands.memory import keep_freed_memory
+from physteer.commands.run_fingerprint import check_folder, experiment_of
+from physteer.commands.user_errors import check_checkpoint, check_yaml, in_one_line, user_error_behind
+from physteer.commands.warning_filters import filtered_warnings
+from physteer.data.module import WellDataModule
+from physteer.errors import PhysteerError
+from physteer.forecast.module import ForecastModule
+from physteer.forecast.precision import DTYPES, NetworkPrecision
+
+# Lightning 2.5 has no such argument; what `check_checkpoint` has passed is safe there too
+_TENSORS_ONLY: dict[str, Any] = (
+    {"weights_only": True} if "weights_only" in inspect.signature(L.Trainer.fit).parameters else {}
+)
+
+_HELP = {"--model.help": "--model.help=physteer.WalrusModule", "--data.help": "--data.help=physteer.WellDataModule"}
+"""Asked about settings without a class, tell those of our own: any other Lightning module may be named too."""
+
+
+def run(words: list[str], *, only_build: bool = False) -> PhysteerCLI:
+    """Parse and run ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Args:
+        words: the command line after ``physteer``.
+        only_build: build model and data, with a trainer that does nothing, and leave it at that.
+
+    Returns:
+        The trainer, model and data module, as ``trainer``, ``model`` and ``datamodule``.
+
+    Raises:
+        PhysteerError: the configuration, or something it names, is wrong.
+    """
+    keep_freed_memory()
+    check_yaml(words)
+    words = [_HELP.get(word, word) for word in words]
+    with filtered_warnings():
+        try:
+            # given None, LightningCLI reads sys.argv itself, which DDP replays in its other processes
+            return PhysteerCLI(args=None if words == sys.argv[1:] else words, only_build=only_build)
+        except Exception as error:
+            mistake = user_error_behind(error)
+            if mistake is None:
+                raise
+            rank = getattr(rank_zero_only, "rank", None) or 0  # every process may have its own
+            raise (PhysteerError(f"{mistake} (process {rank})") if rank else mistake) from None
+
+
+class _Parser(LightningArgumentParser):
+    """Lightning's parser, whose errors are one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Raise what argparse would print with its usage."""
+        if isinstance(ex, PhysteerError):
+            raise ex
+        commands = next((action.choices for action in self._actions if action.dest == "subcommand"), None)
+        parsers = list(commands.values()) if isinstance(commands, dict) else [self]
+        settings = {action.dest for parser in parsers for action in parser._actions}
+        hidden = {"help", "print_config", "print_shtab", "subcommand"}
+        raise PhysteerError(in_one_line(message, settings - hidden, physteer.callbacks.__all__)) from ex
+
+
+class PhysteerCLI(LightningCLI):
+    """LightningCLI with physteer's model and data as the defaults, and its conventions.
+
+    The run folder is ``trainer.default_root_dir``. Everything a run makes goes there: the merged configuration,
+    versions and seeds, scores, checkpoints, and the files of loggers whose ``save_dir`` is left out or ``.``.
+    Activations may be used for training later, so inference mode is off. ``predict`` keeps nothing in memory: callbacks
+    write what they want to keep.
+    """
+
+    def __init__(self, args: list[str] | None = None, *, only_build: bool = False) -> None:
+        self._only_build = only_build
+        self._interrupts = Interrupts()
+        super().__init__(
+            L.LightningModule,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=RunRecord,
+            trainer_defaults={
+                "inference_mode": False,
+                "default_root_dir": "runs/latest",
+                "accelerator": "auto",
+                "enable_model_summary": False,
+            },
+            seed_everything_default=0,
+            parser_class=_Parser,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return the trainer's commands and the arguments of each that are not settings."""
+        ours = {"return_predictions", "verbose", "weights_only"}
+        return {name: {*skipped, *ours} for name, skipped in LightningCLI.subcommands().items()}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Let YAML leave out ``class_path`` where it means our own model and data."""
+        parser.set_defaults(
+            {"model": {"class_path": "physteer.WalrusModule"}, "data": {"class_path": "physteer.WellDataModule"}}
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Read the configuration, and look at the checkpoint before Lightning does."""
+        super().parse_arguments(parser, args)
+        check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
+
+    def before_instantiate_classes(self) -> None:
+        """Send the loggers' files to the run folder."""
+        settings = self.config[self.subcommand]
+        self._as_given = self.config.clone()
+        loggers = settings.trainer.logger
+        for logger in loggers if isinstance(loggers, list) else [loggers]:
+            arguments = logger.get("init_args") if isinstance(logger, Namespace) else None
+            if arguments is not None and arguments.get("save_dir", "") in (None, "."):
+                arguments.save_dir = os.path.abspath(settings.trainer.default_root_dir)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Add the callbacks that every run has, and keep checkpoints and logs in the run folder."""
+        self.config = self._as_given  # what `RunRecord` saves: with another run folder, loggers follow
+        settings = self.config_init[self.subcommand].trainer
+        given = settings.callbacks
+        callbacks = list(given) if isinstance(given, list) else [given] if given else []
+        kwargs["callbacks"] = [*callbacks, *_missing(callbacks, settings), self._interrupts]
+        if settings.logger is None:
+            logs = self.subcommand == "fit" and not settings.barebones
+            kwargs["logger"] = CSVLogger(settings.default_root_dir, name="logs") if logs else False
+        if settings.precision in DTYPES and not settings.plugins:
+            kwargs |= {"precision": None, "plugins": NetworkPrecision(settings.precision)}
+        if self._only_build:
+            kwargs |= {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "logger": False}
+        trainer = super().instantiate_trainer(**kwargs)
+        for checkpoint in trainer.checkpoint_callbacks:
+            if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is None:
+                checkpoint.dirpath = str(Path(trainer.default_root_dir, "checkpoints").absolute())
+        return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if self._only_build:
+            return
+        succeeded = False
+        try:
+            with self._interrupts.installed():
+                super()._run_subcommand(subcommand)
+            succeeded = True
+        except SystemExit:  # Lightning's answer to Ctrl+C
+            if self.trainer.interrupted:
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            _finish_wandb(0 if succeeded else 1)
+
+    def fit(self, **kwargs: Any) -> None:
+        """Run ``Trainer.fit``, and ``Trainer.test`` on the best checkpoint where a callback wants that."""
+        if kwargs.get("ckpt_path") == "last" and self._checkpoints("*.ckpt"):
+            self._last_checkpoint()  # with none at all it begins: a cluster's job may be given the same words each time
+        self.trainer.fit(**_TENSORS_ONLY, **kwargs)
+        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if any(getattr(callback, "test_after_fit", False) for callback in callbacks):
+            best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+            kwargs["ckpt_path"] = "best" if best else None
+            self.trainer.test(verbose=False, **_TENSORS_ONLY, **kwargs)
+
+    def validate(self, **kwargs: Any) -> None:
+        """Run ``Trainer.validate``; `ScoreTable` prints the scores."""
+        self.trainer.validate(verbose=False, **_TENSORS_ONLY, **self._existing(kwargs))
+
+    def test(self, **kwargs: Any) -> None:
+        """Run ``Trainer.test``; `ScoreTable` prints the scores."""
+        self.trainer.test(verbose=False, **_TENSORS_ONLY, **self._existing(kwargs))
+
+    def predict(self, **kwargs: Any) -> None:
+        """Run ``Trainer.predict`` without collecting its outputs, or go on where an earlier start was stopped."""
+        kwargs = self._existing(kwargs)
+        if isinstance(self.model, ForecastModule) and isinstance(self.datamodule, WellDataModule):
+            self._prepare_folder(self.model, self.datamodule, kwargs.get("ckpt_path"))
+        self.trainer.predict(return_predictions=False, **_TENSORS_ONLY, **kwargs)
+
+    def _prepare_folder(self, model: ForecastModule, data: WellDataModule, ckpt_path: str | None) -> None:
+        """Refuse a run folder of another experiment before anything is written, and keep a journal in one's own."""
+        settings = yaml.safe_load(self._parser("predict").dump(self.config["predict"], skip_none=False))
+        limit = settings["trainer"]["limit_predict_batches"] = self.trainer.limit_predict_batches  # 1.0 is all
+        given = self._last_checkpoint() if ckpt_path == "last" else ckpt_path
+        experiment = experiment_of(settings, model.forecaster, data, Path(given) if given else None)
+        check_folder(Path(self.trainer.default_root_dir), experiment)
+        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        for record in callbacks:
+            if isinstance(record, RunRecord):
+                record.experiment = experiment
+        if isinstance(limit, float) and limit == 1:  # a trial of some batches begins anew each time
+            callbacks.insert(callbacks.index(self._interrupts), Journal())
+
+    def _existing(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Refuse ``--ckpt_path last`` where there is none: Lightning would go on with the initial weights."""
+        if kwargs.get("ckpt_path") == "last":
+            self._last_checkpoint()
+        return kwargs
+
+    def _last_checkpoint(self) -> Path:
+        """Return what Lightning takes for ``--ckpt_path last``."""
+        found = self._checkpoints("last*.ckpt")
+        if not found:
+            where = " or ".join(map(str, self._checkpoint_folders())) or "any folder"
+            others = ", ".join(path.name for path in self._checkpoints("*.ckpt"))
+            there = f", only {others}; save_last: true of ModelCheckpoint keeps one" if others else ""
+            raise PhysteerError(f"ckpt_path last: there is no last.ckpt in {where}{there}")
+        return found[-1]
+
+    def _checkpoints(self, pattern: str) -> list[Path]:
+        """Return the checkpoints that were kept, the latest at the end."""
+        found = [path for folder in self._checkpoint_folders() for path in folder.glob(pattern)]
+        return sorted(found, key=os.path.getmtime)
+
+    def _checkpoint_folders(self) -> list[Path]:
+        callbacks = self.trainer.checkpoint_callbacks
+        return [Path(c.dirpath) for c in callbacks if isinstance(c, ModelCheckpoint) and c.dirpath]
+
+
+def _missing(callbacks: list[L.Callback], settings: Namespace) -> list[L.Callback]:
+    """Return the callbacks of every run that the configuration does not list itself."""
+
+    def absent(kind: type) -> bool:
+        return not any(isinstance(callback, kind) for callback in callbacks)
+
+    if settings.barebones:
+        return []
+    more: list[L.Callback] = []
+    if absent(ScoreTable):
+        more.append(ScoreTable())
+    if absent(ProgressBar) and settings.enable_progress_bar is not False:
+        more.append(RolloutProgress())
+    checkpoints = settings.enable_checkpointing is not False and not settings.fast_dev_run
+    if absent(ModelCheckpoint) and checkpoints:
+        more.append(ModelCheckpoint(save_last=True))  # what `--ckpt_path last` looks for
+    if absent(WandbReport):
+        more.append(WandbReport())
+    return more
+
+
+def _finish_wandb(status: int) -> None:
+    """End a run of Weights & Biases, so that its file is whole and the next run begins its own."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish(exit_code=status)

@@ -1,0 +1,141 @@
+"""What users and their files get wrong, told in one line each."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from physteer.errors import PhysteerError, did_you_mean
+
+_NOISE = re.compile(
+    r"Does not validate against|Subtypes:|Errors:|Given value|Subclass types expect|a class path \(str\)|a dict with"
+    r"|Expected a <class '(NoneType|list)'>$"
+)
+_UNKNOWN = re.compile(r"(?:Subcommand '\w+' does not accept option|Option|unrecognized arguments:) '?-*([\w.]+)")
+
+
+def check_yaml(words: Sequence[str]) -> None:
+    """Check that the files after ``--config`` are YAML; the parser's own message would not say which one is not.
+
+    Raises:
+        PhysteerError: one is not.
+    """
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        option, _, value = word.partition("=")
+        path = Path(value or following)
+        if option not in ("--config", "-c") or not path.is_file():
+            continue
+        try:
+            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            raise PhysteerError(f"{path} is not a text file, so no configuration") from None
+        except yaml.MarkedYAMLError as error:
+            mark, problem = error.problem_mark, error.problem or error.context
+            where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+            raise PhysteerError(f"{path}{where} is not YAML: {problem}") from None
+        except yaml.YAMLError as error:
+            raise PhysteerError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(settings, dict):
+            raise PhysteerError(f"{path} holds no settings; a configuration has the keys model, data and trainer")
+
+
+def in_one_line(message: str, settings: Collection[str], classes: Collection[str]) -> str:
+    """Shorten what jsonargparse says of a wrong setting to the setting, what is wrong with it, and what is allowed.
+
+    Args:
+        message: of one or many lines.
+        settings: names that would have been accepted.
+        classes: names of classes that need no module path.
+    """
+    if (unknown := _UNKNOWN.match(message)) is not None:
+        name = unknown[1]
+        allowed = did_you_mean(name, settings)
+        if not allowed:
+            siblings = sorted(s for s in settings if s.count(".") == name.count(".") and _parent(s) == _parent(name))
+            allowed = f"; there {'is' if len(siblings) == 1 else 'are'} {', '.join(siblings)}" if siblings else ""
+        return f"there is no setting {name!r}{allowed}"
+    lines = [" ".join(line.strip().removeprefix("- ").split()) for line in message.splitlines() if line.strip()]
+    key = ""
+    if lines and (found := re.match(r'Parser key "([\w.]+)":\s*(.*)', lines[0])) is not None:
+        key, lines[0] = f"{found[1]}: ", found[2]
+    if (path := re.search(r"Expected a path but (\S+\.(?:ya?ml|json)) either", message)) and not Path(path[1]).exists():
+        return f"{key}there is no file {path[1]}"
+    reasons = [line for line in lines if line and not _NOISE.match(line) and "either not accessible" not in line]
+    expected = [line.removeprefix("Expected a ") for line in reasons or lines if line.startswith("Expected a <class")]
+    expected += [line.removeprefix("Expected a ") for line in reasons if line.startswith("Expected a typing.")]
+    reason = (reasons or lines or ["the configuration cannot be read"])[0]
+    if expected and reason.startswith("Expected a "):
+        reason = f"expected {' or '.join(dict.fromkeys(expected))}"
+    if (name := re.match(r"Expected a dot import path string: (\S+)", reason)) is not None:
+        reason = f"there is no class {name[1]!r}{did_you_mean(name[1], classes)}"
+    elif reason.endswith(":") and len(reasons) > 1:
+        reason = f"{reason} {reasons[1]}"
+    given = re.search(r"^\s*Given value: (.{1,60})$", message, re.MULTILINE)
+    if given is not None and reason.startswith(("expected", "Not a valid")):
+        reason = f"{reason}; found {given[1]}"
+    reason = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", reason.replace(". Got value: ", "; found "))
+    reason = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", reason)
+    return key + reason[:1].lower() + reason[1:]
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def check_checkpoint(path: str | None) -> None:
+    """Refuse a ``--ckpt_path`` that is not a checkpoint of Lightning's, in one line; nothing in it is executed.
+
+    Raises:
+        PhysteerError: there is no such file, it is damaged, holds code, or is something else.
+    """
+    if path is None or path in ("last", "hpc") or "://" in path:
+        return
+    if not os.path.isfile(path):
+        raise PhysteerError(f"ckpt_path {path} does not exist; it is a file, or 'last' for the run folder's last one")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the unpickler's doubts: it opens the file or refuses it
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
+        raise PhysteerError(f"{path} holds more than tensors and was not opened: {reason}") from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        reason = (str(error) or "it is empty").splitlines()[0]
+        raise PhysteerError(f"{path} is not a whole checkpoint: {reason}") from None
+    if not isinstance(checkpoint, dict) or not {"state_dict", "pytorch-lightning_version"} <= checkpoint.keys():
+        raise PhysteerError(
+            f"{path} is not a checkpoint of `physteer fit`; weights to start from go to model.checkpoint"
+        )
+
+
+def user_error_behind(error: BaseException) -> PhysteerError | None:
+    """Find the user's mistake inside what the libraries make of it."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, PhysteerError):
+            return behind
+        behind = behind.__cause__ or behind.__context__
+    if isinstance(error, ValueError | MisconfigurationException) and _raised_in(error, "lightning"):
+        return PhysteerError(" ".join(str(error).split()))
+    if isinstance(error, RuntimeError) and "Connection closed by peer" in str(error):
+        return PhysteerError("another process of this run has ended; its own message says why")
+    if isinstance(error, OSError) and error.filename is not None:
+        return PhysteerError(f"{error.filename}: {error.strerror}")
+    return None
+
+
+def _raised_in(error: BaseException, package: str) -> bool:
+    """Whether a library refused something itself, rather than passing on an error from below."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(f"{package}.")

@@ -1,0 +1,160 @@
+"""How far a steered activation is from natural ones: Mahalanobis distance in their main directions, and the rest.
+
+`NaturalDistances` measures natural activations that a `NaturalSpace` was not fitted to, and `Naturalness` tells of any
+activation what percentile of these it is.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from physteer.concepts.natural_space import NaturalSpace
+from physteer.errors import PhysteerError
+from physteer.tensor_files import read_tensors, write_tensors
+
+FORMAT_VERSION = 1
+_KIND = "natural space"
+
+
+@dataclass(frozen=True, eq=False)
+class Percentiles:
+    """Where activations lie among held-out natural ones, per row and frame: between 0 and 100."""
+
+    mahalanobis: Tensor
+    """[B, T]."""
+    residual: Tensor
+    """[B, T]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Naturalness:
+    """The natural space with the distances of held-out natural activations."""
+
+    space: NaturalSpace
+    mahalanobis: Tensor
+    """[frames], sorted: of the held-out natural frames."""
+    residual: Tensor
+    """[frames], sorted."""
+    site: str = ""
+    """Where the activations are from, such as `blocks.3`."""
+    model: str = ""
+    """Which weights."""
+    data: str = ""
+    """Which data set and split."""
+
+    def percentiles(self, h: Tensor) -> Percentiles:
+        """Return what share of held-out natural frames is nearer, in percent.
+
+        With n held-out frames the farthest is at 100 (n + ½)/(n + 1): no sample shows that nothing natural is farther.
+
+        Args:
+            h: [B, T, h, w, δ, d].
+        """
+        found = self.space.distances(h)
+        return Percentiles(_percentile(found.mahalanobis, self.mahalanobis), _percentile(found.residual, self.residual))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file, whole or not at all.
+
+        Raises:
+            PhysteerError: It cannot be written.
+        """
+        space = self.space
+        tensors = {
+            "mean": space.mean,
+            "directions": space.directions,
+            "variances": space.variances,
+            "held_out_mahalanobis": self.mahalanobis,
+            "held_out_residual": self.residual,
+        }
+        described = {
+            "residual_variance": space.residual_variance,
+            "tokens": space.tokens,
+            "site": self.site,
+            "model": self.model,
+            "data": self.data,
+        }
+        write_tensors(path, _KIND, FORMAT_VERSION, tensors, described)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Naturalness:
+        """Read a file that `save` wrote.
+
+        Raises:
+            PhysteerError: There is no such file, it is of another kind or version, or damaged.
+        """
+        tensors, described = read_tensors(path, _KIND, FORMAT_VERSION)
+        try:
+            space = NaturalSpace(
+                tensors["mean"],
+                tensors["directions"],
+                tensors["variances"],
+                described["residual_variance"],
+                described["tokens"],
+            )
+            held_out = tensors["held_out_mahalanobis"], tensors["held_out_residual"]
+            return cls(space, *held_out, described["site"], described["model"], described["data"])
+        except KeyError as error:
+            raise PhysteerError(f"{path} is not a whole natural space: it lacks {error}") from error
+
+
+class NaturalDistances:
+    """Collects the distances of natural activations that the space was not fitted to: two numbers per frame."""
+
+    def __init__(self, space: NaturalSpace) -> None:
+        """Begin with nothing seen.
+
+        Args:
+            space: what distances are measured in.
+        """
+        self.space = space
+        self._seen: list[Tensor] = []  # each [frames, 2]
+
+    def update(self, h: Tensor) -> None:
+        """Add held-out natural activations [B, T, h, w, δ, d]."""
+        found = self.space.distances(h)
+        self._seen.append(torch.stack([found.mahalanobis.flatten(), found.residual.flatten()], dim=1).cpu())
+
+    def merge(self, other: NaturalDistances) -> None:
+        """Add what another process has seen, in the same space."""
+        self._seen += other._seen
+
+    def fit(self, *, site: str = "", model: str = "", data: str = "") -> Naturalness:
+        """Return the natural space with the distances seen.
+
+        Args:
+            site: where the activations are from.
+            model: which weights.
+            data: which data set and split.
+
+        Raises:
+            PhysteerError: None were, or one is not finite.
+        """
+        seen = self.state_dict()["distances"]
+        if not len(seen):
+            raise PhysteerError("no held-out natural activation was seen: there are no percentiles")
+        if not bool(seen.isfinite().all()):
+            raise PhysteerError("a held-out natural activation is not finite")
+        ordered = seen.sort(dim=0).values
+        return Naturalness(self.space, ordered[:, 0].contiguous(), ordered[:, 1].contiguous(), site, model, data)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the distances seen, [frames, 2], to be sent to another process or saved."""
+        return {"distances": torch.cat([torch.empty(0, 2, dtype=torch.float64), *self._seen])}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Replace what was seen by what `state_dict` returned."""
+        self._seen = [state["distances"]]
+
+
+def _percentile(values: Tensor, natural: Tensor) -> Tensor:
+    natural = natural.to(values.device)
+    values = values.contiguous()
+    nearer = torch.searchsorted(natural, values)
+    not_farther = torch.searchsorted(natural, values, right=True)
+    percentile = 50 * (nearer + not_farther + 1).double() / (len(natural) + 1)
+    return percentile.where(~values.isnan(), torch.nan)

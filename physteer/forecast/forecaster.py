@@ -1,0 +1,183 @@
+"""What physteer asks of a model: windows of physical fields in, the next frame out, without Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from physteer.data.batch import Batch, SplitMetadata
+from physteer.errors import PhysteerError
+from physteer.forecast.rollout import SampleScale
+from physteer.interventions import KeepsPast, Site, StagedModel
+from physteer.metrics import TokenGrid
+
+
+class NetworkInputs(Protocol):
+    """The arguments of a network's forward for N windows; the first of them are the normalised fields."""
+
+    @property
+    def fields(self) -> Tensor:
+        """The windows as the network sees them, [N, T, C, H, W, D]."""
+        ...
+
+    def rows(self, index: Sequence[int]) -> NetworkInputs:
+        """Return the inputs of some of the windows."""
+        ...
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the arguments, for ``network(*inputs)``."""
+        ...
+
+
+class Forecaster(Protocol):
+    """A network that predicts the next frame of windows of fields, and what it needs around it.
+
+    Rollouts, objectives, evaluations and analyses take a forecaster. `WalrusForecaster` is one implementation; another
+    emulator joins by a class of its own with these members, handed to `physteer.ForecastModule`.
+    """
+
+    jitter_seed: int | None
+    """Seed of the random shifts of inputs; None: inputs are not shifted."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The network; its modules are the sites that are captured and edited."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision the network computes in."""
+        ...
+
+    @property
+    def causal_in_time(self) -> bool:
+        """Whether a frame's activations never depend on later frames, so that the last frame can be run alone."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """A hash of the weights and the architecture."""
+        ...
+
+    @property
+    def source_version(self) -> str:
+        """A hash of the source code that computes activations: what was cached by other code is not used."""
+        ...
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields that the network takes."""
+        ...
+
+    def inputs(self, window: Tensor, batch: Batch, step: int = 0) -> tuple[NetworkInputs, SampleScale]:
+        """Return what the network gets of a window, and the scales it is normalised by.
+
+        Args:
+            window: [N, T, C, H, W, D] in the data set's units; N is a multiple of the batch's windows (conditions × B).
+            batch: the windows' channels, grid and addresses.
+            step: of the rollout, for the draws of random shifts.
+        """
+        ...
+
+    def run(self, inputs: NetworkInputs, *, last_frame_only: bool = False) -> Tensor:
+        """Run the network.
+
+        Returns:
+            The predicted differences to the next frame in units of r_Δ, [N, T, C, H, W, D]; with `last_frame_only`
+            those after the last frame alone, [N, 1, C, H, W, D].
+        """
+        ...
+
+    def next_frame(self, y: Tensor, last: Tensor, scale: SampleScale, batch: Batch | SplitMetadata) -> Tensor:
+        """Return the frame that the network's output for the last frame means, in the data set's units.
+
+        Args:
+            y: the output for the last frame, [N, 1, C, H, W, D].
+            last: the last frame, the same shape.
+            scale: of the window.
+            batch: whose channels these are.
+        """
+        ...
+
+    def predict_next(self, window: Tensor, batch: Batch, step: int = 0, *, all_frames: bool = False) -> Tensor:
+        """Return the frame after a window, [N, 1, C, H, W, D], in the data set's units.
+
+        Args:
+            window: as for `inputs`.
+            batch: as for `inputs`.
+            step: as for `inputs`.
+            all_frames: compute activations of every frame in the last block too; the prediction needs only the last.
+        """
+        ...
+
+    def computes_last_frame_only(self, site: Site) -> bool:
+        """Whether `predict_next` computes a site for the last frame alone, unless it is asked for all frames."""
+        ...
+
+    def layout(self, site: Site) -> str:
+        """Name the axes of a site's activation: ``b t h w δ d`` are rows, frames, the token grid and channels."""
+        ...
+
+    def output_shapes(self, modules: Sequence[str], metadata: SplitMetadata, n_frames: int) -> dict[str, torch.Size]:
+        """Return the shape of modules' outputs for one window, heads apart; nothing is computed.
+
+        Args:
+            modules: paths in the network; all of them exist.
+            metadata: channels and grid of the window.
+            n_frames: T of the window.
+
+        Returns:
+            Shapes by path; modules that the forward does not call are missing.
+        """
+        ...
+
+    def site_shapes(self, sites: Sequence[Site], metadata: SplitMetadata, n_frames: int) -> dict[Site, torch.Size]:
+        """Return the shape of activations for one window, as edits and captures see them; nothing is computed.
+
+        Args:
+            sites: where.
+            metadata: channels and grid of the window.
+            n_frames: T of the window.
+
+        Raises:
+            PhysteerError: a site is unknown, or has no activation.
+        """
+        ...
+
+    def token_grid(self, metadata: SplitMetadata) -> TokenGrid:
+        """Return which cells of the grid belong to which token."""
+        ...
+
+
+def staged(forecaster: Forecaster, needed_by: str) -> StagedModel:
+    """Return a forecaster's network as a model that can be stopped at a block and continued from there.
+
+    Raises:
+        PhysteerError: it lacks a part of the staged protocol; names `needed_by` and the part.
+    """
+    _check_parts(forecaster, ("encode", "run_blocks", "decode", "pack_context", "unpack_context"), needed_by)
+    return cast(StagedModel, forecaster.network)
+
+
+def keeps_past(forecaster: Forecaster, needed_by: str) -> KeepsPast:
+    """Return a forecaster's network as a model whose last frame can be run alone; raises as `staged`."""
+    staged(forecaster, needed_by)
+    _check_parts(forecaster, ("keep_past", "run_next_frame"), needed_by)
+    return cast(KeepsPast, forecaster.network)
+
+
+def _check_parts(forecaster: Forecaster, names: Sequence[str], needed_by: str) -> None:
+    for name in names:
+        if not callable(getattr(forecaster.network, name, None)):
+            raise PhysteerError(
+                f"{needed_by} needs a network that runs in stages; {type(forecaster.network).__name__} has no method "
+                f"{name!r} (physteer.interventions.StagedModel)"
+            )

@@ -1,0 +1,172 @@
+"""A forecaster under Lightning: training, scores of one step and of rollouts, and rollouts for ``predict``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from physteer.data.batch import Batch
+from physteer.errors import PhysteerError
+from physteer.forecast.checkpoint_keys import check_state
+from physteer.forecast.evaluation import Evaluation, ForecastEvaluation, Stage
+from physteer.forecast.forecaster import Forecaster
+from physteer.forecast.objectives import NextStepMAE
+from physteer.forecast.optimizer import adamw, warmup_then_cosine
+from physteer.forecast.steered_rollout import Rollout, RolloutObserver, steered_rollout
+from physteer.interventions import UNSTEERED, Condition, separated
+
+
+class ForecastModule(L.LightningModule):
+    """Any forecaster under Lightning; `WalrusModule` is the one for Walrus.
+
+    Args:
+        forecaster: predicts; see `physteer.forecast.Forecaster`.
+        objective: what ``fit`` minimises: a module called with (forecaster, batch, step) that returns the loss.
+        learning_rate: peak learning rate of AdamW.
+        weight_decay: of matrices; norms and biases have none.
+        warmup_steps: steps of linear warm-up, before a cosine decay to 1 % of the peak at the end of training.
+        conditions_per_forward: most conditions rolled out side by side in one batch by ``predict``; null for all. A few
+            keep the processor as busy as many, in less memory.
+    """
+
+    def __init__(
+        self,
+        forecaster: Forecaster,
+        objective: nn.Module | None = None,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-2,
+        warmup_steps: int = 100,
+        conditions_per_forward: int | None = 8,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("conditions_per_forward", conditions_per_forward, 1),
+            ("learning_rate", learning_rate, 0),
+            ("weight_decay", weight_decay, 0),
+            ("warmup_steps", warmup_steps, 0),
+        ):
+            if value is not None and not value >= least:
+                raise PhysteerError(f"model.{name} must be at least {least}, found {value}")
+        self.forecaster = forecaster
+        self.network = forecaster.network
+        self.objective = NextStepMAE() if objective is None else objective
+        self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
+        self.conditions: Sequence[Condition] = (UNSTEERED,)
+        """What ``predict`` rolls out for every window; callbacks add to it when the run starts."""
+        self.conditions_per_forward = conditions_per_forward
+        self.interventions = nn.ModuleDict()
+        """Trainable parts that callbacks add in ``setup``, for the optimiser and the checkpoints to see."""
+        self.observers: list[RolloutObserver] = []
+        """Look at activations during the rollouts of ``predict``; callbacks add to it while they run."""
+        self.rolls_out = True
+        """Whether ``predict`` rolls out; callbacks that only read activations of stored windows set it to False."""
+        self.evaluation: Evaluation = ForecastEvaluation()
+        """What validation and test measure; callbacks that train something else put their own here in ``setup``."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        """Return the objective's loss; None of an objective that only accumulates sums."""
+        loss: Tensor | None = self.objective(self.forecaster, batch, self.global_step)
+        if loss is not None:
+            self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Make empty scores."""
+        self.evaluation.begin(self.forecaster, self.trainer.val_dataloaders, self._stage)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Score a batch of one of the loaders."""
+        self.evaluation.score(self.forecaster, batch, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores under ``val/``."""
+        self.log_dict(self.evaluation.results("val"), sync_dist=True)  # the same everywhere already
+
+    def on_test_epoch_start(self) -> None:
+        """Make empty scores."""
+        self.evaluation.begin(self.forecaster, self.trainer.test_dataloaders, self._stage)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Score a batch of one of the loaders."""
+        self.evaluation.score(self.forecaster, batch, dataloader_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores under ``test/``."""
+        self.log_dict(self.evaluation.results("test"), sync_dist=True)  # the same everywhere already
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Roll out every condition from every window; callbacks get the steps and the frames."""
+        if not self.rolls_out:
+            return
+        n_steps, size = batch.targets.shape[1], self.conditions_per_forward or len(self.conditions)
+        for first in range(0, len(self.conditions), size):
+            group = tuple(self.conditions[first : first + size])
+            self._notify("on_rollout_start", batch, group)
+            frames = []
+            rollout = steered_rollout(self.forecaster, batch, n_steps, group, self.observers)
+            for step, frame in enumerate(rollout, start=1):
+                frames.append(frame.float().cpu())
+                self._notify("on_rollout_step", step, n_steps)
+            self._notify("on_rollout_end", Rollout(batch, group, separated(torch.cat(frames, dim=1), len(group))))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with linear warm-up and cosine decay, over what is trainable; nothing for fits in closed form."""
+        if not any(parameter.requires_grad for parameter in self.parameters()):
+            return None
+        total = self.trainer.estimated_stepping_batches
+        if math.isinf(total):
+            raise PhysteerError("fit needs trainer.max_steps or max_epochs: the learning rate decays to the end")
+        optimizer = adamw(self, self.learning_rate, self.weight_decay)
+        scheduler = warmup_then_cosine(optimizer, self.warmup_steps, int(total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def freeze_network(self) -> None:
+        """Train what callbacks add, not the network: it gets no gradients and is left out of checkpoints."""
+        self.network.requires_grad_(False)
+        self.strict_loading = False  # Lightning's check would miss the network; `on_load_checkpoint` checks the rest
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave a frozen network out; its identity is kept instead."""
+        if self._frozen:
+            checkpoint["state_dict"] = _without_network(checkpoint["state_dict"])
+            checkpoint["network"] = self.forecaster.identity
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another model in one line.
+
+        Raises:
+            PhysteerError: tensors are missing, unknown or of another shape, or belong to another frozen network.
+        """
+        own = self.state_dict()
+        if self._frozen:
+            stored, identity = checkpoint.get("network"), self.forecaster.identity
+            if stored != identity:
+                raise PhysteerError(
+                    f"the checkpoint was trained on the frozen model {stored}; this model is {identity}"
+                )
+            own = _without_network(own)
+        check_state(checkpoint["state_dict"], own)
+
+    @property
+    def _frozen(self) -> bool:
+        return not any(parameter.requires_grad for parameter in self.network.parameters())
+
+    @property
+    def _stage(self) -> Stage:
+        command = self.trainer.state.fn
+        return cast(Stage, "fit" if command is None else command.value)
+
+    def _notify(self, event: str, *args: Any) -> None:
+        """Call a hook of the callbacks that have it (`physteer.callbacks.base.RolloutCallback`)."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if hasattr(callback, event):
+                getattr(callback, event)(self.trainer, self, *args)
+
+
+def _without_network(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if not name.startswith("network.")}

@@ -1,0 +1,39 @@
+"""What ``fit`` minimises."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from physteer.data.batch import Batch
+from physteer.forecast.forecaster import Forecaster
+
+
+class Objective(Protocol):
+    """A module that turns a batch into the loss of a training step."""
+
+    def __call__(self, forecaster: Forecaster, batch: Any, step: int) -> Tensor | None:
+        """Return the loss; None for an objective that only accumulates sums.
+
+        Args:
+            forecaster: the model.
+            batch: as the data module makes it.
+            step: number of the optimiser step, from 0.
+        """
+        ...
+
+
+class NextStepMAE(nn.Module):
+    """Mean absolute error of the normalised differences, the loss Walrus was trained with.
+
+    Every frame of the window but the first is predicted from the frames before it; |y − (u(t+1) − u(t)) / r_Δ| is
+    averaged over frames, space and the channels that evolve, with r_Δ from the context.
+    """
+
+    def forward(self, forecaster: Forecaster, batch: Batch, step: int) -> Tensor:
+        """Return the loss of a batch whose windows have one frame after the context."""
+        inputs, scale = forecaster.inputs(batch.context, batch, step)
+        target = batch.fields.diff(dim=1) / scale.differences
+        predicted = batch.channels.predicted
+        return (forecaster.run(inputs) - target)[:, :, predicted].abs().mean()

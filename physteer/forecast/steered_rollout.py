@@ -1,0 +1,138 @@
+"""Rollouts of a model as it is and under edits, side by side in one batch, while observers look at its activations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from physteer.data.batch import Batch
+from physteer.forecast.forecaster import Forecaster
+from physteer.forecast.rollout import rollout
+from physteer.interventions import (
+    UNSTEERED,
+    Clock,
+    Condition,
+    Edit,
+    Site,
+    attached,
+    check_reached,
+    observed,
+    stack_conditions,
+    stopped_after,
+)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The predicted frames of one batch under some conditions."""
+
+    batch: Batch
+    conditions: tuple[Condition, ...]
+    frames: Tensor
+    """[conditions, B, T, C, H, W, D] on the CPU, in the data set's units."""
+
+
+class RolloutObserver(Protocol):
+    """Looks at activations during rollouts, after the edits."""
+
+    def sites_at(self, step: int) -> Sequence[Site]:
+        """Return the sites to look at in the forward of a rollout step, from 0; none: this forward is not observed."""
+        ...
+
+    @property
+    def all_frames(self) -> bool:
+        """Whether frames before the last are needed where a prediction would compute the last alone."""
+        ...
+
+    def observe(self, site: Site, h: Tensor) -> None:
+        """Look at an activation, [conditions × B, T, …]: the live tensor, not to be changed."""
+        ...
+
+
+def steered_rollout(
+    forecaster: Forecaster,
+    batch: Batch,
+    n_steps: int,
+    conditions: Sequence[Condition] = (UNSTEERED,),
+    observers: Sequence[RolloutObserver] = (),
+) -> Iterator[Tensor]:
+    """Yield the frames that follow a batch's context, under several conditions side by side.
+
+    Args:
+        forecaster: predicts.
+        batch: B windows.
+        n_steps: how many frames.
+        conditions: K of them; by default the model as it is.
+        observers: get activations after the edits.
+
+    Yields:
+        Each next frame, [K × B, 1, C, H, W, D]: all windows of the first condition, then of the second, …
+
+    Raises:
+        PhysteerError: two conditions have one name, an edit does not fit, or its site is never reached.
+    """
+    edits, clock = stack_conditions(conditions, len(batch)), Clock()
+
+    def predict(window: Tensor, step: int) -> Tensor:
+        """Predict under the edits.
+
+        They are attached during this forward alone: a suspended or abandoned rollout leaves nothing on the network,
+        and two rollouts of one network can alternate.
+        """
+        watching = [(observer, observer.sites_at(step)) for observer in observers]
+        sites, reached = [edit.site for edit in edits] if step == 0 else [], set[str]()
+        clock.step = step
+        with ExitStack() as stack:
+            stack.enter_context(attached(forecaster.network, edits, clock))
+            stack.enter_context(observed(forecaster.network, sites, lambda site, h: reached.add(site.module)))
+            for observer, watched in watching:
+                stack.enter_context(observed(forecaster.network, watched, observer.observe))
+            all_frames = any(
+                observer.all_frames and any(map(forecaster.computes_last_frame_only, watched))
+                for observer, watched in watching
+            )
+            frame = forecaster.predict_next(window, batch, step, all_frames=all_frames)
+        check_reached(sites, reached)
+        return frame
+
+    yield from rollout(predict, initial_windows(batch, conditions), n_steps)
+
+
+def initial_windows(batch: Batch, conditions: Sequence[Condition]) -> Tensor:
+    """Return the windows that rollouts start from, [K × B, T, C, H, W, D]."""
+    return torch.cat([batch.context if c.context is None else c.context(batch) for c in conditions])
+
+
+def observe_pass(
+    forecaster: Forecaster,
+    window: Tensor,
+    batch: Batch,
+    observer: RolloutObserver,
+    step: int = 0,
+    edits: Sequence[Edit] = (),
+) -> None:
+    """Run one forward that stops at the deepest site an observer asks for: what follows is not computed.
+
+    Args:
+        forecaster: whose network.
+        window: [N, T, C, H, W, D] in the data set's units.
+        batch: the windows' channels, grid and addresses.
+        observer: gets the activations, after the edits.
+        step: of a rollout, for the draws of random shifts and for edits limited to some steps.
+        edits: attached during the pass.
+    """
+    sites = observer.sites_at(step)
+    if not sites:
+        return
+    inputs, _ = forecaster.inputs(window, batch, step)
+    last = forecaster.causal_in_time and not observer.all_frames
+    with (
+        attached(forecaster.network, edits, Clock(step)),
+        stopped_after(forecaster.network, sites, observer.observe),
+    ):
+        forecaster.run(inputs, last_frame_only=last)

@@ -1,0 +1,289 @@
+"""The tidy table and what is concluded from it, on tables whose answers are known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.synthetic_tables import FIELDS, N_STEPS, erased, synthetic
+
+from physteer.analyses.steering.estimands import still_fields
+from physteer.analyses.steering.metric_array import make_cube, step_choice
+from physteer.analyses.steering.summary import summarise
+from physteer.analyses.steering.summary_rows import SEVERAL, read_summary, write_summary
+from physteer.analyses.steering.table import COLUMNS, MetricRow, metrics_table, read_metrics, write_metrics
+from physteer.errors import PhysteerError
+from physteer.reports.summary_text import summary_text
+
+
+@pytest.fixture(scope="module")
+def table():
+    return synthetic()
+
+
+@pytest.fixture(scope="module")
+def findings(table):
+    return summarise(table)
+
+
+def at(findings, quantity, strength=0.4, field=SEVERAL, step=1, role="concept"):
+    (found,) = [
+        f
+        for f in findings
+        if (f.quantity, f.field, f.step, f.role) == (quantity, field, step, role) and f.strength == strength
+    ]
+    return found
+
+
+class TestTable:
+    def test_is_read_as_it_was_written(self, table, tmp_path):
+        path = write_metrics(tmp_path / "run", table)
+        assert sorted(p.name for p in path.parent.iterdir()) == ["metrics.csv", "metrics.parquet"]
+        read = read_metrics(tmp_path / "run")
+        pd.testing.assert_frame_equal(read, table)
+        csv = pd.read_csv(path.with_suffix(".csv"), keep_default_na=False)
+        assert list(csv.columns) == list(COLUMNS) and len(csv) == len(table)
+        np.testing.assert_allclose(csv["value"].astype(float), table["value"], rtol=1e-8)
+
+    def test_values_need_not_be_finite(self, tmp_path):
+        rows = [
+            MetricRow("w", "i", "unsteered", "unsteered", "", 0.0, "", "", s, 0.1, "", "enstrophy", v)
+            for s, v in ((1, np.nan), (2, np.inf))
+        ]
+        write_metrics(tmp_path, metrics_table(rows))
+        np.testing.assert_array_equal(read_metrics(tmp_path)["value"], [np.nan, np.inf])
+
+    def test_none_written_none_read(self, tmp_path):
+        assert read_metrics(tmp_path) is None
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda t: t.drop(columns="role"), "no column 'role'; its columns are window"),
+            (lambda t: t.assign(more=1), "an unknown column 'more'"),
+            (lambda t: t.assign(role="boss"), "the role 'boss'; roles are truth, unsteered"),
+            (lambda t: t.assign(step=0), "step 0; steps count from 1"),
+            (lambda t: t.assign(step=1.5), "'step' .* no whole number"),
+            (lambda t: t.assign(strength=np.inf), "'strength' .* not finite"),
+            (lambda t: t.assign(value="high"), "'value' .* holds no numbers"),
+            (lambda t: t.assign(field=None), "'field' .* empty cell"),
+            (lambda t: pd.concat([t, t.head(1)]), "two values for window 'w0_0'"),
+        ],
+    )
+    def test_what_is_no_table_is_refused(self, table, change, message, tmp_path):
+        with pytest.raises(PhysteerError, match=message):
+            write_metrics(tmp_path, change(table))
+        assert not list(tmp_path.iterdir())
+
+    def test_broken_file_is_named(self, tmp_path):
+        (tmp_path / "tables").mkdir()
+        (tmp_path / "tables" / "metrics.parquet").write_bytes(b"PAR1 not really")
+        with pytest.raises(PhysteerError, match=r"cannot read .*metrics\.parquet"):
+            read_metrics(tmp_path)
+
+
+class TestCube:
+    def test_holds_every_value(self, table):
+        cube = make_cube(table)
+        assert cube.steps == tuple(range(1, N_STEPS + 1)) and len(cube.windows) == 10
+        row = table.iloc[777]
+        i = [one.condition for one in cube.conditions].index(row["condition"])
+        place = (i, cube.windows.index(row["window"]), row["step"] - 1)
+        assert cube.get(row["metric"], row["field"])[place] == row["value"]
+        assert sum(np.isfinite(values).sum() for values in cube.values.values()) == len(table)
+
+    def test_what_follows_a_blow_up_is_left_out(self, table):
+        rows = [
+            ("w0_0", "vortex drop +0.4 blocks.0", 3),
+            ("w1_1", "unsteered", 2),
+        ]
+        new = []
+        for window, condition, step in rows:
+            like = table[(table["window"] == window) & (table["condition"] == condition) & (table["step"] == step)]
+            new.append(like.head(1).assign(metric="blow_up_step", field="", value=float(step)))
+        cube = make_cube(pd.concat([table, *new], ignore_index=True))
+        names = [one.condition for one in cube.conditions]
+        enstrophy, a, b = cube.get("enstrophy"), cube.windows.index("w0_0"), cube.windows.index("w1_1")
+        steered, other, truth = (
+            names.index(n) for n in ("vortex drop +0.4 blocks.0", "vortex drop +0.2 blocks.0", "truth")
+        )
+        assert np.isfinite(enstrophy[steered, a, :2]).all() and np.isnan(enstrophy[steered, a, 2:]).all()
+        assert np.isfinite(enstrophy[other, a]).all()
+        assert np.isnan(enstrophy[other, b, 1:]).all() and np.isfinite(enstrophy[truth, b]).all()
+        findings = summarise(pd.concat([table, *new], ignore_index=True))
+        assert at(findings, "blow_ups", field="", step=0).value == 1
+        assert at(findings, "blow_ups", strength=0.2, field="", step=0).value == 0
+        assert {f.value for f in findings if f.quantity == "already_diverged"} == {1}
+        assert at(findings, "recovery", step=1).windows == 10
+        assert at(findings, "recovery", step=6).windows == 8
+        assert "In 1 window the unsteered rollout itself blew up" in summary_text(findings)
+
+    def test_steps_are_first_middle_last(self, table):
+        assert step_choice(table) == (1, 3, 6)
+        assert step_choice(table[table["step"] == 1]) == (1,)
+
+    def test_without_unsteered_rollouts_there_is_nothing_to_compare_with(self, table):
+        with pytest.raises(PhysteerError, match="one unsteered condition to compare with; it has none"):
+            summarise(table[table["role"] != "unsteered"])
+
+
+class TestSummary:
+    def test_a_concept_that_aligns_is_told_from_random_directions(self, findings):
+        found = at(findings, "alignment_cosine")
+        assert found.value == pytest.approx(0.6, abs=0.03) and found.low < found.value < found.high
+        assert (found.controls, found.windows, found.initial_conditions) == (19, 10, 5)
+        assert found.p == 1 / 20
+
+    def test_one_that_does_not_is_not(self):
+        findings = summarise(synthetic(cosine=0.0, strengths=(0.4,)))
+        assert at(findings, "alignment_cosine").p > 0.05
+        assert "*" not in summary_text(findings).split("shuffled")[0].replace("*:", "")
+
+    def test_recovery_is_pooled_over_windows_not_a_mean_of_ratios(self, table, findings):
+        mine = table[(table["condition"] == "vortex drop +0.4 blocks.0") & (table["step"] == 6)]
+        sums = mine[mine["metric"].str.startswith("error")].groupby(["field", "metric"])["value"].sum().unstack()
+        per_field = 1 - sums["error_steered"] / sums["error_unsteered"]
+        for field in FIELDS:
+            assert at(findings, "recovery", field=field, step=6).value == pytest.approx(per_field[field])
+        assert at(findings, "recovery", step=6).value == pytest.approx(per_field.mean())
+
+    def test_changes_are_against_the_same_window(self, findings, table):
+        step = table[table["step"] == 6]
+        values = step[step["metric"] == "enstrophy"].pivot(index="window", columns="condition", values="value")
+        change = (values["vortex drop +0.4 blocks.0"] / values["unsteered"] - 1).mean()
+        found = at(findings, "enstrophy", field="", step=6)
+        assert found.value == pytest.approx(change) and 0.15 < change < 0.25
+        assert at(findings, "enstrophy_truth", field="", step=6).value == pytest.approx(0.6, abs=0.05)
+        assert at(findings, "enstrophy_truth", strength=-0.4, field="", step=6).value < -0.5
+
+    def test_dose_response(self, findings):
+        (slope,) = [f for f in findings if f.quantity == "enstrophy_slope" and f.step == 6 and f.role == "concept"]
+        assert slope.value == pytest.approx(0.5, abs=0.05) and np.isnan(slope.strength) and slope.controls == 19
+        (share,) = [f for f in findings if f.quantity == "enstrophy_monotone" and f.step == 6 and f.role == "concept"]
+        assert share.value == 1
+
+    def test_damage(self, findings):
+        assert at(findings, "vrmse_ratio", field="").value == pytest.approx(1.4)
+        assert at(findings, "divergence_ratio", strength=0.2, field="").value == pytest.approx(1.2)
+        assert at(findings, "tracer_drift", field="", step=6).value == pytest.approx(0.001 * 6 * 1.4 / 0.5)
+        assert at(
+            findings, "spectrum_distance", strength=0.0, field="", step=6, role="unsteered"
+        ).value == pytest.approx(0.6)
+
+    def test_fields_that_should_not_move_are_judged_by_how_far_they_do(self):
+        table = synthetic(moving=("tracer",), strengths=(-0.4, 0.4), n_random=1, n_initial=3)
+        assert still_fields(make_cube(table)) == ("pressure", "velocity_x", "velocity_y")
+        findings = summarise(table)
+        assert {f.field for f in findings if f.quantity == "alignment_cosine"} == {"tracer"}
+        found = at(findings, "null_movement", field="velocity_x", step=6)
+        assert found.value == pytest.approx(2 * 0.4 * 0.01, rel=0.02)  # from gain and cosine
+        measured = table[(table["metric"] == "alignment_cosine") & (table["field"] == "velocity_x")]
+        added = pd.concat([table, measured.assign(metric="movement", value=0.5)], ignore_index=True)
+        assert at(summarise(added), "null_movement", field="velocity_x", step=6).value == 0.5
+        assert "|Δu_x|" in summary_text(findings)
+
+    def test_each_random_direction_counts_once_and_at_the_same_signed_strength(self, table):
+        random = (table["role"] == "random") & (table["strength"] == -0.4)
+        one = random & (table["direction"] == "random 3") & (table["metric"] == "alignment_cosine")
+        better = table.assign(value=table["value"].where(~one, 0.99))
+        findings = summarise(better)
+        up, down = (at(findings, "alignment_cosine", strength=a) for a in (0.4, -0.4))
+        assert (up.controls, up.p) == (19, 1 / 20) and (down.controls, down.p) == (19, 2 / 20)
+        only_up = summarise(table[~random])
+        assert at(only_up, "alignment_cosine", strength=-0.4).controls == 0
+        assert np.isnan(at(only_up, "alignment_cosine", strength=-0.4).p)
+        (slope,) = [f for f in only_up if f.quantity == "enstrophy_slope" and f.step == 6 and f.role == "concept"]
+        assert slope.controls == 19, "slopes are compared over the strengths that both have"
+
+    def test_random_directions_made_like_another_concept_do_not_count(self):
+        table = synthetic(strengths=(0.4,), n_random=3, n_initial=2)
+        random = table["role"] == "random"
+        for concept, controls in (("vortex", 3), ("speed", 0)):
+            named = table["direction"].where(~random, table["direction"] + f" like {concept}")
+            assert at(summarise(table.assign(direction=named)), "recovery").controls == controls
+
+    def test_interpolation_of_data_is_a_line_of_its_own(self, findings):
+        found = at(findings, "alignment_cosine", strength=1.0, role="data")
+        assert found.value == pytest.approx(0.9, abs=0.03) and found.controls == 0
+        (slope,) = [f for f in findings if f.quantity == "enstrophy_slope" and f.step == 6 and f.role == "data"]
+        assert slope.value == pytest.approx(0.4, abs=0.05) and slope.controls == 0
+        assert "\n  data interpolation\n    −1     1  " in summary_text(findings)
+
+    def test_naturalness_is_told_per_site(self, findings):
+        assert at(findings, "natural_percentile", field="blocks.0").value == pytest.approx(90)
+        assert at(findings, "residual_percentile", field="blocks.0", role="unsteered", strength=0.0).value == 51.5
+        text = summary_text(findings)
+        assert "natural" in text and "90.0" in text and "Unsteered at step 6: " in text and "natural 50.0" in text
+
+    def test_controls_of_other_sites_and_modes_do_not_count(self):
+        findings = summarise(synthetic(sites=("blocks.0", "blocks.1"), strengths=(0.2,), n_random=3, n_initial=2))
+        assert {f.controls for f in findings if f.quantity == "recovery" and f.role == "concept"} == {3}
+
+    def test_without_counterfactuals_and_controls(self, table):
+        few = table[table["role"].isin(["unsteered", "concept"]) & (table["field"] == "")]
+        findings = summarise(few)
+        assert not {f.quantity for f in findings} & {"recovery", "alignment_cosine", "enstrophy_truth"}
+        assert np.isnan(at(findings, "enstrophy", field="").p)
+        text = summary_text(findings)
+        assert "No random directions: p ≤ 0.05 needs at least 19" in text and "cosine" not in text
+
+    def test_one_initial_condition_has_no_interval(self):
+        findings = summarise(synthetic(n_initial=1, n_windows=1, n_random=0, strengths=(0.4,)))
+        assert np.isnan(at(findings, "recovery").low) and "[+" not in summary_text(findings)
+
+    def test_steps_can_be_chosen(self, table):
+        assert {f.step for f in summarise(table, steps=[2])} == {0, 2}
+
+    def test_csv_is_read_back(self, findings, tmp_path):
+        read = read_summary(write_summary(tmp_path / "summary.csv", findings))
+        places = [[(*f.setting[:3], f.quantity, f.field, f.step) for f in every] for every in (read, findings)]
+        assert places[0] == places[1]
+        np.testing.assert_allclose([f.value for f in read], [f.value for f in findings], rtol=1e-8)
+        assert summary_text(read) == summary_text(findings)
+
+
+class TestErasing:
+    @pytest.mark.parametrize(("moved", "p"), [(0.5, 1 / 20), (0.05, 1.0)])
+    def test_what_is_used_moves_rollouts_farther_than_random_erasers(self, moved, p):
+        found = at(summarise(erased(moved)), "movement", strength=1.0)
+        assert found.value == pytest.approx(moved) and (found.controls, found.p) == (19, p)
+
+    def test_has_no_strength_and_no_target(self):
+        findings = summarise(erased())
+        assert not [f for f in findings if np.isnan(f.strength) or f.quantity.endswith("_truth")]
+        assert not [f for f in findings if f.quantity in ("alignment_cosine", "recovery")]
+
+    def test_has_its_own_words(self):
+        text = summary_text(summarise(erased()))
+        assert text.startswith("Erasing: 1 eraser, 10 windows of 5 initial conditions, 19 random erasers.\n")
+        assert "  vortex at blocks.0, erased" in text and "|Δ| mean" in text
+        assert "Intact at step 6: tracer drift" in text
+        assert not [word for word in ("steer", "α", "direction") if word in text.replace("one direction each", "")]
+        assert max(map(len, text.splitlines())) <= 100
+
+    def test_beside_steering_either_is_told_of(self, table, findings):
+        both = pd.concat([table, erased()]).drop_duplicates(["window", "condition", "step", "field", "metric"])
+        text = summary_text(summarise(both))
+        assert text.startswith(summary_text(findings))
+        assert text.removeprefix(summary_text(findings)) == "\n" + summary_text(summarise(erased()))
+
+
+class TestText:
+    def test_fits_a_terminal(self, findings):
+        wide = synthetic(moving=("tracer",), sites=("blocks.0.space.heads[12]", "blocks.1"), n_initial=2, n_random=2)
+        for text in (summary_text(findings), summary_text(summarise(wide))):
+            assert max(map(len, text.splitlines())) <= 100
+
+    def test_says_what_was_found_and_what_weakens_it(self, findings):
+        text = summary_text(findings)
+        assert text.startswith("Steering: 4 settings, 10 windows of 5 initial conditions, 19 random directions.\n")
+        assert "  vortex at blocks.0, drop" in text and "+0.4" in text and "−0.4" in text
+        assert "4 settings were tried: confirm" in text
+        assert "Intervals over 5 initial conditions are too narrow" in text
+
+    def test_many_settings_are_cut_to_the_best(self):
+        table = synthetic(sites=("blocks.0", "blocks.1", "blocks.2"), n_initial=2, n_random=2, n_steps=1)
+        text = summary_text(summarise(table))
+        assert "The 8 of 12 settings that did most" in text
+        assert "vortex at blocks.1, drop" in text and "blocks.2" not in text
+
+    def test_nothing_steered_nothing_said(self, table):
+        assert summary_text(summarise(table[table["role"].isin(["unsteered", "truth"])])) == ""

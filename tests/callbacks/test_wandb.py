@@ -1,0 +1,201 @@
+"""Weights & Biases: an offline run through the real command line, read back from its file."""
+
+import json
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers.experiments import NETWORK, callback, experiment, weights
+from helpers.paths import ROOT
+from wandb.proto import wandb_internal_pb2
+
+from physteer.analyses.steering.table import read_metrics
+from physteer.cli import main
+from physteer.concepts import Concept
+
+LOGGER = ROOT / "configs/logger/wandb.yaml"
+BLOCK = 32768
+
+
+def records(path: Path) -> Iterator[wandb_internal_pb2.Record]:
+    """Read a W&B file: LevelDB's log format (blocks of 32 KiB, records in parts) after seven bytes of its own."""
+    content = path.read_bytes()
+    assert content[:4] == b":W&B"
+    place, parts = 7, b""
+    while place + 7 <= len(content):
+        if BLOCK - place % BLOCK < 7:  # no room for a header: padding
+            place += BLOCK - place % BLOCK
+            continue
+        _, length, kind = struct.unpack("<IHB", content[place : place + 7])
+        if kind == 0:
+            place += BLOCK - place % BLOCK
+            continue
+        parts += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(parts)
+            yield record
+            parts = b""
+
+
+def finished(folder: Path) -> list[wandb_internal_pb2.Record]:
+    """Return the records of the one run in a folder; W&B's own process may still be writing the last of them."""
+    (path,) = folder.glob("offline-run-*/*.wandb")
+    deadline = time.monotonic() + 30
+    while True:
+        found = list(records(path))
+        if any(record.HasField("exit") for record in found):
+            return found
+        assert time.monotonic() < deadline, f"the run was not finished: {len(found)} records"
+        time.sleep(0.1)
+
+
+def items(updates) -> dict[str, object]:
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in updates}
+
+
+@pytest.mark.parametrize("how", ["setting", "environment"])
+def test_an_offline_run_holds_losses_scores_and_configuration(tiny_well, tmp_path, monkeypatch, how):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    words = ["--trainer.logger.offline", "true"]
+    if how == "environment":
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        words = []
+    config = experiment(
+        tmp_path / "fit.yaml",
+        model={"network": NETWORK, "learning_rate": 2e-3},
+        data={"path": str(tiny_well), "rollout_steps": 4, "batch_size": 4, "one_step_every": 4},
+        max_steps=4,
+        log_every_n_steps=1,
+        val_check_interval=2,
+        num_sanity_val_steps=0,
+        logger=str(LOGGER),
+        default_root_dir=str(tmp_path / "run"),
+    )
+    assert main(["fit", "--config", str(config), *words]) == 0
+    history, settings, ended = [], {}, None
+    for record in finished(tmp_path / "run/wandb"):
+        if record.HasField("history"):
+            history.append(items(record.history.item))
+        elif record.HasField("run"):
+            assert record.run.project == "physteer"
+            settings |= items(record.run.config.update)
+        elif record.HasField("config"):
+            settings |= items(record.config.update)
+        elif record.HasField("exit"):
+            ended = record.exit.exit_code
+    losses = [row["train/loss"] for row in history if "train/loss" in row]
+    assert len(losses) == 4 and all(0 < loss < 10 for loss in losses)
+    for name in ("val/one_step/model/vrmse/velocity_x", "val/rollout/model/vrmse_step_4/mean_over_fields"):
+        assert len([row for row in history if name in row]) == 2
+    assert any("val/rollout/linear/vrmse_step_1/mean_over_fields" in row for row in history)
+    saved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    found = {name.split("/")[0] for name in settings}
+    assert {"model", "data", "trainer", "seed_everything"} <= found
+    assert settings["model"]["init_args"]["learning_rate"] == 2e-3
+    assert settings["data"] == saved["data"] and settings["model"] == saved["model"]
+    assert saved["trainer"]["logger"]["init_args"]["save_dir"] == "."  # with another run folder, the logger follows
+    assert ended == 0
+
+
+def test_a_failed_run_is_marked_so(tiny_well, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = experiment(
+        tmp_path / "fit.yaml",
+        model={"network": NETWORK | {"tokens_2d": 5}},
+        data={"path": str(tiny_well), "rollout_steps": 4},
+        max_steps=1,
+        logger=str(LOGGER),
+        default_root_dir=str(tmp_path / "run"),
+    )
+    assert main(["fit", "--config", str(config)]) == 2
+    run = finished(tmp_path / "run/wandb")
+    assert [record.exit.exit_code for record in run if record.HasField("exit")] == [1]
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("DATA", "CACHE", "CONFIG"):  # what W&B keeps outside the run folder
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "wandb" / name.lower()))
+
+
+def artifacts(run) -> dict[str, wandb_internal_pb2.ArtifactRecord]:
+    return {record.artifact.name: record.artifact for record in run if record.artifact.type == "concept"}
+
+
+def test_a_steered_run_sends_curves_summary_figures_videos_and_its_concept(tiny_well, tmp_path, offline):
+    direction = torch.randn(8, 8, 1, 32, generator=torch.Generator().manual_seed(0))
+    path = tmp_path / "a+b.safetensors"
+    Concept(direction, "blocks.0", classes={"feature": "Reynolds >= 2000"}).save(path)
+    config = experiment(
+        tmp_path / "steer.yaml",
+        model={"checkpoint": str(weights(tmp_path / "walrus.safetensors"))},
+        data={"path": str(tiny_well), "rollout_steps": 3, "include": ["Reynolds_2e2_Schmidt_5e-1"]},
+        callbacks=[
+            callback("Steer", concept=str(path), strengths=[-0.2, 0.2]),
+            callback("Controls", random=1, strengths=[0.2]),
+            callback("Diagnostics", parameter="Reynolds", values=[200, 2000]),
+            "RolloutWriter",
+            callback("RolloutVideo", windows=1, fields=["tracer"], strengths=[0.2]),
+            "Figures",
+        ],
+        logger=str(LOGGER),
+        default_root_dir=str(tmp_path / "run"),
+    )
+    assert main(["predict", "--config", str(config)]) == 0
+    folder = tmp_path / "run"
+    run = finished(folder / "wandb")
+    history = [items(record.history.item) for record in run if record.HasField("history")]
+    curves = [row for row in history if "rollout_step" in row]
+    assert [row["rollout_step"] for row in curves] == [1, 2, 3]
+    table = read_metrics(folder)
+    table = table[(table.condition == "a+b drop +0.2") & (table.step == 2)]
+    for metric, field in (("alignment_cosine", "tracer"), ("movement", "velocity_x")):
+        expected = table[(table.metric == metric) & (table.field == field)].value.mean()
+        assert curves[1][f"steer/a+b/blocks.0/drop/+0.2/{metric}/{field}"] == pytest.approx(expected)
+    assert {"unsteered/enstrophy", "truth/enstrophy", "truth/above/enstrophy"} <= curves[0].keys()
+    assert not [name for name in curves[0] if "random" in name]
+    axes = {record.metric.glob_name: record.metric.step_metric for record in run if record.HasField("metric")}
+    assert axes["steer/*"] == "rollout_step"
+
+    (media,) = [row for row in history if "summary/path" in row]
+    kinds = {name.removesuffix("/_type"): content for name, content in media.items() if name.endswith("/_type")}
+    assert kinds["summary"] == "table-file"
+    assert kinds["figures/controls_a+b_drop_blocks.0"] == "image-file"
+    assert [kind for name, kind in kinds.items() if name.startswith("videos/")] == ["video-file"]
+    files = next((folder / "wandb").glob("offline-run-*")) / "files"
+    told = json.loads((files / media["summary/path"]).read_text())
+    assert told["columns"][:4] == ["direction", "site", "mode", "strength"] and len(told["data"]) > 20
+    (film,) = [content for name, content in media.items() if name.startswith("videos/") and name.endswith("/path")]
+    (written,) = (folder / "videos").iterdir()
+    assert (files / film).read_bytes() == written.read_bytes()
+
+    (concept,) = artifacts(run).values()
+    assert (concept.name, concept.type) == ("a_b", "concept")
+    assert json.loads(concept.metadata)["classes"] == {"feature": "Reynolds >= 2000"}
+    (entry,) = concept.manifest.contents
+    assert entry.path == path.name and entry.size == path.stat().st_size
+
+
+def test_a_capture_run_sends_its_concepts(tiny_well, tmp_path, offline):
+    capture = callback(
+        "Capture", name="re", sites=["blocks.0", "blocks.1"], feature="Reynolds >= 2000", control="Reynolds <= 500"
+    )
+    config = experiment(
+        tmp_path / "capture.yaml",
+        model={"checkpoint": str(weights(tmp_path / "walrus.safetensors"))},
+        data={"path": str(tiny_well), "rollout_steps": 1},
+        callbacks=[capture],
+        logger=str(LOGGER),
+        default_root_dir=str(tmp_path / "run"),
+    )
+    assert main(["predict", "--config", str(config)]) == 0
+    assert artifacts(finished(tmp_path / "run/wandb")).keys() == {"re_blocks.0", "re_blocks.1"}

@@ -1,0 +1,37 @@
+"""Freed memory is kept for the next step."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource, torch
+from physteer.commands.memory import keep_freed_memory
+
+def step():
+    x = torch.ones(2**20)
+    for _ in range(4):
+        wide = torch.cat([x] * 4)
+        parts = [x + 1, x + 2, wide * 2]
+        x = parts[0] + parts[1]
+
+def pages():  # that steps take from the system
+    step()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(12):
+        step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before = pages()
+keep_freed_memory()
+print(before, pages())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide for themselves")
+def test_steps_take_fewer_pages_from_the_system():
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    by_default, kept = map(int, done.stdout.split())
+    assert kept < by_default / 2

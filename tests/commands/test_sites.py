@@ -1,0 +1,89 @@
+"""`physteer sites`, and what a Walrus calls its sites."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers.experiments import NETWORK, experiment, random_walrus, weights
+
+from physteer.cli import main
+from physteer.interventions import captured, site_names
+
+
+@pytest.fixture
+def config(tmp_path, tiny_well):
+    model = {"checkpoint": str(weights(tmp_path / "walrus.safetensors"))}
+    return experiment(tmp_path / "run.yaml", model=model, data={"path": str(tiny_well), "rollout_steps": 2})
+
+
+def test_every_site_of_a_walrus_has_an_activation():
+    walrus = random_walrus()
+    names = site_names(walrus)
+    assert len(names) == len(set(names)) == 1 + 2 * 8
+    with captured(walrus, names) as h, torch.no_grad():
+        walrus(torch.randn(1, 3, 1, 32, 64, 1), [7], ((2, 2),) * 3)
+    assert h.keys() == set(names)
+    order = [names.index(f"blocks.1.{tap}") for tap in ("time.heads", "time.update", "time", "space.heads")]
+    assert order == sorted(order) and names[0] == "encoder" and names[-1] == "blocks.1"
+
+
+def listing(text):
+    return {
+        line.split()[0]: (json.loads(re.search(r"\[.*\]", line)[0]), float(line.split()[-1]))
+        for line in text.splitlines()[1:-1]
+    }
+
+
+def test_lists_names_shapes_and_memory(config, capfd):
+    assert main(["sites", "--config", str(config)]) == 0
+    said = capfd.readouterr()
+    assert said.err == ""
+    sites = listing(said.out)
+    assert tuple(sites) == site_names(random_walrus())
+    assert sites["encoder"] == ([1, 3, 8, 8, 1, 32], 0.02)
+    assert sites["blocks.0.space.heads"][0] == [1, 3, 8, 8, 1, 2, 16]
+    assert sites["blocks.1.space.ff_hidden"] == ([1, 3, 8, 8, 1, 64], 0.05)
+    assert said.out.splitlines()[-1].startswith("17 sites; ")
+
+
+def test_settings_override_the_configuration(config, capfd):
+    grid = ["--grid", "64", "32", "1"]
+    assert main(["sites", "--config", str(config), *grid, "--data.n_steps_input", "2"]) == 0
+    assert listing(capfd.readouterr().out)["blocks.0"][0] == [1, 2, 8, 8, 1, 32]
+    assert main(["sites", "--config", str(config), "--grid", "33", "64", "1"]) == 2
+    assert capfd.readouterr().err == (
+        "physteer: error: axis H has 33 cells; with 8 tokens per axis it may have 8, 32, 64, 96, 128, 192, 256\n"
+    )
+
+
+def test_nothing_of_the_run_is_made(config, tmp_path):
+    settings = yaml.safe_load(config.read_text())
+    settings["trainer"] |= {"devices": 8, "accelerator": "gpu", "default_root_dir": str(tmp_path / "run")}
+    settings["model"]["init_args"] = {"network": NETWORK, "jitter_seed": 0}
+    config.write_text(yaml.safe_dump(settings))
+    before = set(tmp_path.iterdir())
+    assert main(["sites", "--config", str(config)]) == 0
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+def test_the_published_size_takes_no_memory(tmp_path):
+    config = experiment(tmp_path / "full.yaml", model={"network": {}}, data={"path": "nowhere", "n_steps_input": 6})
+    script = (
+        "import sys; from physteer.cli import main\n"
+        "status = main(sys.argv[1:])\n"
+        # not getrusage: its peak also counts the process that this one was forked from
+        "print('peak', open('/proc/self/status').read().split('VmHWM:')[1].split()[0], file=sys.stderr)\n"
+        "sys.exit(status)"
+    )
+    words = ["sites", "--config", str(config), "--grid", "256", "512", "1"]
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    sites = listing(done.stdout)
+    assert len(sites) == 321 and sites["blocks.39"] == ([1, 6, 32, 32, 1, 1408], 34.6)
+    assert int(done.stderr.split("peak")[-1]) * 1024 < 1.5e9  # the weights alone would be 5.3 GB
