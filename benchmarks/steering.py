@@ -9,13 +9,13 @@ quartiles of single turns. With a CUDA device also the published size, with rand
     steered      one condition at one block; or seven strengths, each on its own rows, beside the unsteered model
     every frame  the last block otherwise computes the last frame alone, and captures want all
     concept      what `Capture` adds up: activations, standardised, of two classes
-    moments      mean and variance of every token's activation
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -23,9 +23,10 @@ from torch import Tensor
 
 from physteer import WalrusModule
 from physteer.commands.memory import keep_freed_memory
-from physteer.concepts import DifferenceOfMeans, RunningMoments
+from physteer.concepts import DifferenceOfMeans
 from physteer.data.batch import Batch, Channels, Grid, SplitMetadata, Window
 from physteer.data.fields import ChannelSource
+from physteer.forecast import steered_rollout
 from physteer.interventions import UNSTEERED, Condition, Edit, Site, Steer, SteerMode
 from physteer.walrus import WalrusConfig
 
@@ -38,7 +39,6 @@ COMPARED = (  # what, beside what, and the goal for the ratio
     ("8 conditions, 7 steered", "8 conditions, unsteered", 1.02),
     ("every frame", "unseen", None),
     ("concept, 4 blocks", "every frame", 1.10),
-    ("moments, 4 blocks", "every frame", 1.10),
     ("concept, 4 blocks", "unseen", None),
 )
 
@@ -61,34 +61,43 @@ def windows(shape: tuple[int, int], n_frames: int, size: int, device: torch.devi
     )
 
 
+@dataclass(frozen=True)
+class Watcher:
+    """Looks at some sites in every forward (`physteer.forecast.RolloutObserver`)."""
+
+    sites: Sequence[Site]
+    observe: Callable[[Site, Tensor], None]
+    all_frames: bool
+
+    def sites_at(self, step: int) -> Sequence[Site]:
+        """Return the sites, at every step."""
+        return self.sites
+
+
 def works(module: WalrusModule, batch: Batch, steps: int) -> dict[str, Work]:
     """Return what is timed, each of as many steps."""
     last = len(module.network.blocks) - 1
     sites = [Site.parse(f"blocks.{round(part * last / 3)}") for part in range(4)]
-    shape = module.site_shapes(sites[:1], batch.metadata, batch.n_input)[sites[0]][2:]
+    forecaster = module.forecaster
+    shape = forecaster.site_shapes(sites[:1], batch.metadata, batch.n_input)[sites[0]][2:]
     direction = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     means = {site: DifferenceOfMeans() for site in sites}
-    moments = {site: RunningMoments() for site in sites}
 
     def steered(block: int, mode: SteerMode, strength: float = 0.3) -> Condition:
         edit = Edit(f"blocks.{block}", Steer(direction, strength, mode))
         return Condition(f"{block} {mode} {strength}", (edit,), strength=strength)
 
     def rolled_out(*conditions: Condition) -> Work:
-        return lambda: list(module.rollout(batch, steps, conditions))
+        return lambda: list(steered_rollout(forecaster, batch, steps, conditions))
 
     def first_steps(observe: Callable[[Site, Tensor], None] | None = None, *, every_frame: bool) -> None:
-        module.observers, module.every_frame = {observe: sites} if observe else {}, every_frame
+        watcher = Watcher(sites, observe or (lambda site, h: None), every_frame)
         for _ in range(steps):
-            next(module.rollout(batch, 1))
-        module.observers, module.every_frame = {}, False
+            next(steered_rollout(forecaster, batch, 1, observers=[watcher] if observe or every_frame else []))
 
     def add_to_concept(site: Site, h: Tensor) -> None:
         means[site].update("feature", h[::2])
         means[site].update("control", h[1::2])
-
-    def add_to_moments(site: Site, h: Tensor) -> None:
-        moments[site].update(h)
 
     return {
         "unsteered": rolled_out(UNSTEERED),
@@ -100,7 +109,6 @@ def works(module: WalrusModule, batch: Batch, steps: int) -> dict[str, Work]:
         "unseen": partial(first_steps, every_frame=False),
         "every frame": partial(first_steps, every_frame=True),
         "concept, 4 blocks": partial(first_steps, add_to_concept, every_frame=True),
-        "moments, 4 blocks": partial(first_steps, add_to_moments, every_frame=True),
     }
 
 

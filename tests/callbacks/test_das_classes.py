@@ -43,7 +43,7 @@ def frozen(walrus: Path) -> WalrusModule:
 def features(module: WalrusModule, batch: Batch) -> Tensor:
     """What a probe is fitted to: the mean over the last frame's tokens, [B, d]."""
     with torch.no_grad(), captured(module.network, [READ]) as h:
-        module.predict_next(batch.context, batch)
+        module.forecaster.predict_next(batch.context, batch)
     return h[str(READ)][:, -1].mean((1, 2, 3))
 
 

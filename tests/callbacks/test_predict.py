@@ -407,7 +407,7 @@ def test_callbacks_leave_nothing_on_the_module(captured, tiny_well, tmp_path, er
     assert hooks == {"blocks.0": 1}
     theirs.remove()
     assert [condition.name for condition in module.conditions] == ["unsteered"]
-    assert not module.every_frame and module.clock.step is None
+    assert not module.observers and module.rolls_out
     assert not list(tmp_path.rglob("*.tmp*"))
     assert (tmp_path / "concepts").exists() == (error is None)
 

@@ -77,7 +77,7 @@ def test_maps_are_what_the_saved_probes_read_of_the_site(run, folder, tiny_well)
     with open_windows(tiny_well / "data/test", WindowSpec(3, 1)) as windows:
         sample = windows.read(Window(file, int(trajectory), 3))
         batch = collate([sample], n_input=3, metadata=windows.metadata)
-    inputs, scale = module.inputs(batch.context, batch)
+    inputs, scale = module.forecaster.inputs(batch.context, batch)
     with torch.no_grad(), captured(module.network, SITES) as seen:
         module.network(*inputs)
     for i, site in enumerate(SITES):
@@ -98,7 +98,7 @@ def test_the_last_depth_of_the_lens_is_the_network_s_own_forecast(run, folder, t
     module = WalrusModule(str(folder / "walrus.safetensors"))
     with open_windows(tiny_well / "data/test", WindowSpec(3, 1, every=3)) as windows, torch.no_grad():
         batch = collate([windows[i] for i in range(len(windows))], n_input=3, metadata=windows.metadata)
-        predicted = module.predict_next(batch.context, batch)
+        predicted = module.forecaster.predict_next(batch.context, batch)
     tracer = batch.channels.index("tracer")
     for depth, frame in (("blocks.1", predicted), ("persistence", batch.context[:, -1:])):
         own = vrmse(frame[:, 0, tracer], batch.targets[:, 0, tracer]).mean()

@@ -67,7 +67,7 @@ def read(folder, data, site):
         for i in range(0, len(windows), 6):
             samples = [windows[j] for j in range(i, min(i + 6, len(windows)))]
             batch = collate(samples, n_input=3, metadata=windows.metadata)
-            inputs, _ = module.inputs(batch.context, batch)
+            inputs, _ = module.forecaster.inputs(batch.context, batch)
             with captured(module.network, [site]) as seen:
                 module.network(*inputs)
             pooled.append(seen[site].double().mean((2, 3, 4)).flatten(0, 1))

@@ -18,6 +18,7 @@ from physteer.concepts import Concept
 from physteer.data.counterfactual import solver_truth
 from physteer.data.module import WellDataModule
 from physteer.errors import PhysteerError
+from physteer.forecast import steered_rollout
 from physteer.interventions import Condition
 from physteer.walrus import model_id
 
@@ -131,7 +132,7 @@ def test_sites_steered_together_are_what_edits_by_hand_at_both_give(folder, pred
     def by_hand(*steered):
         hooks = [module.network.blocks[int(name[-1])].register_forward_hook(hook(name)) for name in steered]
         with torch.no_grad():
-            frame = module.predict_next(batch.context, batch)
+            frame = module.forecaster.predict_next(batch.context, batch)
         for one in hooks:
             one.remove()
         return frame
@@ -302,7 +303,8 @@ def test_at_strength_one_the_model_continues_the_solvers_context(folder, predict
     for sign, rows, value in ((1, low, 2000), (-1, ~low, 200)):
         there = torch.cat([batch.context[:, :1], solver_truth(batch, 2, {"Reynolds": value}, start=0)], 1)
         with torch.no_grad():
-            frames = torch.cat(list(module.rollout(batch, 2, [Condition("there", context=lambda _, x=there: x)])), 1)
+            condition = Condition("there", context=lambda _, x=there: x)
+            frames = torch.cat(list(steered_rollout(module.forecaster, batch, 2, [condition])), 1)
         steered = found.frames[f"data interpolation {sign:+d}"]
         torch.testing.assert_close(steered[rows], frames[rows], rtol=1e-4, atol=1e-5)
         assert steered[~rows].isnan().all(), "there is no such value"

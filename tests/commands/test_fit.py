@@ -14,6 +14,7 @@ from physteer.commands.trainer_cli import run
 from physteer.data.batch import collate
 from physteer.data.dataset import WindowDataset, WindowSpec
 from physteer.data.samplers import TrainingOrder
+from physteer.forecast import steered_rollout
 from physteer.walrus import load
 
 TRAINER = {"max_steps": 6, "log_every_n_steps": 1, "num_sanity_val_steps": 0, "val_check_interval": 3}
@@ -205,7 +206,7 @@ def test_scores_stand_beside_baselines_and_are_right(tiny_well, tmp_path, comman
         before, last = batch.context[:, -2:-1], batch.context[:, -1:]
         ahead = torch.arange(1, steps + 1).view(1, -1, 1, 1, 1, 1)
         forecasts = {
-            "model": torch.cat(list(module.rollout(batch, steps)), 1),
+            "model": torch.cat(list(steered_rollout(module.forecaster, batch, steps)), 1),
             "persistence": last.expand_as(batch.targets),
             "linear": last + ahead * (last - before),
         }

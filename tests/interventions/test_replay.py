@@ -198,7 +198,7 @@ def test_the_last_frame_alone_computes_one_frame():
     # time attention has the same score per pair of frames; all else is one frame of three
     assert flops(lambda: replayed(WALRUS, alone)) < 1.05 / FRAMES * flops(lambda: replayed(WALRUS, whole))
     past = 2 * (FRAMES - 1) * alone.state[0, 0].nbytes
-    assert [kept.nbytes for kept in alone.past] == [past * len(args[0])] * 3
+    assert [kept.nbytes for kept in alone.kv_cache] == [past * len(args[0])] * 3
 
 
 def test_edits_of_other_frames_and_acausal_models_are_refused():

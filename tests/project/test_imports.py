@@ -1,6 +1,7 @@
 """Imports point one way (the line the design draws), and light commands stay light."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,25 +10,38 @@ from pathlib import Path
 import pytest
 from helpers.paths import ROOT
 
-TRAINERS = ("lightning", "pytorch_lightning")
-TOP = ("physteer.callbacks", "physteer.commands", "physteer.cli", "physteer.commands.trainer_cli", "physteer.demo")
-MODULE = ("physteer.forecast.module", "physteer.forecast.objectives", "physteer.forecast.steered_rollout")
-NETWORK_SIDE = ("physteer.walrus", "physteer.interventions", "physteer.concepts")
-REST = ("physteer.data", "physteer.reports", "the_well", "h5py", *MODULE, *TOP, *TRAINERS)
-
-FORBIDDEN = {
-    "physteer.walrus": ("physteer.interventions", "physteer.concepts", "physteer.metrics", *REST),
-    "physteer.interventions": ("physteer.walrus", "physteer.concepts", "physteer.metrics", *REST),
-    "physteer.concepts": ("physteer.walrus", *REST),
-    "physteer.metrics": (*NETWORK_SIDE, *REST),
-    "physteer.data": (*NETWORK_SIDE, "physteer.reports", "physteer.forecast.rollout", *MODULE, *TOP),
-    "physteer.forecast.rollout": (*NETWORK_SIDE, *REST),
-    "physteer.reports": ("physteer.walrus", "physteer.interventions", "physteer.data", *MODULE, *TOP, *TRAINERS),
-    "physteer.forecast.module": TOP,
-    "physteer.forecast.objectives": TOP,
-    "physteer.forecast.steered_rollout": TOP,
-    "physteer.callbacks": tuple(name for name in TOP if name != "physteer.callbacks"),
+ROOMS = (  # from top to bottom: each imports only rooms below it
+    "commands",
+    "callbacks",
+    "testing",
+    "reports",
+    "analyses",
+    "forecast",
+    "concepts",
+    "interventions",
+    "walrus",
+    "data",
+    "metrics",
+)
+HELPERS = ("errors", "files", "run_folder", "tables", "tensor_files")
+"""Files beside the rooms that any room may import, unless `NEVER` says otherwise."""
+NEVER = {  # beyond the order of the rooms
+    "callbacks": ("physteer.testing",),
+    "reports": ("physteer.forecast", "physteer.interventions", "physteer.walrus", "lightning"),
+    "analyses": ("lightning",),
+    "concepts": ("physteer.data", "lightning"),
+    "interventions": ("physteer.walrus", "physteer.data", "physteer.metrics", "lightning"),
+    "walrus": ("physteer.data", "physteer.metrics", "lightning"),
 }
+TABLES = (  # what reports read of analyses: rows and files, no computation
+    "physteer.analyses.das.table",
+    "physteer.analyses.probing.class_table",
+    "physteer.analyses.probing.table",
+    "physteer.analyses.probing.trajectory_maps",
+    "physteer.analyses.steering.summary_rows",
+    "physteer.analyses.steering.table",
+)
+SIBLINGS = ("physteer.analyses.das", "physteer.analyses.probing", "physteer.analyses.steering")
 
 
 def files() -> dict[str, Path]:
@@ -64,26 +78,103 @@ def inside(name: str, package: str) -> bool:
 SOURCES = files()
 
 
+def room(module: str) -> str:
+    """Return the room a module lies in; of files at the top their own name."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def inner_imports(module: str) -> set[str]:
+    """Return the modules of ours that a module imports; a package counts only where a name of its own is imported."""
+    names = {name for name in imports(module, SOURCES[module]) if inside(name, "physteer")}
+    modules = {name if name in SOURCES else name.rpartition(".")[0] for name in names}
+    return {name for name in modules if name in SOURCES and name != module}
+
+
 def test_the_check_sees_the_code():
     names = set(imports("physteer.cli", SOURCES["physteer.cli"]))
-    assert {
-        "importlib",
-        "physteer.errors.PhysteerError",
-        "physteer.commands.trainer_cli.run",
-    } <= names  # the last in a function
-    assert set(FORBIDDEN) <= {name for module in SOURCES for name in (module, module.rpartition(".")[0])}
+    assert {"importlib", "physteer.errors.PhysteerError"} <= names
+    assert "physteer.commands.trainer_cli.run" in names  # in a function
+    assert {room(module) for module in SOURCES} == {"", "__main__", "assets", "cli", *ROOMS, *HELPERS} - {"assets"}
+    assert len(ROOMS) <= 12 and len([path for path in (ROOT / "physteer").glob("*.py")]) <= 8
 
 
-@pytest.mark.parametrize("package", FORBIDDEN)
-def test_imports_point_one_way(package):
+@pytest.mark.parametrize("own", ROOMS)
+def test_rooms_import_only_rooms_below_them(own):
+    wrong = []
+    for module in SOURCES:
+        if room(module) != own:
+            continue
+        for name in imports(module, SOURCES[module]):
+            above = name.startswith("physteer.") and room(name) in ROOMS[: ROOMS.index(own)]
+            if above or any(inside(name, forbidden) for forbidden in NEVER.get(own, ())):
+                wrong.append(f"{module} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_interventions_and_metrics_need_nothing_but_errors():
+    for own in ("interventions", "metrics"):
+        outside = {
+            name
+            for module in SOURCES
+            if room(module) == own
+            for name in inner_imports(module)
+            if room(name) not in (own, "errors")
+        }
+        assert not outside, f"{own} imports {outside}"
+
+
+def test_reports_read_tables_and_compute_nothing():
     wrong = [
         f"{module} imports {name}"
-        for module, path in SOURCES.items()
-        if inside(module, package)
-        for name in imports(module, path)
-        if any(inside(name, forbidden) for forbidden in FORBIDDEN[package])
+        for module in SOURCES
+        if room(module) == "reports"
+        for name in inner_imports(module)
+        if inside(name, "physteer.analyses") and name not in TABLES
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_analyses_are_siblings():
+    wrong = [
+        f"{module} imports {name}"
+        for module in SOURCES
+        for name in inner_imports(module)
+        for own in SIBLINGS
+        if inside(module, own) and any(inside(name, other) for other in SIBLINGS if other != own)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nothing_is_imported_in_a_circle():
+    edges = {module: {n for n in inner_imports(module) if SOURCES[n].name != "__init__.py"} for module in SOURCES}
+    seen: dict[str, int] = {}  # 1: being visited, 2: done
+    circles = []
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        if seen.get(module) == 1:
+            circles.append(" -> ".join([*path[path.index(module) :], module]))
+        if module in seen:
+            return
+        seen[module] = 1
+        for name in sorted(edges[module]):
+            visit(name, (*path, module))
+        seen[module] = 2
+
+    for module in SOURCES:
+        visit(module, ())
+    assert not circles, "\n".join(circles)
+
+
+def test_only_its_own_files_know_walrus():
+    """Everything above asks a forecaster: no check for the module's class, no look into the network's configuration."""
+    own = ("physteer.walrus", "physteer.forecast.walrus_forecaster", "physteer.forecast.walrus_module")
+    wrong = [
+        module
+        for module, path in SOURCES.items()
+        if not any(inside(module, part) for part in own)
+        and re.search(r"isinstance\([^)]*WalrusModule|network\.config\.", path.read_text())
+    ]
+    assert not wrong
 
 
 def test_callbacks_are_imported_through_physteer():

@@ -232,8 +232,9 @@ class TestSummary:
     def test_steps_can_be_chosen(self, table):
         assert {f.step for f in summarise(table, steps=[2])} == {0, 2}
 
-    def test_csv_is_read_back(self, findings, tmp_path):
-        read = read_summary(write_summary(tmp_path / "summary.csv", findings))
+    def test_the_file_is_read_back(self, findings, tmp_path):
+        write_summary(tmp_path, findings)
+        read = read_summary(tmp_path)
         places = [[(*f.setting[:3], f.quantity, f.field, f.step) for f in every] for every in (read, findings)]
         assert places[0] == places[1]
         np.testing.assert_allclose([f.value for f in read], [f.value for f in findings], rtol=1e-8)
