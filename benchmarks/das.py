@@ -2,10 +2,10 @@
 
 Needs the `bench` extra (transformers, pyvene). Two models, frozen: a GPT-2 of 12 × 256 × 8 with random weights (64
 tokens, batch 16), and the Walrus that ships with physteer (5 frames of 64 × 128, batch 4). A rotation of rank 8 at one
-site is trained on (base, source) pairs, at every token.
+site is trained on (base, source) pairs, at every token; the loss is of the last token or frame.
 
     ideal      forward and backward of what lies behind the site, on a ready activation: no edit, no rotation
-    physteer   pairs from the cache of snapshots, replay under the edit, backward, optimiser
+    physteer   the objective of `physteer fit` with a cache of snapshots, backward, optimiser
     pyvene     both passes of every pair under hooks, backward, optimiser
 
 The three take turns, so that a busy machine slows all of them; medians are compared. physteer and pyvene start from
@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -31,22 +31,21 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 from walrus import medians
 
+from physteer.analyses.das import InterchangeObjective, InterventionVariant
+from physteer.analyses.engine import Outcome, PlainActivations, PlainSuffix, Prefix, SnapshotCache
 from physteer.interventions import (
     LastFrameSnapshot,
     Locus,
     LowRankRotation,
     Site,
     Snapshot,
-    SnapshotCache,
-    evaluated_once,
-    input_keys,
-    interchanged,
+    StagedModel,
     join_snapshots,
     take_last_frame_snapshots,
     take_snapshot,
     take_snapshots,
 )
-from physteer.walrus import load, model_id
+from physteer.walrus import load
 
 RANK = 8
 PERIODIC = ((2, 2), (2, 2), (2, 2))
@@ -107,8 +106,8 @@ class Case:
     batch: int
     width: int
     sites: tuple[int, ...]
-    last_frame_only: bool
-    """Whether the loss reads the last frame alone."""
+    keeps_past: bool
+    """Whether the last frame can be edited and run alone."""
 
     def inputs(self, rows: list[int]) -> dict[str, Any]:
         """Return the arguments of a forward."""
@@ -126,9 +125,9 @@ def gpt2() -> Case:
     name = "GPT-2, 12 x 256 x 8, 64 tokens, batch 16"
     module = "transformer.h[{}].output"
     sites = (2, 6, 10)
-    return Case(
-        name, StagedGPT2(whole), whole, module, lambda y: y.logits, ids, {"input_ids": None}, 16, 256, sites, False
-    )
+    arguments = {"input_ids": None}
+    staged = StagedGPT2(whole)
+    return Case(name, staged, whole, module, lambda y: y.logits[:, -1:], ids, arguments, 16, 256, sites, False)
 
 
 def demo_walrus() -> Case:
@@ -141,46 +140,84 @@ def demo_walrus() -> Case:
     return Case(name, walrus, walrus, "blocks[{}].output", lambda y: y, x, arguments, 4, d, (0, 1, 2), True)
 
 
+@dataclass
+class Pairs:
+    """The windows of a batch by number."""
+
+    bases: list[int]
+    sources: list[int]
+
+
+class CachedWindows(PlainSuffix):
+    """Runs every window of a case up to a site once, and batches from there (`physteer.analyses.engine.Suffix`)."""
+
+    def __init__(self, case: Case, site: Site, *, last_frame: bool) -> None:
+        super().__init__([site])
+        self.case = case
+        kind: type[Snapshot] = LastFrameSnapshot if last_frame else Snapshot
+        self.take = take_last_frame_snapshots if last_frame else take_snapshots
+        self.cache = SnapshotCache([site], "", 2**30, kind=kind)
+
+    def prepare(self, model: StagedModel, batch: Pairs, *, mismatched: bool = False) -> tuple[list[Prefix], ...]:
+        """Take a batch from the cache."""
+        return self.rows(model, batch.bases), self.rows(model, batch.sources)
+
+    def at(self, model: StagedModel, site: Site, prepared: tuple[list[Prefix], ...]) -> PlainActivations:
+        """Join the batch's rows."""
+        bases, sources = ([prefix.snapshots[site] for prefix in prefixes] for prefixes in prepared)
+        return PlainActivations(join_snapshots(bases), [torch.cat([source.activation for source in sources])])
+
+    def rows(self, model: StagedModel, rows: Sequence[int]) -> list[Prefix]:
+        """Run what the cache lacks."""
+
+        def make(places: list[int]) -> Prefix:
+            inputs = self.case.inputs([rows[place] for place in places]).values()
+            return Prefix(self.take(model, self.sites, *inputs), {})
+
+        return self.cache.get([str(row) for row in rows], make)
+
+
+class MeanSquare(nn.Module):
+    """A loss that costs next to nothing."""
+
+    def forward(self, outcome: Outcome, batch: Pairs) -> Tensor:
+        """Return the mean square of the output."""
+        return outcome.prediction.square().mean()
+
+
 def steps(case: Case, block: int) -> dict[str, Step]:
     """Return one training step of each contestant."""
     site = Site(f"blocks.{block}")
     pairs = cycle(torch.randperm(len(case.windows)).view(-1, 2, case.batch).tolist())
-    staged, last = case.staged, case.last_frame_only
-
-    def snapshot(rows: list[int]) -> Snapshot:
-        return take_snapshot(staged, site, *case.inputs(rows).values())
-
-    context = staged.encode(*case.inputs(list(range(case.batch))).values())[1]
-    ready = snapshot(list(range(case.batch))).state.requires_grad_()
+    staged = case.staged
+    first = case.inputs(list(range(case.batch))).values()
+    context = staged.encode(*first)[1]
+    ready = take_snapshot(staged, site, *first).state.requires_grad_()
 
     def ideal() -> None:
-        h = staged.run_blocks(ready, context, block + 1, last_frame_only=last)
-        staged.decode(h, context, last_frame_only=last).square().mean().backward()
+        h = staged.run_blocks(ready, context, block + 1, last_frame_only=True)
+        staged.decode(h, context, last_frame_only=True).square().mean().backward()
         ready.grad = None
 
-    keys = input_keys([case.windows], "")
-    key = model_id(case.whole) if last else ""
-
-    def ours(
-        locus: Locus, take: Callable[..., Mapping[Site, Snapshot]], kind: type[Snapshot]
-    ) -> tuple[Step, LowRankRotation]:
-        cache = SnapshotCache([site], key, 2**30, kind=kind)
+    def ours(*, last_frame: bool) -> tuple[Step, Callable[[Pairs], Tensor], LowRankRotation]:
         rotation = LowRankRotation(case.width, RANK)
-        optimizer = torch.optim.Adam(rotation.parameters(), 1e-3)
-        for start in range(0, len(keys), case.batch):  # every window runs up to the site once
-            inputs = case.inputs([*range(start, start + case.batch)]).values()
-            cache.get(keys[start : start + case.batch], lambda _, inputs=inputs: take(staged, [site], *inputs))
+        variant = InterventionVariant(site, case.width, "learned", [rotation], RANK)
+        suffix = CachedWindows(case, site, last_frame=last_frame)
+        locus = Locus(frames=[-1]) if last_frame else Locus()
+        objective = InterchangeObjective([variant], suffix, MeanSquare(), locus)
+        optimizer = torch.optim.Adam(variant.parameters(), 1e-3)
+        for start in range(0, len(case.windows), case.batch):
+            suffix.rows(staged, range(start, start + case.batch))
+
+        def output(batch: Pairs) -> Tensor:
+            activations = suffix.at(staged, site, suffix.prepare(staged, batch))
+            return objective.edited(staged, batch, variant, activations).prediction
 
         def step() -> None:
-            bases, sources = (cache.get([keys[row] for row in rows], absent) for rows in next(pairs))
-            with evaluated_once(rotation):
-                base = join_snapshots([one[site] for one in bases])
-                activation = torch.cat([one[site].activation for one in sources])
-                y = interchanged(staged, base, activation, rotation, locus, last_frame_only=last)
-                y.square().mean().backward()
+            objective(staged, Pairs(*next(pairs)), 1).backward()
             update(optimizer)
 
-        return step, rotation
+        return step, output, rotation
 
     intervention = pyvene.LowRankRotatedSpaceIntervention(
         embed_dim=case.width, low_rank_dimension=RANK, keep_last_dim=True
@@ -190,30 +227,24 @@ def steps(case: Case, block: int) -> dict[str, Step]:
     )
     peer.disable_model_gradients()
     optimizer = torch.optim.Adam(peer.get_trainable_parameters(), 1e-3)
-    extra = {"last_frame_only": True} if last else {}
+    extra = {"last_frame_only": True} if case.keeps_past else {}
+
+    def pyvene_output(batch: Pairs) -> Tensor:
+        return case.output(peer(case.inputs(batch.bases) | extra, [case.inputs(batch.sources)], None)[1])
 
     def pyvene_step() -> None:
-        base, source = next(pairs)
-        _, y = peer(case.inputs(base) | extra, [case.inputs(source)], None)
-        case.output(y).square().mean().backward()
+        pyvene_output(Pairs(*next(pairs))).square().mean().backward()
         update(optimizer)
 
-    everywhere, rotation = ours(Locus(), take_snapshots, Snapshot)
+    everywhere, output, rotation = ours(last_frame=False)
     with torch.no_grad():  # one rotation for both
         rotation.rotation.raw.copy_(intervention.rotate_layer.weight)
-    base, source = next(pairs)
-    y = interchanged(staged, snapshot(base), snapshot(source).activation, rotation, last_frame_only=last)
-    theirs = case.output(peer(case.inputs(base) | extra, [case.inputs(source)], None)[1])
-    torch.testing.assert_close(y, theirs, rtol=1e-4, atol=1e-4)
+    batch = Pairs(*next(pairs))
+    torch.testing.assert_close(output(batch), pyvene_output(batch), rtol=1e-4, atol=1e-4)
     works = {"ideal": ideal, "physteer": everywhere, "pyvene": pyvene_step}
-    if last:
-        works["last frame"] = ours(Locus(frames=[-1]), take_last_frame_snapshots, LastFrameSnapshot)[0]
+    if case.keeps_past:
+        works["last frame"], *_ = ours(last_frame=True)
     return works
-
-
-def absent(rows: list[int]) -> Mapping[Site, Snapshot]:
-    """Say that a window was not in the cache, where all are."""
-    raise AssertionError(f"rows {rows} are not in the cache")
 
 
 def update(optimizer: torch.optim.Optimizer) -> None:

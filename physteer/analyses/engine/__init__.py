@@ -4,13 +4,14 @@ from physteer.analyses.engine.activation_reader import ActivationReader
 from physteer.analyses.engine.distributed import from_everyone, merged, summed
 from physteer.analyses.engine.prefix_cache import PairActivations, PrefixCache
 from physteer.analyses.engine.snapshot_cache import Prefix, SnapshotCache
-from physteer.analyses.engine.suffix import ForecastSuffix, Outcome, PlainSuffix, Suffix, continued
+from physteer.analyses.engine.suffix import ForecastSuffix, Outcome, PlainActivations, PlainSuffix, Suffix, continued
 
 __all__ = [
     "ActivationReader",
     "ForecastSuffix",
     "Outcome",
     "PairActivations",
+    "PlainActivations",
     "PlainSuffix",
     "Prefix",
     "PrefixCache",
