@@ -16,6 +16,7 @@ from physteer.analyses.steering.classes import label_permutations, units_of
 from physteer.analyses.steering.natural_meter import NaturalMeter
 from physteer.callbacks import NaturalSpaces, RolloutCallback, Steer
 from physteer.callbacks.activation_store import _chunk
+from physteer.callbacks.windows import predict_dataset
 from physteer.cli import main
 from physteer.concepts import Concept, DifferenceOfMeans, Naturalness
 from physteer.data.batch import Window, collate
@@ -118,7 +119,7 @@ class FailsOnce(L.Callback):
 
 
 def test_a_run_that_is_started_again_ends_with_the_same(folder, tiny_well, run):
-    path = config(folder, tiny_well, "again", [*EVERYTHING, "test_capture.FailsOnce"])
+    path = config(folder, tiny_well, "again", [*EVERYTHING, f"{__name__}.FailsOnce"])
     assert main(["predict", "--config", str(path)]) == 2
     assert not (folder / "again/activations.zarr").exists() and not (folder / "again/natural").exists()
     for start in ("in the middle", "with nothing left to do"):
@@ -279,7 +280,9 @@ class Listener(RolloutCallback):
         self.meter, self.rows = meter, []
 
     def on_predict_start(self, trainer, pl_module):
-        self.meter.begin(trainer, pl_module)
+        dataset = predict_dataset(trainer)
+        self.meter.check(pl_module.forecaster, dataset.metadata, dataset.spec.n_input)
+        pl_module.observers.append(self.meter)
 
     def on_rollout_start(self, trainer, pl_module, batch, conditions):
         self.meter.start(len(conditions))
@@ -290,7 +293,7 @@ class Listener(RolloutCallback):
             self.rows.append((names[condition], str(rollout.batch.windows[row]), *rest))
 
     def on_predict_end(self, trainer, pl_module):
-        self.meter.end(pl_module)
+        pl_module.observers.remove(self.meter)
 
 
 def trainer(folder, *callbacks):

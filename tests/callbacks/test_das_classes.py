@@ -205,7 +205,7 @@ class Quietest(torch.nn.Module):
 
 def test_a_loss_of_ones_own_reads_activations(walrus, tiny_well, tmp_path, capsys):
     for site, code in (("blocks.1", 0), ("encoder", 2)):
-        loss = {"class_path": "test_das_classes.Quietest", "init_args": {"site": site}}
+        loss = {"class_path": f"{__name__}.Quietest", "init_args": {"site": site}}
         config = search(tmp_path / site, tiny_well, walrus, das={"loss": loss}, max_steps=2, limit_test_batches=0)
         assert main(["fit", "--config", str(config)]) == code
-    assert "DAS.loss reads encoder, which is not computed after the edited site blocks.0" in capsys.readouterr().err
+    assert "the loss reads encoder, which is not computed after the edited site blocks.0" in capsys.readouterr().err

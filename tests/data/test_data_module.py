@@ -11,6 +11,7 @@ import lightning as L
 import pytest
 import torch
 from helpers.handles import open_count
+from helpers.paths import importing
 from helpers.wells import PLANET, write_splits
 from torch import Tensor
 
@@ -253,9 +254,8 @@ class TestMistakes:
 
 
 SCRIPT = """
-import json, sys
+import json
 from pathlib import Path
-sys.path.insert(0, {tests!r})
 from test_data_module import Reader, module, trainer
 
 data, reader = module({path!r}, one_step_every=2, trajectories=[0], exclude=["Reynolds_2e3_Schmidt_2e0"]), Reader()
@@ -275,9 +275,15 @@ Path({out!r}, f"{{many.global_rank}}.json").write_text(json.dumps(reader.read))
 def test_two_processes_read_each_window_once(tiny_well: Path, tmp_path: Path) -> None:
     """Also where they cannot share evenly, 3 rollouts or a single one: all loops end."""
     script = tmp_path / "run.py"
-    tests = str(Path(__file__).parent)
-    script.write_text(SCRIPT.format(tests=tests, path=str(tiny_well), out=str(tmp_path)))
-    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    script.write_text(SCRIPT.format(path=str(tiny_well), out=str(tmp_path)))
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env=importing(__file__),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     expected = module(tiny_well, one_step_every=2, trajectories=[0], exclude=["Reynolds_2e3_Schmidt_2e0"])

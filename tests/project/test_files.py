@@ -9,6 +9,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from helpers.paths import importing
 from helpers.small_disk import small_disk
 
 from physteer.data import Axis, WellField, WellFile, WellWriter
@@ -155,8 +156,7 @@ class TestWellWriter:
 
     def test_killed_it_leaves_nothing_that_is_taken_for_data(self, tmp_path: Path) -> None:
         code = """
-            import sys, time
-            sys.path.insert(0, sys.argv[1])
+            import time
             from test_files import content
             from physteer.data import WellWriter
             with WellWriter("a.hdf5", content()) as writer:
@@ -164,9 +164,8 @@ class TestWellWriter:
                 time.sleep(60)
         """
         lines = "\n".join(line.removeprefix(" " * 12) for line in code.splitlines())
-        tests = str(Path(__file__).parent)
         with subprocess.Popen(
-            [sys.executable, "-c", lines, tests], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", lines], cwd=tmp_path, env=importing(__file__), stdout=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout is not None and process.stdout.readline() == "open\n"
             process.send_signal(signal.SIGKILL)

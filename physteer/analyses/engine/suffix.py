@@ -187,5 +187,5 @@ def continued(
         y = replayed(model, base, edits, last_frame_only=True)
     for site in read:
         if site not in seen:
-            raise PhysteerError(f"{site} is to be read, but is not computed after the edited site {base.site}")
+            raise PhysteerError(f"the loss reads {site}, which is not computed after the edited site {base.site}")
     return y, seen
