@@ -99,7 +99,8 @@ def test_every_command_line_parses(line, capsys, monkeypatch):
     parse = argparse.ArgumentParser.parse_known_args
 
     def stop_when_parsed(self, args=None, namespace=None):
-        parse(self, args, namespace)
+        _, unknown = parse(self, args, namespace)
+        assert not unknown
         raise _ParsedError
 
     words = ["--config", "some.yaml"] if "--print_config" in words else words
