@@ -1,4 +1,6 @@
-"""Compare the network with the golden numbers of the reference: python tests/golden.py FOLDER.
+"""Compare the network with the golden numbers of the reference.
+
+    PYTHONPATH=tests python -m helpers.golden tests/golden
 
 Prints each case's largest relative error, max |a − b| / max |b|, for the output y and the blocks; exits 1 if one is
 above 2e-5 or a case is missing. The folder's README says how weights and inputs are made.
