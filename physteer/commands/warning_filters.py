@@ -23,6 +23,7 @@ _IRRELEVANT = (
     r"The dirpath has changed",  # a run goes on in another folder
     r".*configure_optimizers` returned `None`",  # fits in closed form have no optimiser
     r"Found \d+ module\(s\) in eval mode",  # a frozen network is; Walrus has no layer that would notice
+    r"The `srun` command is available",  # a cluster's login node, or a run on one node that needs none
     r"Be aware that when using `ckpt_path`, callbacks used to create",
 )
 

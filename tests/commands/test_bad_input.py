@@ -19,8 +19,11 @@ CAPTURE = {"name": "vortex", "sites": ["blocks.0"], "feature": "Reynolds >= 2000
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """Weights, and concepts that fit and that do not."""
+    """Weights, and concepts that fit and that do not; and a ``bin`` with what a cluster's login node has."""
     folder = tmp_path_factory.mktemp("shared")
+    (folder / "bin").mkdir()
+    (folder / "bin/srun").write_text("#!/bin/sh\nexit 1\n")
+    (folder / "bin/srun").chmod(0o755)
     weights(folder / "walrus.safetensors")
     weights(folder / "other.safetensors", seed=1)
     concept(folder / "fits.safetensors")
@@ -35,6 +38,7 @@ def shared(tmp_path_factory):
 def attempt(shared, tiny_well, tmp_path, capfd, monkeypatch):
     """Run `predict` with some settings changed; return the one line it must end with."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(shared / "bin"), prepend=os.pathsep)
 
     def run(*words, model=None, data=None, callbacks=(), command="predict", **trainer) -> str:
         config = experiment(

@@ -143,16 +143,3 @@ def test_a_run_that_is_stopped_leaves_whole_files(long_run, how):
             "experiment.json",
         }
     assert not [name for name in others if name.endswith((".hdf5", ".h5"))]
-
-
-def test_the_demo_in_miniature(tmp_path, capfd, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(["demo", "--out", "here", "--steps", "2", "--initial-conditions", "2"]) == 0
-    said = capfd.readouterr()
-    stages = [line[:5] for line in said.out.splitlines() if line[1:4] in ("1/3", "2/3", "3/3")]
-    assert stages == ["[1/3]", "[2/3]", "[3/3]"]
-    assert "19 random directions" in said.out, "the summary with its controls"
-    assert said.out.splitlines()[-1].endswith("here/steer/report.html")
-    assert (tmp_path / "here/steer/report.html").is_file()
-    assert (tmp_path / "here/capture/concepts/vortex_blocks.0.safetensors").is_file()
-    assert {p.name for p in tmp_path.iterdir()} == {"here"}
