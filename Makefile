@@ -4,7 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint types clean
+# Tests share the cores: a file stays in one process, which computes with one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test test-slow pytest lint types clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,11 +18,14 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/physteer demo
 
-test: lint types
-	$(BIN)/python -m pytest -q
+test: lint
+	$(MAKE) --jobs 2 types pytest
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
+
+pytest: $(READY)
+	$(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff check .

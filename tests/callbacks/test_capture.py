@@ -134,6 +134,26 @@ def test_a_run_that_is_started_again_ends_with_the_same(folder, tiny_well, run):
             xr.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+class FailsBehindTheFirstBlock(L.Callback):
+    """Ends a run that computes the second block."""
+
+    def on_predict_start(self, trainer, pl_module):
+        def fail(*args):
+            raise PhysteerError("the second block was run")
+
+        pl_module.network.blocks[1].register_forward_pre_hook(fail)
+
+
+def test_without_rollouts_nothing_behind_the_site_is_computed(folder, tiny_well, run):
+    """The concept is the one of a run that rolls out too."""
+    capture = callback("Capture", name="re", sites=SITES[:1], shuffles=3, seed=5, **CLASSES)
+    alone = predict(folder, tiny_well, "alone", [capture, f"{__name__}.FailsBehindTheFirstBlock"], rollout_steps=6)
+    one, other = (load_file(path / f"concepts/re_{SITES[0]}.safetensors")["direction"] for path in (run, alone))
+    torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
+    both = [capture, "RolloutWriter", f"{__name__}.FailsBehindTheFirstBlock"]
+    assert main(["predict", "--config", str(config(folder, tiny_well, "both", both))]) == 2
+
+
 # ---------------------------------------------------------------------- shuffled labels
 
 

@@ -3,12 +3,14 @@
 import shutil
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 
 from physteer.commands import data as data_command
 from physteer.data import CounterfactualDataModule, WindowDataset, WindowSpec
-from physteer.data.matching import match_initial_conditions
+from physteer.data.matching import initial_conditions, match_initial_conditions
 from physteer.data.pairs import PairDataset
 from physteer.data.partners import PairRules
 from physteer.data.samplers import OnceInOrder
@@ -41,6 +43,23 @@ def test_a_tolerance_tells_what_is_the_same(tiny_well: Path) -> None:
     with open_split(tiny_well) as train:
         assert len(match_initial_conditions(train, tolerance=100.0).frames) == 1
         assert len(match_initial_conditions(train, fields=["tracer"]).frames) == 3
+
+
+def test_noise_in_one_of_two_files_makes_no_new_initial_conditions(tmp_path: Path) -> None:
+    """Values on both sides of any rounding are one initial condition."""
+    words = ["--resolution", "16", "32", "--frames", "4", "--initial-conditions", "4", "--valid", "0", "--test", "0"]
+    assert data_command.main(["shear-flow", str(tmp_path), "--reynolds", "100", "200", "--schmidt", "1", *words]) == 0
+    path, _ = sorted(tmp_path.glob("data/train/*.hdf5"))
+    with h5py.File(path, "r+") as file:
+        for name in ("t0_fields/tracer", "t0_fields/pressure", "t1_fields/velocity"):
+            values = file[name][:]
+            file[name][:] = values + 1e-6 * np.random.default_rng(0).standard_normal(values.shape)
+    with open_split(tmp_path) as train:
+        found = initial_conditions(train)
+        assert len(found.of) == 8 and len(found.frames) == len(set(found.names)) == 4
+        assert {number: len([1 for n in found.of.values() if n == number]) for number in range(4)} == dict.fromkeys(
+            range(4), 2
+        )
 
 
 def test_a_fluid_at_rest_is_told_by_what_it_carries(tmp_path: Path) -> None:
