@@ -5,8 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # their numbers in glibc's malloc.h
-_LARGEST_MMAP_THRESHOLD = 32 * 2**20
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # their numbers in glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
@@ -14,11 +13,13 @@ def keep_freed_memory() -> None:
 
     By default glibc returns freed memory to the system, and takes it again, zeroed page by page, at the next step: 10
     to 20 % of a step on a CPU with the model that ships with physteer. How much is chance, so that one more small
-    activation can cost 5 %. The most memory a process ever holds stays the same.
+    activation can cost 5 %. Tensors of 32 MiB and more, a mapping each whatever its threshold, are no longer mapped:
+    every activation at width 1408 is one, and a pass takes a tenth less time. The most memory a process ever holds grew
+    there by a quarter in forward passes and by 2 % in training, and it is held until the process ends.
     """
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # other C libraries lack it
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)  # fixed; setting the other alone would fix it at 128 KiB
+        mallopt(_MMAP_MAX, 0)

@@ -1,9 +1,11 @@
 """From tokens back to fields: two transposed convolutions, then the stem's paddings and shifts undone."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from physteer.walrus.config import WalrusConfig
@@ -27,7 +29,7 @@ class Debed(nn.Module):
         columns = torch.tensor(labels, device=x.device)
         x = F.silu(self.norm1(transposed(x, self.proj1, None, grid, 1, circular), channel_dim=1))
         weight, bias = self.proj2.index_select(1, columns), self.bias.index_select(0, columns)
-        return transposed(x, weight, bias, grid, 0, circular)
+        return subpixel(x, weight, bias, grid, 0, circular)
 
 
 def transposed(x: Tensor, weight: Tensor, bias: Tensor | None, grid: Grid, stage: int, circular: bool) -> Tensor:
@@ -37,18 +39,52 @@ def transposed(x: Tensor, weight: Tensor, bias: Tensor | None, grid: Grid, stage
     output cell has all its tokens, and what the padding adds beyond the ends is cut off again. (The reference cuts off
     kernel − stride instead, the same unless the stride is 6, where it returns a periodic axis too short.)
     """
-    single = [2 + i for i in range(3) if i not in grid.active]
-    weight = weight.mean(single) if single else weight
+    weight = active_kernel(weight, grid)
     stride = tuple(axis.strides[stage] for axis in grid.moving)
     margins = [
         (KERNELS[stage] - s) // s if circular and a.periodic else 0 for a, s in zip(grid.moving, stride, strict=True)
     ]
     for dim, margin in enumerate(margins, start=2):
         x = pad(x, dim, margin, "circular")
-    x = (F.conv_transpose2d if single else F.conv_transpose3d)(x, weight, bias, stride)
+    x = (F.conv_transpose2d if len(stride) == 2 else F.conv_transpose3d)(x, weight, bias, stride)
     for dim, (margin, s) in enumerate(zip(margins, stride, strict=True), start=2):
         x = crop(x, dim, margin * s)
     return x
+
+
+def subpixel(x: Tensor, weight: Tensor, bias: Tensor, grid: Grid, stage: int, circular: bool) -> Tensor:
+    """Return `transposed(…)` as a convolution of stride 1, each of whose outputs holds all cells of one token.
+
+    Every cell of a token reads the same few tokens, through taps of its own (Shi et al., CVPR 2016). For few channels
+    out of many, as in the last convolution, this is two to three times as fast on a CPU; elsewhere rearranging the
+    weights costs what it saves.
+    """
+    weight = active_kernel(weight, grid)
+    stride = tuple(axis.strides[stage] for axis in grid.moving)
+    kernel, cells = KERNELS[stage], dict(zip("stu", stride, strict=False))
+    taps = [math.ceil(kernel / s) for s in stride]
+    for dim, (axis, s, tap) in enumerate(zip(grid.moving, stride, taps, strict=True), start=2):
+        wraps = circular and axis.periodic and kernel % s == 0
+        x = pad(x, dim, tap - 1, "circular" if wraps else "zeros")
+    beyond = [tap * s - kernel for tap, s in zip(taps, stride, strict=True)]  # not 0 for a stride of 6
+    weight = F.pad(weight, [end for extra in reversed(beyond) for end in (0, extra)])
+    if len(stride) == 2:
+        weight = rearrange(weight, "i c (a s) (b t) -> (c s t) i a b", **cells).flip(2, 3)
+        x = F.conv2d(x, weight, bias.repeat_interleave(math.prod(stride)))
+        x = rearrange(x, "n (c s t) h w -> n c (h s) (w t)", **cells)
+    else:
+        weight = rearrange(weight, "i c (a s) (b t) (e u) -> (c s t u) i a b e", **cells).flip(2, 3, 4)
+        x = F.conv3d(x, weight, bias.repeat_interleave(math.prod(stride)))
+        x = rearrange(x, "n (c s t u) h w d -> n c (h s) (w t) (d u)", **cells)
+    for dim, extra in enumerate(beyond, start=2):
+        x = x.narrow(dim, 0, x.shape[dim] - extra)
+    return x
+
+
+def active_kernel(weight: Tensor, grid: Grid) -> Tensor:
+    """Return a kernel [in, out, 8 or 4, …] over the active axes alone: its mean along axes of size 1."""
+    single = [2 + i for i in range(3) if i not in grid.active]
+    return weight.mean(single) if single else weight
 
 
 class Decoder(nn.Module):

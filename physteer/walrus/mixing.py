@@ -131,9 +131,9 @@ class SpaceMixing(nn.Module):
         attention: Tensor = self.attention_update(self.attention_out(heads.flatten(-2)))
 
         value, gate = self.ff_in(normed).view(*h.shape[:-1], -1).chunk(2, -1)
-        hidden = self.ff_hidden(value * F.silu(gate))
+        hidden = self.ff_hidden(F.silu(gate).mul_(value))
         ff: Tensor = self.ff_update(self.ff_out(hidden))
-        return h + attention + ff
+        return (h + attention).add_(ff)
 
     def rotations(self, positions: Positions, head_dim: int) -> Tensor:
         """Return the rotary table: the one of the fixed frequencies, or one from this block's learned ones."""

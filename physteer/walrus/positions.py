@@ -88,14 +88,18 @@ class RelativeTimeBias(nn.Module):
 
     def bucket(self, frames: int) -> Tensor:
         """Return the bucket of each pair of frames, [t_query, t_key]."""
-        time = torch.arange(frames)
-        back = time[:, None] - time[None, :]  # > 0: the key is earlier than the query
+        time = range(frames)
+        return torch.tensor([[self._bucket_of(query - key) for key in time] for query in time])
+
+    def _bucket_of(self, back: int) -> int:
+        """Return the bucket of a key that is `back` frames earlier than its query, or later if negative."""
         half = self.buckets if self.causal else self.buckets // 2
-        distance = back.clamp(min=0) if self.causal else back.abs()
+        distance = max(back, 0) if self.causal else abs(back)
         exact = half // 2
-        grown = torch.log(distance.clamp(min=1) / exact) / math.log(self.furthest / exact) * (half - exact)
-        bucket = torch.where(distance < exact, distance, (exact + grown.long()).clamp(max=half - 1))
-        return bucket if self.causal else bucket + half * (back < 0)
+        if distance >= exact:
+            grown = math.log2(distance / exact) / math.log2(self.furthest / exact) * (half - exact)
+            distance = min(exact + int(grown), half - 1)
+        return distance if self.causal or back >= 0 else distance + half
 
     def forward(self, frames: int) -> Tensor:
         """Return what is added to the scores, [n, t_query, t_key]: the bias, and −∞ for later frames if causal."""

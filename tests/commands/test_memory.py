@@ -7,11 +7,11 @@ import sys
 import pytest
 
 SCRIPT = """
-import resource, torch
+import resource, sys, torch
 from physteer.commands.memory import keep_freed_memory
 
 def step():
-    x = torch.ones(2**20)
+    x = torch.ones(int(sys.argv[1]))
     for _ in range(4):
         wide = torch.cat([x] * 4)
         parts = [x + 1, x + 2, wide * 2]
@@ -31,7 +31,8 @@ print(before, pages())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide for themselves")
-def test_steps_take_fewer_pages_from_the_system():
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("size", [2**20, 2**23])  # 4 and 32 MiB
+def test_steps_take_fewer_pages_from_the_system(size):
+    done = subprocess.run([sys.executable, "-c", SCRIPT, str(size)], capture_output=True, text=True, check=True)
     by_default, kept = map(int, done.stdout.split())
     assert kept < by_default / 2

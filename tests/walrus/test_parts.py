@@ -9,7 +9,8 @@ from torch import nn
 
 from physteer.errors import PhysteerError
 from physteer.walrus import PREVIEW_FIELDS, RELEASED_FIELDS, WalrusConfig
-from physteer.walrus.grid import pad, plan
+from physteer.walrus.decoder import subpixel, transposed
+from physteer.walrus.grid import STRIDES, pad, plan
 from physteer.walrus.mixing import frame_attention
 from physteer.walrus.norm import RMSGroupNorm
 from physteer.walrus.positions import RelativeTimeBias, axis_positions, rotary_frequencies, rotary_table, rotate
@@ -69,6 +70,18 @@ def test_padding_longer_than_the_axis_wraps_around_again():
     line = torch.arange(3.0)
     assert pad(line, 0, 4, "circular").tolist() == [2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
     assert pad(line, 0, 2, "zeros").tolist() == [0, 0, 0, 1, 2, 0, 0]
+
+
+@pytest.mark.parametrize("cells_per_token", STRIDES)
+@pytest.mark.parametrize("circular", [True, False])
+@pytest.mark.parametrize("depth", [1, 16])
+def test_a_convolution_of_stride_1_is_the_transposed_one(cells_per_token, circular, depth):
+    boundaries = (PERIODIC[0], (0, 1), PERIODIC[2])
+    grid = plan(make().config, (4 * cells_per_token, 16, depth), boundaries, jitter=False)
+    tokens = [9 + axis.strides[1] for axis in grid.moving]
+    x, weight, bias = fields(2, 3, *tokens), fields(3, 5, 8, 8, 8), fields(5)
+    expected = transposed(x, weight, bias, grid, 0, circular)
+    torch.testing.assert_close(subpixel(x, weight, bias, grid, 0, circular), expected, rtol=1e-5, atol=1e-3)
 
 
 def test_published_vocabularies():
