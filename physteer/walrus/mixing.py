@@ -31,27 +31,27 @@ class TimeMixing(nn.Module):
         self.out = nn.Linear(d, d)
         self.update = nn.Identity()  # [B, T, h, w, δ, d]
 
-    def forward(self, h: Tensor, last_frame_only: bool = False, past: Tensor | None = None) -> Tensor:
+    def forward(self, h: Tensor, last_frame_only: bool = False, kv_cache: Tensor | None = None) -> Tensor:
         """Map [B, T, h, w, δ, d] to the same shape, or to its last frame [B, 1, h, w, δ, d].
 
         Args:
             h: the frames.
             last_frame_only: every frame is a key, but only the last a query.
-            past: keys and values of frames before these, as `past` gave them.
+            kv_cache: keys and values of frames before these (`keys_and_values`).
         """
         tokens = h.shape[2:-1]
         asked = 1 if last_frame_only else h.shape[1]
         normed = self._normed(h)
         q = self.q_norm(self._split(self.q(normed[:, -asked:])))
         k, v = self._keys_values(normed)
-        if past is not None:
-            k, v = torch.cat([past[:, 0], k], 1), torch.cat([past[:, 1], v], 1)
+        if kv_cache is not None:
+            k, v = torch.cat([kv_cache[:, 0], k], 1), torch.cat([kv_cache[:, 1], v], 1)
         heads = frame_attention(q, k, v, self.bias(k.shape[1])[:, -asked:])
         heads = self.heads(heads.view(len(h), asked, *tokens, self.n_heads, -1))
         update: Tensor = self.update(self.out(heads.flatten(-2)))
         return h[:, -asked:] + update
 
-    def past(self, h: Tensor) -> Tensor:
+    def keys_and_values(self, h: Tensor) -> Tensor:
         """Return the keys and values of frames [B, T, h, w, δ, d] for later ones to attend to: [B, 2, T, S, n, hd]."""
         return torch.stack(self._keys_values(self._normed(h)), 1)
 
@@ -152,10 +152,10 @@ class Block(nn.Module):
         self.space = SpaceMixing(config)
 
     def forward(
-        self, h: Tensor, positions: Positions, last_frame_only: bool = False, past: Tensor | None = None
+        self, h: Tensor, positions: Positions, last_frame_only: bool = False, kv_cache: Tensor | None = None
     ) -> Tensor:
         """Map [B, T, h, w, δ, d] to the same shape, or to its last frame [B, 1, h, w, δ, d].
 
-        `past` are the keys and values of earlier frames in time attention (`TimeMixing.past`).
+        `kv_cache` holds the keys and values of earlier frames in time attention (`TimeMixing.keys_and_values`).
         """
-        return self.space(self.time(h, last_frame_only, past), positions)  # type: ignore[no-any-return]
+        return self.space(self.time(h, last_frame_only, kv_cache), positions)  # type: ignore[no-any-return]

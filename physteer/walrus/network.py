@@ -119,17 +119,17 @@ class Walrus(nn.Module):
         """
         if not self.config.causal_in_time:
             raise PhysteerError("this Walrus is not causal in time: an edit of the last frame changes all frames")
-        past = []
+        kept = []
         for i in range(start, len(self.blocks)):
-            past.append(self.blocks[i].time.past(h))  # type: ignore[operator, union-attr]
+            kept.append(self.blocks[i].time.keys_and_values(h))  # type: ignore[operator, union-attr]
             if i < len(self.blocks) - 1:
                 h = self.blocks[i](h, context.positions[i])
-        return tuple(past)
+        return tuple(kept)
 
-    def run_next_frame(self, h: Tensor, context: Context, start: int, past: Sequence[Tensor]) -> Tensor:
+    def run_next_frame(self, h: Tensor, context: Context, start: int, kv_cache: Sequence[Tensor]) -> Tensor:
         """Run blocks start … on the frame [B, 1, h, w, δ, d] that follows those whose keys and values were kept."""
-        for i, kept in enumerate(past, start):
-            h = self.blocks[i](h, context.positions[i], past=kept)
+        for i, kept in enumerate(kv_cache, start):
+            h = self.blocks[i](h, context.positions[i], kv_cache=kept)
         return h
 
     def decode(self, h: Tensor, context: Context, *, last_frame_only: bool = False) -> Tensor:
