@@ -23,13 +23,18 @@ def penalties(alphas: Sequence[float], device: torch.device) -> Tensor:
     return torch.tensor(alphas, dtype=torch.float64, device=device)
 
 
-def principal(scatter: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the eigenvalues [r] and eigenvectors [d, r] of a scatter [d, d], without those that are round-off.
+def principal(scatter: Tensor, smallest: float | None = None) -> tuple[Tensor, Tensor]:
+    """Return the principal eigenvalues [r] and eigenvectors [d, r] of a symmetric matrix, smallest eigenvalue first.
 
-    In other directions activations do not vary: what they hold, a small α or an inverse would blow up.
+    Directions in which activations do not vary are left out: a small α or an inverse would amplify their round-off.
+
+    Args:
+        scatter: a scatter or covariance matrix [d, d], float64.
+        smallest: eigenvalues up to this share of the largest are left out; by default d times the machine's precision.
     """
     eigenvalues, vectors = torch.linalg.eigh(scatter)
-    real = eigenvalues > len(eigenvalues) * _EPS * eigenvalues[-1]
+    share = len(eigenvalues) * _EPS if smallest is None else smallest
+    real = eigenvalues > share * eigenvalues[-1]
     return eigenvalues[real], vectors[:, real]
 
 
