@@ -14,12 +14,12 @@ from physteer.callbacks.base import forecast_module
 from physteer.callbacks.observer import WindowObserver
 from physteer.callbacks.windows import predict_dataset
 from physteer.concepts import Covariance, NaturalDistances, NaturalSpace
-from physteer.concepts.label_permutation import digest
 from physteer.data.batch import Batch, Window
 from physteer.data.matching import initial_conditions
 from physteer.errors import PhysteerError
 from physteer.files import file_name
 from physteer.interventions import Site
+from physteer.interventions.seeds import digest
 
 
 class NaturalSpaces(WindowObserver):

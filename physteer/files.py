@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -60,6 +61,12 @@ def matching_files(setting: str, patterns: Sequence[str]) -> list[str]:
 def file_name(text: str) -> str:
     """Return a name (of a site, condition, variable or field) as part of a file's name: letters, digits and _ . + -."""
     return re.sub(r"[^\w.+-]+", "_", text).strip("_")
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 digest of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def temporary_name(path: Path) -> Path:

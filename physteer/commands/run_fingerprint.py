@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 from physteer import __version__
 from physteer.data.module import WellDataModule
 from physteer.errors import PhysteerError
+from physteer.files import file_digest
 from physteer.forecast import Forecaster
 from physteer.run_folder import EXPERIMENT, Experiment
 
@@ -46,7 +46,7 @@ def experiment_of(
         PhysteerError: the data or a file that a setting names cannot be read.
     """
     found: dict[str, Any] = {"physteer": __version__, "seed_everything": settings.get("seed_everything")}
-    found["weights"] = forecaster.identity if checkpoint is None else _digest(checkpoint)
+    found["weights"] = forecaster.identity if checkpoint is None else file_digest(checkpoint)
     found |= {f"trainer.{name}": settings["trainer"].get(name) for name in _TRAINER}
     found |= _settings("model", settings["model"], _NOT_OF_THE_MODEL)
     found |= _settings("data", settings["data"], _NOT_OF_THE_DATA)
@@ -110,13 +110,8 @@ def _with_digests(value: Any) -> Any:
     if isinstance(value, list):
         return [_with_digests(one) for one in value]
     if isinstance(value, str) and os.path.isfile(value):  # False too for text longer than a path may be
-        return f"{Path(value).stem} {_digest(Path(value))}"
+        return f"{Path(value).stem} {file_digest(value)}"
     return value
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _short(value: Any) -> str:

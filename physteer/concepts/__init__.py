@@ -1,7 +1,7 @@
 """Concepts: directions in activation space, how they are fitted, and their files.
 
-A fitter sees activations one batch at a time (`update`), adds up with the fitters of other processes (`merge`), and
-returns a small frozen result (`fit`). A `Selection` says which samples belong to a class.
+A fitter takes activations batch by batch (`update`), merges with the fitters of other processes (`merge`), and returns
+a small frozen result (`fit`). A `Selection` decides which samples belong to a class.
 """
 
 from physteer.concepts.class_probe import ClassFitter, ClassProbe

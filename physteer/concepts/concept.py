@@ -1,4 +1,4 @@
-"""Concepts: a direction in activation space, what it is a direction of, and its file."""
+"""Concepts: a direction in activation space, its meaning and its file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from physteer.tensor_files import TensorFile
 
 @dataclass(frozen=True, eq=False)
 class Concept(TensorFile):
-    """A direction at a site, with how it came about.
+    """A direction at a site, with how it was computed.
 
     Raises:
         PhysteerError: The direction is not [h, w, δ, d], or has values that are not finite.
@@ -26,21 +26,21 @@ class Concept(TensorFile):
     direction: Tensor
     """[h, w, δ, d], float32, on the CPU."""
     site: str
-    """Where it was measured, such as `blocks.39`."""
+    """Site of the activations, such as `blocks.39`."""
     model: str = ""
-    """Which weights: a path, a hub address, or a digest."""
+    """The weights: a path, a hub address, or a digest."""
     data: str = ""
-    """Which data set and split."""
+    """Data set and split."""
     formula: str = ""
-    """How it was computed."""
+    """Formula of the direction."""
     units: str = "1"
-    """Of the direction; standardised activations have none."""
+    """Units of the direction; standardised activations have none."""
     classes: dict[str, str] = field(default_factory=dict)
-    """What each class of samples is, by its name: the selection it was made with."""
+    """The selection of each class of samples, by the class's name."""
     counts: dict[str, int] = field(default_factory=dict)
-    """Windows per class."""
+    """Number of windows per class."""
     initial_conditions: int = 0
-    """How many initial conditions the windows are from; 0: not known."""
+    """Number of initial conditions of the windows; 0 where it is unknown."""
 
     def __post_init__(self) -> None:
         if self.direction.ndim != 4:
@@ -56,10 +56,10 @@ class Concept(TensorFile):
         return self.direction.shape[-1]
 
     def check_width(self, width: int, site: str) -> None:
-        """Check that the concept fits a site's number of channels.
+        """Check that the concept has a site's number of channels.
 
         Raises:
-            PhysteerError: It does not.
+            PhysteerError: The widths differ.
         """
         if width != self.width:
             raise PhysteerError(f"concept has width {self.width}, site {site} has {width}")

@@ -1,4 +1,4 @@
-"""What linear probes and erasers share: penalties, the directions in which activations vary, how maps are applied."""
+"""Shared parts of linear probes and erasers: penalties, principal directions, and applying maps."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def apply_maps(weights: Tensor, bias: Tensor, x: Tensor) -> Tensor:
         x: [..., d].
 
     Returns:
-        [A, ..., m], float32, or float64 for such activations.
+        [A, ..., m], float32, or float64 for activations in float64.
 
     Raises:
-        PhysteerError: The width is another one.
+        PhysteerError: The width differs from the maps'.
     """
     n, d, m = weights.shape
     if x.shape[-1] != d:

@@ -26,7 +26,7 @@ class Distances:
     mahalanobis: Tensor
     """[B, T]: √⟨Σ_i z_i²/λ_i⟩ in the main directions; about √k for natural activations."""
     residual: Tensor
-    """[B, T]: √⟨‖x − μ − Σ_i z_i v_i‖²⟩, the norm of what is outside the main directions; 0 where they span it all."""
+    """[B, T]: √⟨‖x − μ − Σ_i z_i v_i‖²⟩, the norm outside the main directions; 0 where they span all channels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,15 +68,15 @@ class NaturalSpace:
         )
 
     def distances(self, h: Tensor) -> Distances:
-        """Measure activations.
+        """Return the distances of activations from the natural mean.
 
-        A frame's tokens are taken together because steering moves all of them at once, by a little each.
+        The tokens of a frame are averaged because steering moves all of them at once, each by a little.
 
         Args:
             h: [B, T, h, w, δ, d].
 
         Raises:
-            PhysteerError: The width is another one.
+            PhysteerError: The shape or the width is another one.
         """
         if h.ndim != 6 or h.shape[-1] != len(self.mean):
             raise PhysteerError(f"natural activations are [B, T, h, w, δ, {len(self.mean)}]; this is {list(h.shape)}")
@@ -85,6 +85,6 @@ class NaturalSpace:
         v = self.directions.to(x.device)
         z = x @ v  # [B, T, tokens, k]
         squared = (z.square() / self.variances.to(x.device)).sum(-1)
-        # Not ‖x‖² − ‖z‖², which loses a small residual to round-off; and where nothing is left over, exactly nothing.
+        # ‖x‖² − ‖z‖² would lose a small residual to round-off. Where the directions span all channels it is exactly 0.
         rest = (x - z @ v.mT).square().sum(-1) if v.shape[1] < v.shape[0] else torch.zeros_like(squared)
         return Distances(squared.mean(-1).sqrt(), rest.mean(-1).sqrt())

@@ -1,4 +1,4 @@
-"""Subspaces that were learned: an orthonormal basis at a site, how it came about, and its file."""
+"""Learned subspaces: an orthonormal basis at a site, its meaning and its file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from physteer.tensor_files import TensorFile
 
 @dataclass(frozen=True, eq=False)
 class ConceptSubspace(TensorFile):
-    """A subspace of a site's channels in which a variable lives.
+    """A subspace of a site's channels that carries a variable.
 
     Raises:
         PhysteerError: The basis is not [d, k] with 1 ≤ k ≤ d, or has values that are not finite.
@@ -26,15 +26,15 @@ class ConceptSubspace(TensorFile):
     basis: Tensor
     """[d, k], float32, on the CPU; orthonormal columns."""
     site: str
-    """Where it was learned, such as `blocks.1`."""
+    """Site of the activations, such as `blocks.1`."""
     variable: str = ""
-    """What lives in it, such as `Reynolds`."""
+    """The variable that it carries, such as `Reynolds`."""
     model: str = ""
-    """Which weights: a path, a hub address, or a digest."""
+    """The weights: a path, a hub address, or a digest."""
     data: str = ""
-    """Which data set and split."""
+    """Data set and split."""
     formula: str = ""
-    """How it was found."""
+    """Method by which it was learned."""
 
     def __post_init__(self) -> None:
         if self.basis.ndim != 2 or not 1 <= self.basis.shape[1] <= self.basis.shape[0]:

@@ -47,6 +47,7 @@ from physteer.metrics.steering import (
     tracer_mass,
     true_change,
 )
+from physteer.metrics.sums import ConditionSums, PairSums
 from physteer.metrics.targets import (
     TARGETS,
     Flow,
@@ -64,12 +65,14 @@ __all__ = [
     "FORECASTS",
     "TARGETS",
     "Alignment",
+    "ConditionSums",
     "CounterfactualRecovery",
     "Flow",
     "ForecastScores",
     "InterchangeAccuracy",
     "Interval",
     "Movement",
+    "PairSums",
     "Periodic",
     "ProbeScores",
     "Recovery",

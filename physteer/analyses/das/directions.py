@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torchmetrics import Metric
 
 from physteer.analyses.das.variants import InterventionVariant
 from physteer.concepts import Concept, ConceptSubspace
+from physteer.files import file_name
 from physteer.interventions import BoundlessRotation, ColumnGroup, LowRankRotation, Site
 
 FORMULA = "Π mean sign(θ_s − θ_b)(h_s − h_b)"
@@ -87,7 +87,7 @@ def write_learned(folder: Path, subspaces: Sequence[ConceptSubspace], variables:
     """
     for one in subspaces:
         how = "_boundless" if "boundless" in one.formula else ""
-        name = re.sub(r"[^\w.+-]+", "_", f"das_{one.variable}_{one.site}_rank{one.basis.shape[1]}{how}")
+        name = file_name(f"das_{one.variable}_{one.site}_rank{one.basis.shape[1]}{how}")
         one.save(folder / f"rotations/{name}.safetensors")
         shift = shifts.of[Site.parse(one.site), variables.index(one.variable)]
         Concept(

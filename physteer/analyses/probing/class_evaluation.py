@@ -14,18 +14,14 @@ from physteer.analyses.probing.readings import INPUTS, samples
 from physteer.analyses.probing.windows import ProbeWindows
 from physteer.concepts import ClassProbe
 from physteer.data.batch import Batch
-from physteer.errors import PhysteerError
-from physteer.metrics import Interval, bootstrap, pooled_ratio
+from physteer.metrics import ConditionSums, Interval, bootstrap, pooled_ratio
 
 HITS, ENTROPY, SEEN = 0, 1, 2
 """Columns of the sums: samples that are read right, cross-entropy in nats, and from there on samples of each class."""
 
 
-class ClassScores:
-    """Accuracy and cross-entropy of a class probe's A penalties in one pass, and by initial condition."""
-
-    def __init__(self) -> None:
-        self._terms: dict[str, Tensor] = {}  # each [A, 2 + K], float64
+class ClassScores(ConditionSums):
+    """Accuracy and cross-entropy of a class probe's A penalties in one pass; terms are [A, 2 + K], float64."""
 
     def update(self, scores: Tensor, labels: Tensor, initial_conditions: Sequence[str]) -> None:
         """Add samples.
@@ -43,50 +39,29 @@ class ClassScores:
         entropy = -scores.log_softmax(-1).gather(-1, truth[..., None])[..., 0]  # [A, B, n]
         terms = torch.stack([(scores.argmax(-1) == truth).double(), entropy], -1).sum(2)  # [A, B, 2]
         seen = n * torch.nn.functional.one_hot(labels, k).double().expand(a, b, k)
-        for name, added in zip(names, torch.cat([terms, seen], -1).unbind(1), strict=True):
-            self._add(name, added)
-
-    def merge(self, other: ClassScores) -> None:
-        """Add what another process has seen, of the same probe."""
-        for name, added in other._terms.items():
-            self._add(name, added)
+        self.add(names, torch.cat([terms, seen], -1).movedim(1, 0))
 
     def accuracy(self) -> Tensor:
         """Return the share of samples that are read right, [A]."""
-        total = self._total()
+        total = self.total()
         return total[:, HITS] / total[:, SEEN:].sum(1)
 
     def cross_entropy(self) -> Tensor:
         """Return the mean of −log p(class | x) over samples, in nats, [A]."""
-        total = self._total()
+        total = self.total()
         return total[:, ENTROPY] / total[:, SEEN:].sum(1)
 
     def chance(self) -> float:
         """Return the share of the commonest class: the accuracy of always saying that one."""
-        seen = self._total()[0, SEEN:]
+        seen = self.total()[0, SEEN:]
         return float(seen.max() / seen.sum())
 
     def interval(self) -> Interval:
         """Return the accuracy of the first penalty, with its interval over initial conditions."""
-        terms = torch.stack([one[0] for one in self._terms.values()])  # [initial conditions, 2 + K]
-        pair = torch.stack([terms[:, HITS], terms[:, SEEN:].sum(1)], 1)
-        return bootstrap(pair.numpy(), list(self._terms), pooled_ratio)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the sums by initial condition, to be sent to another process."""
-        return dict(self._terms)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Replace what was seen by what `state_dict` returned."""
-        self._terms = dict(state)
-
-    def _total(self) -> Tensor:
-        if not self._terms:
-            raise PhysteerError("no sample was seen: there are no scores of class probes")
-        return torch.stack([self._terms[name] for name in sorted(self._terms)]).sum(0)
-
-    def _add(self, name: str, terms: Tensor) -> None:
-        self._terms[name] = self._terms[name] + terms if name in self._terms else terms
+        by_name = self.terms()
+        terms = torch.stack(list(by_name.values()))[:, 0]  # [initial conditions, 2 + K]
+        hits_and_samples = torch.stack([terms[:, HITS], terms[:, SEEN:].sum(1)], 1)
+        return bootstrap(hits_and_samples.numpy(), list(by_name), pooled_ratio)
 
 
 class ClassEvaluation:

@@ -23,7 +23,7 @@ from physteer.concepts import RidgeProbes
 from physteer.data.batch import Batch
 from physteer.forecast import Forecaster
 from physteer.forecast.evaluation import Stage
-from physteer.metrics import ProbeScores, best_match, bootstrap, mae_of, r2_of
+from physteer.metrics import ConditionSums, ProbeScores, best_match, bootstrap, mae_of, r2_of
 from physteer.metrics.probes import SQUARES, SUM, N
 from physteer.metrics.statistics import Floats
 
@@ -60,7 +60,7 @@ class ProbeEvaluation(nn.Module):
         self._data: tuple[str, ...] = ()  # of each loader
         self._windows: list[ProbeWindows] = []
         self._scores: list[dict[Key, ProbeScores]] = []  # by loader
-        self._matches: list[dict[tuple[str, str], Tensor]] = []  # by loader; by place and initial condition
+        self._matches: list[dict[str, ConditionSums]] = []  # by loader and place; [m, 3] each
         self._maps: list[MapCollector] = []
 
     @property
@@ -91,7 +91,9 @@ class ProbeEvaluation(nn.Module):
         self._scores = [
             {key: ProbeScores(probes.targets, centres[key]) for key, probes in self.probes.items()} for _ in loaders
         ]
-        self._matches, self.lens = [{} for _ in loaders], LensErrors()
+        places = self.reader.places if self._testing and self.probes else ()
+        self._matches = [{place: ConditionSums() for place in places} for _ in loaders]
+        self.lens = LensErrors()
         self._maps = [
             MapCollector(windows.some_trajectories(self.n_maps if self._testing and self.probes else 0))
             for windows in self._windows
@@ -138,7 +140,9 @@ class ProbeEvaluation(nn.Module):
             r2 = {key: one.r2() for key, one in scores.items()}
             self.probes = {key: probes.best(r2[key]) for key, probes in self.probes.items()}
             return logged | self._logged({key: one.amax(0) for key, one in r2.items()}, "val/r2")
-        self._matches = [_added(from_everyone(mine)) for mine in self._matches]
+        for matches in self._matches:
+            for place, matched in matches.items():
+                matches[place] = merged(matched, ConditionSums)
         self.lens.merge(from_everyone)
         sites = tuple(map(str, self.reader.sites))
         self.maps = []
@@ -194,15 +198,11 @@ class ProbeEvaluation(nn.Module):
         frames = predicted.reshape(b * n_frames, -1, m)
         pair = [best_match(frames, one.reshape(b * n_frames, -1, m)) for one in (truth[..., :m], truth[..., m:])]
         matched = torch.stack([*pair, torch.ones_like(pair[0])], -1).view(b, n_frames, m, 3).sum(1).cpu()
-        for name, terms in zip(names, matched, strict=True):
-            key = (place, name)
-            mine = self._matches[loader]
-            mine[key] = mine[key] + terms if key in mine else terms
+        self._matches[loader][place].add(names, matched)
 
     def _best_match(self, loader: int, place: str, column: int) -> tuple[float, float]:
         """Return the mean best match over frames of all windows, and that with shuffled truths."""
-        terms = [terms[column] for (where, _), terms in self._matches[loader].items() if where == place]
-        own, other, count = torch.stack(terms).sum(0).tolist()
+        own, other, count = self._matches[loader][place].total()[column].tolist()
         return own / count, other / count
 
     def _logged(self, r2: dict[Key, Tensor], prefix: str) -> dict[str, float]:
@@ -231,11 +231,3 @@ def _r2_where_varied(total: Tensor) -> Callable[[Floats], Floats]:
 
 def _variance(terms: Tensor) -> Tensor:
     return terms[..., SQUARES] / terms[..., N] - (terms[..., SUM] / terms[..., N]).square()
-
-
-def _added(parts: Sequence[dict[tuple[str, str], Tensor]]) -> dict[tuple[str, str], Tensor]:
-    total: dict[tuple[str, str], Tensor] = {}
-    for part in parts:
-        for key, terms in part.items():
-            total[key] = total[key] + terms if key in total else terms
-    return total
