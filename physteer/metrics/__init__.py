@@ -1,4 +1,4 @@
-"""Scores of rollouts and diagnostics of flows: functions of tensors, and torchmetrics that add up over processes."""
+"""Scores of rollouts and diagnostics of flows: functions of tensors, and torchmetrics that sum over processes."""
 
 from physteer.metrics.baselines import linear_extrapolation, persistence
 from physteer.metrics.dose_response import dose_response, slope

@@ -1,4 +1,4 @@
-"""Forecasts that need no model: whatever is learned must beat them."""
+"""Forecasts without a model, as baselines of learned ones."""
 
 import torch
 from torch import Tensor

@@ -69,7 +69,7 @@ class Recovery:
     """Over fields."""
     per_field: dict[str, Interval]
     ceiling: Interval
-    """The mean over fields for the model's own prediction: what an edit can hope for."""
+    """The mean over fields for the model's own prediction: an upper bound for edits."""
 
 
 class CounterfactualRecovery(PairSums):
@@ -83,8 +83,8 @@ class CounterfactualRecovery(PairSums):
         """Start with no pairs.
 
         Args:
-            fields: names of the fields that are scored, in channel order. A field whose counterfactual differs from the
-                base by nothing but the model's error measures that error: judge it by `Movement`.
+            fields: names of the fields that are scored, in channel order. Where the counterfactual of a field equals
+                that of the base, its recovery measures only the model's error: use `Movement` for such fields.
             initial_conditions: names of all there are, over all processes.
             **kwargs: torchmetrics' own.
         """
@@ -100,13 +100,15 @@ class CounterfactualRecovery(PairSums):
             edited: ŷ' [B, C, H, W, D], the scored fields only.
             base: ŷ_b, the same shape and units, like all that follow.
             truth: y*.
-            ceiling: as well as the model by itself predicts: from the counterfactual's stored window, where one agrees
-                with the base's, or y* with the error of its prediction of the base's own future.
+            ceiling: the best that the model can predict: its prediction from the counterfactual's stored window where
+                there is one, else y* plus the error of its prediction of the base's own future.
             initial_conditions: of each pair's base.
         """
         _check_fields(self.fields, edited, base, truth, ceiling)
-        ours, best = recovery_terms(edited, base, truth), recovery_terms(ceiling, base, truth)
-        terms = torch.stack([ours.error_steered, ours.error_unsteered, best.error_steered], dim=1)  # [B, 3, C]
+        edited_terms, ceiling_terms = recovery_terms(edited, base, truth), recovery_terms(ceiling, base, truth)
+        terms = torch.stack(
+            [edited_terms.error_steered, edited_terms.error_unsteered, ceiling_terms.error_steered], dim=1
+        )  # [B, 3, C]
         self.add(terms, initial_conditions)
 
     def recovery(self, resampling: Resampling = DEFAULT) -> Recovery:
@@ -165,12 +167,12 @@ class Movement(PairSums):
 def largest_principal_angle(first: Tensor, second: Tensor) -> float:
     """Return the largest principal angle between the spans of two bases, in degrees.
 
-    Of the smaller span with its nearest part of the larger one, where dimensions differ. Both sine and cosine are used,
-    so small angles are exact too (Björck & Golub, Math. Comp. 27, 1973).
+    Where dimensions differ, it is the angle between the smaller span and the nearest part of the larger one. Sine and
+    cosine are both used, so that small angles are exact too (Björck & Golub, Math. Comp. 27, 1973).
 
     Args:
-        first: [d, k], columns of full rank.
-        second: [d, l].
+        first: [d, k], with linearly independent columns.
+        second: [d, l], likewise.
     """
     wide, narrow = sorted(
         (torch.linalg.qr(basis.detach().double().cpu())[0] for basis in (first, second)), key=lambda b: -b.shape[1]
@@ -190,5 +192,5 @@ def _mean_recovery(sums: Floats) -> Floats:
 def _check_fields(fields: tuple[str, ...], *predictions: Tensor) -> None:
     for prediction in predictions:
         if prediction.ndim != 5 or prediction.shape != predictions[0].shape or prediction.shape[1] != len(fields):
-            shapes = ", ".join(str(list(one.shape)) for one in predictions)
+            shapes = ", ".join(str(list(prediction.shape)) for prediction in predictions)
             raise PhysteerError(f"a score of {len(fields)} fields got {shapes}; each is [B, {len(fields)}, H, W, D]")

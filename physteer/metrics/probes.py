@@ -1,4 +1,4 @@
-"""Scores of probes: R², mean absolute error, and the nearest that any token comes to the truth."""
+"""Scores of probes: R², mean absolute error, and the smallest error over the tokens of a window."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class ProbeScores(ConditionSums):
     """
 
     def __init__(self, targets: Sequence[str], centre: Tensor | None = None) -> None:
-        """Begin with nothing seen.
+        """Start with no samples.
 
         Args:
             targets: names of the m targets.
-            centre: c [m], about the mean of each target, so that Σ(y − c)² keeps its digits; 0 by default. The same in
-                all processes.
+            centre: c [m], close to the mean of each target, so that Σ(y − c)² loses no digits; 0 by default. All
+                processes must use the same.
         """
         super().__init__()
         self.targets = tuple(targets)
@@ -84,12 +84,12 @@ def mae_of(terms: Tensor) -> Tensor:
 def best_match(prediction: Tensor, truth: Tensor) -> Tensor:
     """Return the smallest |ŷ − y| over the tokens of each window, [B, m].
 
-    A minimum over many tokens is small by chance: it says something only beside the same minimum for truths of other
-    windows (`physteer.concepts.other_windows`).
+    A minimum over many tokens is small by chance. Compare it with the same minimum for the truths of other windows
+    (`physteer.concepts.other_windows`).
 
     Args:
         prediction: ŷ [B, n, m] at n tokens.
-        truth: y [B, n, m], or [B, 1, m] for a truth that all tokens share.
+        truth: y [B, n, m], or [B, 1, m] for a truth that is the same at all tokens.
     """
     return (_float64(prediction) - _float64(truth)).abs().amin(1)
 
