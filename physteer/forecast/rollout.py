@@ -1,4 +1,4 @@
-"""Autoregressive rollouts: a generator of frames around a network that predicts normalised differences."""
+"""Autoregressive rollouts, and the scales that normalise a window."""
 
 from __future__ import annotations
 
