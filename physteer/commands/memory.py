@@ -1,4 +1,4 @@
-"""Memory that a step frees and the next one needs again."""
+"""Settings of the memory allocator."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _LARGEST_MMAP_THRESHOLD = 32 * 2**20
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed, for this process's next step; other systems' allocators are left alone.
+    """Let glibc keep freed memory for the next step of this process; other allocators are not changed.
 
-    By default glibc returns freed memory to the system, and takes it again, zeroed page by page, at the next step: 10
-    to 20 % of a step on a CPU with the model that ships with physteer. How much is chance, so that one more small
-    activation can cost 5 %. The most memory a process ever holds stays the same.
+    By default glibc returns freed memory to the system. At the next step it gets the memory back, zeroed page by page:
+    10 to 20 % of the time of a step on a CPU with the model that ships with physteer. The amount varies, so that one
+    more small activation can cost 5 %. The peak memory of a process stays the same.
     """
     if sys.platform != "linux":
         return
