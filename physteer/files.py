@@ -1,4 +1,4 @@
-"""Files by name or pattern, and writing them so that they are either whole or not there."""
+"""Names, patterns and digests of files, and atomic writes."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def matching_files(setting: str, patterns: Sequence[str]) -> list[str]:
     Raises:
         PhysteerError: one means no file.
     """
-    found = []
+    all_files = []
     for pattern in patterns:
         # the name of a head's site has brackets, which a pattern would not take literally
         files = [pattern] if Path(pattern).is_file() else sorted(glob(pattern))
         if not files:
             raise PhysteerError(f"{setting}: there is no file {pattern}")
-        found += files
-    return list(dict.fromkeys(found))
+        all_files += files
+    return list(dict.fromkeys(all_files))
 
 
 def file_name(text: str) -> str:

@@ -208,7 +208,7 @@ class PhysteerCLI(LightningCLI):
         for record in callbacks:
             if isinstance(record, RunRecord):
                 record.experiment = experiment
-        if isinstance(limit, float) and limit == 1:  # a trial of some batches begins anew each time
+        if isinstance(limit, float) and limit == 1:  # a trial of some batches never resumes
             callbacks.insert(callbacks.index(self._interrupts), Journal())
 
     def _existing(self, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from physteer.concepts.cross_moments import CrossMoments
-from physteer.concepts.linear import apply_maps, penalties, principal
+from physteer.concepts.linear import apply_maps, check_maps, penalties, principal
 from physteer.errors import PhysteerError
 from physteer.tensor_files import TensorFile
 
@@ -50,13 +50,10 @@ class ClassProbe(TensorFile):
     """Share of samples whose class is predicted correctly, by split, such as `valid`."""
 
     def __post_init__(self) -> None:
-        n, k = self.bias.shape
-        if self.weights.ndim != 3 or self.weights.shape[::2] != (n, k) or self.alphas.shape != (n,):
-            raise PhysteerError(f"weights {list(self.weights.shape)} and biases {list(self.bias.shape)} do not fit")
+        check_maps(self.weights, self.bias, self.alphas, self.bias.shape[:1])
+        k = self.bias.shape[1]
         if len(self.classes) != k or k < 2:
             raise PhysteerError(f"{len(self.classes)} classes were given for {k} scores; a class probe has two or more")
-        if not bool(self.weights.isfinite().all() and self.bias.isfinite().all()):
-            raise PhysteerError("a probe has weights that are not finite")
 
     def scores(self, x: Tensor) -> Tensor:
         """Return the scores of the classes for every penalty, as logits; gradients reach the activation.

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from physteer.errors import PhysteerError
-from physteer.tensor_files import TensorFile
+from physteer.tensor_files import TensorFile, finite_float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +44,7 @@ class Concept(TensorFile):
     def __post_init__(self) -> None:
         if self.direction.ndim != 4:
             raise PhysteerError(f"a concept's direction is [h, w, δ, d]; this has shape {list(self.direction.shape)}")
-        direction = self.direction.detach().to("cpu", torch.float32).contiguous()
-        if not bool(torch.isfinite(direction).all()):
-            raise PhysteerError(f"the concept at {self.site} has values that are not finite")
-        object.__setattr__(self, "direction", direction)
+        object.__setattr__(self, "direction", finite_float32(self.direction, f"the concept at {self.site}"))
 
     @property
     def width(self) -> int:

@@ -143,7 +143,7 @@ class Covariance:
         self._move_mean(len(block), mean)
         block -= mean
         for first in range(0, block.shape[1], _COLUMNS):
-            # [columns, d − first]: what is left of it, earlier blocks hold above the diagonal
+            # [columns, d − first]: the rest of these rows is in the blocks before, by symmetry
             self._upper[first : first + _COLUMNS, first:].addmm_(
                 block[:, first : first + _COLUMNS].mT, block[:, first:]
             )

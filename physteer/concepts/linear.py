@@ -23,6 +23,24 @@ def penalties(alphas: Sequence[float], device: torch.device) -> Tensor:
     return torch.tensor(alphas, dtype=torch.float64, device=device)
 
 
+def check_maps(weights: Tensor, bias: Tensor, alphas: Tensor, alphas_shape: tuple[int, ...]) -> None:
+    """Check the tensors of A linear maps.
+
+    Args:
+        weights: W, should be [A, d, m].
+        bias: b, [A, m].
+        alphas: the penalties.
+        alphas_shape: the shape that they should have.
+
+    Raises:
+        PhysteerError: Shapes do not fit, or a value is not finite.
+    """
+    if weights.ndim != 3 or weights.shape[::2] != bias.shape or alphas.shape != alphas_shape:
+        raise PhysteerError(f"weights {list(weights.shape)} and biases {list(bias.shape)} do not fit")
+    if not bool(weights.isfinite().all() and bias.isfinite().all()):
+        raise PhysteerError("a probe has weights that are not finite")
+
+
 def principal(scatter: Tensor, smallest: float | None = None) -> tuple[Tensor, Tensor]:
     """Return the principal eigenvalues [r] and eigenvectors [d, r] of a symmetric matrix, smallest eigenvalue first.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from physteer.concepts.cross_moments import CrossMoments
-from physteer.concepts.linear import apply_maps, penalties, principal
+from physteer.concepts.linear import apply_maps, check_maps, penalties, principal
 from physteer.errors import PhysteerError
 from physteer.tensor_files import TensorFile
 
@@ -47,13 +47,10 @@ class RidgeProbes(TensorFile):
     """Units of the targets, by name."""
 
     def __post_init__(self) -> None:
-        n, m = self.bias.shape
-        if self.weights.ndim != 3 or self.weights.shape[::2] != (n, m) or self.alphas.shape != (n, m):
-            raise PhysteerError(f"weights {list(self.weights.shape)} and biases {list(self.bias.shape)} do not fit")
+        check_maps(self.weights, self.bias, self.alphas, self.bias.shape)
+        m = self.bias.shape[1]
         if len(self.targets) != m:
             raise PhysteerError(f"{len(self.targets)} names were given for {m} targets")
-        if not bool(self.weights.isfinite().all() and self.bias.isfinite().all()):
-            raise PhysteerError("a probe has weights that are not finite")
 
     def predict(self, x: Tensor) -> Tensor:
         """Return ŷ for every penalty.

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from physteer.errors import PhysteerError
-from physteer.tensor_files import TensorFile
+from physteer.tensor_files import TensorFile, finite_float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +38,7 @@ class ConceptSubspace(TensorFile):
     def __post_init__(self) -> None:
         if self.basis.ndim != 2 or not 1 <= self.basis.shape[1] <= self.basis.shape[0]:
             raise PhysteerError(f"a subspace's basis is [d, k] with 1 ≤ k ≤ d; this has shape {list(self.basis.shape)}")
-        basis = self.basis.detach().to("cpu", torch.float32).contiguous()
-        if not bool(torch.isfinite(basis).all()):
-            raise PhysteerError(f"the subspace at {self.site} has values that are not finite")
-        object.__setattr__(self, "basis", basis)
+        object.__setattr__(self, "basis", finite_float32(self.basis, f"the subspace at {self.site}"))
 
     def along(self, vector: Tensor) -> Tensor:
         """Return the part of a vector [d] that lies in the subspace, [d] float64."""

@@ -70,7 +70,7 @@ class Edit(nn.Module):
         return torch.where(region[..., None], edited, part)
 
     def extra_repr(self) -> str:
-        """Say where."""
+        """Return the site."""
         return f"site={self.site}"
 
 

@@ -27,7 +27,7 @@ class Site:
 
     @classmethod
     def parse(cls, text: str | Site) -> Site:
-        """Read an address such as `blocks.12` or `blocks.12.space.heads[5]`; a `Site` is returned as it is.
+        """Read an address such as `blocks.12` or `blocks.12.space.heads[5]`; a `Site` is returned unchanged.
 
         Raises:
             PhysteerError: The text is not an address.

@@ -55,7 +55,7 @@ class ClassAccuracy(nn.Module):
 
 
 class VariantScores(nn.Module):
-    """The scores of a variant (see `InterchangeEvaluation` for what they mean)."""
+    """The scores of a variant (defined in `InterchangeEvaluation`)."""
 
     def __init__(
         self,
