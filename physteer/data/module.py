@@ -118,7 +118,7 @@ class WellDataModule(L.LightningDataModule):
 
     def predict_dataset(self) -> WindowDataset:
         """Open all windows of ``predict``, finished or not."""
-        return self.dataset(self.predict_split, self._rollouts())
+        return self.dataset(self.predict_split, self._selected(self.rollout_steps, self.rollout_every))
 
     def dataset(self, split: Split, spec: WindowSpec) -> WindowDataset:
         """Open the windows of a split; closed with the data module's ``teardown``."""
@@ -161,15 +161,15 @@ class WellDataModule(L.LightningDataModule):
     def _one_step(self, every: int) -> WindowSpec:
         return WindowSpec(self.n_steps_input, 1, strides=self.time_strides, every=every)
 
-    def _rollouts(self) -> WindowSpec:
-        chosen = None if self.trajectories is None else tuple(self.trajectories)
+    def _selected(self, n_output: int, every: int | None) -> WindowSpec:
+        """Return windows of the selected trajectories and first frame, with a number of frames after the context."""
         return WindowSpec(
             self.n_steps_input,
-            self.rollout_steps,
+            n_output,
             strides=self.time_strides,
             first=self.first_start,
-            every=self.rollout_every,
-            trajectories=chosen,
+            every=every,
+            trajectories=None if self.trajectories is None else tuple(self.trajectories),
         )
 
     def _share(self, split: Split) -> tuple[float, float]:
@@ -184,7 +184,7 @@ class WellDataModule(L.LightningDataModule):
         return sum(before), sum([*before, fractions[split]])
 
     def _evaluation(self, split: Split) -> list[DataLoader[Any]]:
-        specs = [self._one_step(self.one_step_every), self._rollouts()]
+        specs = [self._one_step(self.one_step_every), self._selected(self.rollout_steps, self.rollout_every)]
         return [self._once(self.dataset(split, spec)) for spec in specs]
 
     def _loader(self, dataset: WindowDataset, sampler: Sampler[int] | None) -> DataLoader[Any]:

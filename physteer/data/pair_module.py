@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from physteer.data.dataset import WindowDataset, WindowSpec
+from physteer.data.dataset import WindowDataset
 from physteer.data.matching import InitialConditions, match_initial_conditions
 from physteer.data.module import Split, WellDataModule
 from physteer.data.pairs import PairDataset
@@ -114,16 +114,7 @@ class CounterfactualDataModule(WellDataModule):
 
     def pair_windows(self, split: Split) -> WindowDataset:
         """Open the windows of the pairs of a split."""
-        chosen = None if self.trajectories is None else tuple(self.trajectories)
-        spec = WindowSpec(
-            self.n_steps_input,
-            self.horizon,
-            strides=self.time_strides,
-            first=self.first_start,
-            every=self.pair_every,
-            trajectories=chosen,
-        )
-        return self.dataset(split, spec)
+        return self.dataset(split, self._selected(self.horizon, self.pair_every))
 
     def _evaluated(self, split: Split) -> list[DataLoader[Any]]:
         rules = [self.rules]

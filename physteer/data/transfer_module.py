@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from physteer.data.dataset import WindowDataset, WindowSpec
+from physteer.data.dataset import WindowDataset
 from physteer.data.module import Split, WellDataModule
 from physteer.errors import PhysteerError
 
@@ -62,24 +62,16 @@ class TransferDataModule(WellDataModule):
 
     def windows(self, split: Split) -> WindowDataset:
         """Open the windows of a split of the simple flows."""
-        return self.dataset(split, self._spec(self.trajectories))
+        return self.dataset(split, self._selected(1, self.window_every))
 
     def full_windows(self) -> WindowDataset | None:
         """Open the windows of the full simulations; None without them."""
-        return None if self._full is None else self._full.dataset(self.full_split, self._spec(None))
+        if self._full is None:
+            return None
+        return self._full.dataset(self.full_split, self._full._selected(1, self.window_every))
 
     def teardown(self, stage: str) -> None:
         """Close every HDF5 file."""
         super().teardown(stage)
         if self._full is not None:
             self._full.teardown(stage)
-
-    def _spec(self, trajectories: list[int] | None) -> WindowSpec:
-        return WindowSpec(
-            self.n_steps_input,
-            1,
-            strides=self.time_strides,
-            first=self.first_start,
-            every=self.window_every,
-            trajectories=None if trajectories is None else tuple(trajectories),
-        )
