@@ -15,10 +15,10 @@ from physteer.callbacks.base import ConditionCallback, forecast_module
 from physteer.callbacks.naming import site_text
 from physteer.callbacks.steer import read_concept
 from physteer.concepts import Concept, random_directions
-from physteer.concepts.label_permutation import digest
 from physteer.errors import PhysteerError
 from physteer.files import matching_files
 from physteer.interventions import Condition, Edit, Role, Steer
+from physteer.interventions.seeds import digest
 
 
 class Controls(ConditionCallback):

@@ -13,13 +13,13 @@ from physteer.analyses.engine import from_everyone
 from physteer.callbacks.base import forecast_module
 from physteer.callbacks.observer import WindowObserver
 from physteer.callbacks.windows import predict_dataset
-from physteer.concepts import NaturalDistances, TokenCovariance
-from physteer.concepts.label_permutation import digest
+from physteer.concepts import Covariance, NaturalDistances, NaturalSpace
 from physteer.data.batch import Batch, Window
 from physteer.data.matching import initial_conditions
 from physteer.errors import PhysteerError
 from physteer.files import file_name
 from physteer.interventions import Site
+from physteer.interventions.seeds import digest
 
 
 class NaturalSpaces(WindowObserver):
@@ -45,7 +45,7 @@ class NaturalSpaces(WindowObserver):
         self.directions, self.held_out = directions, held_out
         self._fitted: set[Window] = set()
         self._kept: set[Window] = set()
-        self._covariances: dict[Site, TokenCovariance] = {}
+        self._covariances: dict[Site, Covariance] = {}
         self._held_out: dict[Site, list[Tensor]] = {}
         self._earlier: list[Mapping[str, Tensor]] = []
 
@@ -65,14 +65,14 @@ class NaturalSpaces(WindowObserver):
         self._fitted = {window for window, name in groups.items() if name in fitted}
         rest = sorted(groups.keys() - self._fitted, key=lambda window: digest("held out", str(window)))
         self._kept = set(rest[: self.held_out])
-        self._covariances = {site: TokenCovariance() for site in self.sites}
+        self._covariances = {site: Covariance() for site in self.sites}
         self._held_out, self._earlier = {site: [] for site in self.sites}, []
 
     def look_at(self, site: Site, h: Tensor, batch: Batch) -> None:
         """Add a batch's windows."""
         last = h[:, -1:]
         fitted = [row for row, window in enumerate(batch.windows) if window in self._fitted]
-        self._covariances[site].update(last[fitted])
+        self._covariances[site].update(last[fitted].flatten(0, -2))
         kept = [row for row, window in enumerate(batch.windows) if window in self._kept]
         if kept:
             self._held_out[site].append(last[kept].float().cpu())
@@ -92,13 +92,13 @@ class NaturalSpaces(WindowObserver):
         for site in self.sites:
             # Distances need the space, which needs all sums: the activations stay where they are until it is there.
             mine = [{n: p[f"{site}/{n}"] for n in self._state(site)} for p in self._earlier] + [self._state(site)]
-            total, held_out = TokenCovariance(), [state.pop("held_out") for state in mine]
+            total, held_out = Covariance(), [state.pop("held_out") for state in mine]
             for state in (one for states in from_everyone(mine) for one in states):
-                part = TokenCovariance()
+                part = Covariance()
                 part.load_state_dict(state)
                 total.merge(part)
             try:  # on every process, so that none waits for one that failed
-                space = total.fit(self.directions)
+                space = NaturalSpace.of(total, self.directions)
                 distances = NaturalDistances(space)
                 for h in held_out:
                     distances.update(h)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import astuple, fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from physteer.analyses.steering.summary_rows import Finding, read_summary
 from physteer.analyses.steering.table import read_metrics
 from physteer.callbacks.steer import Steer
 from physteer.concepts import Concept
+from physteer.files import file_name
 from physteer.reports.html import concept_files
 
 _STEP = "rollout_step"
@@ -92,6 +92,6 @@ def _artifact(path: Path) -> Any:
     concept = Concept.load(path)
     told = {field.name: getattr(concept, field.name) for field in fields(concept) if field.name != "direction"}
     told["shape"] = list(concept.direction.shape)
-    artifact = wandb.Artifact(re.sub(r"[^\w.-]+", "_", path.stem), type="concept", metadata=told)
+    artifact = wandb.Artifact(file_name(path.stem).replace("+", "_"), type="concept", metadata=told)
     artifact.add_file(str(path), policy="immutable")  # or it would be copied first, outside the run folder
     return artifact

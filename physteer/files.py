@@ -1,8 +1,9 @@
-"""Files by name or pattern, and writing them so that they are either whole or not there."""
+"""Names, patterns and digests of files, and atomic writes."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -47,19 +48,25 @@ def matching_files(setting: str, patterns: Sequence[str]) -> list[str]:
     Raises:
         PhysteerError: one means no file.
     """
-    found = []
+    all_files = []
     for pattern in patterns:
         # the name of a head's site has brackets, which a pattern would not take literally
         files = [pattern] if Path(pattern).is_file() else sorted(glob(pattern))
         if not files:
             raise PhysteerError(f"{setting}: there is no file {pattern}")
-        found += files
-    return list(dict.fromkeys(found))
+        all_files += files
+    return list(dict.fromkeys(all_files))
 
 
 def file_name(text: str) -> str:
     """Return a name (of a site, condition, variable or field) as part of a file's name: letters, digits and _ . + -."""
     return re.sub(r"[^\w.+-]+", "_", text).strip("_")
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 digest of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def temporary_name(path: Path) -> Path:

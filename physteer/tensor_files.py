@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -52,6 +53,22 @@ class TensorFile:
             return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
         except (PhysteerError, TypeError) as error:
             raise PhysteerError(f"{path}: {error}") from error
+
+
+def finite_float32(tensor: Tensor, name: str) -> Tensor:
+    """Return a tensor in float32, on the CPU, contiguous and off the autograd tape, as files store it.
+
+    Args:
+        tensor: any.
+        name: of the tensor, for the error.
+
+    Raises:
+        PhysteerError: A value is not finite.
+    """
+    converted = tensor.detach().to("cpu", torch.float32).contiguous()
+    if not bool(converted.isfinite().all()):
+        raise PhysteerError(f"{name} has values that are not finite")
+    return converted
 
 
 def write_tensors(

@@ -9,7 +9,7 @@ CONCEPTS = (".pkl", ".pickle", ".p")
 
 
 def main(args: list[str]) -> int:
-    """Convert a checkpoint or a concept and say what was written."""
+    """Convert a checkpoint or a concept, and print what was written."""
     parser = Parser(
         prog="physteer convert",
         description="Convert to safetensors: a Walrus checkpoint, with residual gains folded in, configuration and "

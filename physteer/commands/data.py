@@ -16,7 +16,7 @@ def main(args: list[str]) -> int:
     """Run ``physteer data GENERATOR OUT [...]``; return the exit status.
 
     Raises:
-        PhysteerError: a value that is not allowed, or a folder that cannot be used.
+        PhysteerError: A value is not allowed, or the folder cannot be used.
     """
     parser = Parser("physteer data", description="Make data sets in The Well's format.")
     generators = parser.add_subparsers(metavar="GENERATOR", required=True)
@@ -28,13 +28,13 @@ def main(args: list[str]) -> int:
             formatter_class=_Formatter,
         )
     )
-    for name, words in _SIMPLE_FLOWS.items():
-        described = f"Write {words}. {_SIMPLE_FLOW}"
-        simple = generators.add_parser(name, help=words, description=described, formatter_class=_Formatter)
+    for name, summary in _SIMPLE_FLOWS.items():
+        described = f"Write {summary}. {_SIMPLE_FLOW}"
+        simple = generators.add_parser(name, help=summary, description=described, formatter_class=_Formatter)
         _add_simple_flow(simple, name.replace("-", "_"))
-    given = parser.parse_args(args)
-    run: Callable[[argparse.Namespace], int] = given.run
-    return run(given)
+    options = parser.parse_args(args)
+    run: Callable[[argparse.Namespace], int] = options.run
+    return run(options)
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -64,7 +64,7 @@ Run it again after an interruption: finished files are kept.
 
 def _add_shear_flow(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_shear_flow)
-    many, grid = _add_what_all_have(parser)
+    many, grid = _add_common_arguments(parser)
     many.add_argument("--widths", type=positive, nargs="+", default=[0.05, 0.065, 0.08], help="half-widths of layers")
     many.add_argument("--shears", type=whole, nargs="+", default=[2, 4], help="numbers of layers, even")
     many.add_argument("--blobs", type=whole, nargs="+", default=[1, 2, 3], help="numbers of waves per layer")
@@ -76,11 +76,11 @@ def _add_shear_flow(parser: argparse.ArgumentParser) -> None:
 
 def _add_simple_flow(parser: argparse.ArgumentParser, flow: str) -> None:
     parser.set_defaults(run=_simple_flow, flow=flow)
-    _add_what_all_have(parser)
+    _add_common_arguments(parser)
 
 
-def _add_what_all_have(parser: argparse.ArgumentParser) -> tuple[argparse._ArgumentGroup, argparse._ArgumentGroup]:
-    """Add what every generator asks for; return the groups, for more."""
+def _add_common_arguments(parser: argparse.ArgumentParser) -> tuple[argparse._ArgumentGroup, argparse._ArgumentGroup]:
+    """Add the arguments of every generator; return the groups, for further arguments."""
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the data set")
     many = parser.add_argument_group("parameters and initial conditions")
     reynolds, schmidt = [100.0, 200.0, 500.0, 1000.0, 2000.0], [0.5, 1.0, 2.0]
@@ -99,83 +99,83 @@ def _add_what_all_have(parser: argparse.ArgumentParser) -> tuple[argparse._Argum
     return many, grid
 
 
-def _shear_flow(given: argparse.Namespace) -> int:
+def _shear_flow(options: argparse.Namespace) -> int:
     import torch
 
     from physteer.data.generate import ShearFlowSettings, generate_shear_flow
 
-    _check_distinct(given)
+    _check_distinct(options)
     try:
-        torch.zeros(1, device=given.device)
+        torch.zeros(1, device=options.device)
     except (RuntimeError, AssertionError) as error:
-        raise PhysteerError(f"device {given.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise PhysteerError(f"device {options.device!r} cannot be used: {str(error).splitlines()[0]}") from error
     settings = ShearFlowSettings(
-        counts=_counts(given),
-        frames=given.frames,
-        dt=given.dt,
-        resolution=tuple(given.resolution),
-        seed=given.seed,
-        widths=tuple(given.widths),
-        shears=tuple(given.shears),
-        blobs=tuple(given.blobs),
-        substeps=given.substeps,
+        counts=_counts(options),
+        frames=options.frames,
+        dt=options.dt,
+        resolution=tuple(options.resolution),
+        seed=options.seed,
+        widths=tuple(options.widths),
+        shears=tuple(options.shears),
+        blobs=tuple(options.blobs),
+        substeps=options.substeps,
     )
-    with _progress(given) as progress:
+    with _progress(options) as progress:
         written = generate_shear_flow(
-            given.out,
-            given.reynolds,
-            given.schmidt,
+            options.out,
+            options.reynolds,
+            options.schmidt,
             settings,
-            device=given.device,
-            batch=given.batch,
+            device=options.device,
+            batch=options.batch,
             progress=progress,
         )
-    return _conclude(given, written)
+    return _conclude(options, written)
 
 
-def _simple_flow(given: argparse.Namespace) -> int:
+def _simple_flow(options: argparse.Namespace) -> int:
     from physteer.data.crossed_files import CrossedSettings
     from physteer.data.generate_simple import generate_simple_flow
 
-    _check_distinct(given)
-    settings = CrossedSettings(_counts(given), given.frames, given.dt, tuple(given.resolution), given.seed)
-    with _progress(given) as progress:
-        written = generate_simple_flow(given.out, given.flow, given.reynolds, given.schmidt, settings, progress)
-    return _conclude(given, written)
+    _check_distinct(options)
+    settings = CrossedSettings(_counts(options), options.frames, options.dt, tuple(options.resolution), options.seed)
+    with _progress(options) as progress:
+        written = generate_simple_flow(options.out, options.flow, options.reynolds, options.schmidt, settings, progress)
+    return _conclude(options, written)
 
 
-def _counts(given: argparse.Namespace) -> tuple[int, int, int]:
-    return given.initial_conditions, given.valid, given.test
+def _counts(options: argparse.Namespace) -> tuple[int, int, int]:
+    return options.initial_conditions, options.valid, options.test
 
 
-def _check_distinct(given: argparse.Namespace) -> None:
+def _check_distinct(options: argparse.Namespace) -> None:
     for name in ("reynolds", "schmidt"):
-        if len(set(getattr(given, name))) < len(getattr(given, name)):
-            raise PhysteerError(f"--{name} names a value twice: {getattr(given, name)}")
+        if len(set(getattr(options, name))) < len(getattr(options, name)):
+            raise PhysteerError(f"--{name} names a value twice: {getattr(options, name)}")
 
 
 @contextlib.contextmanager
-def _progress(given: argparse.Namespace) -> Iterator[Callable[[int], object]]:
-    """Say how much is to come, and show how far it is; yields what is called with the frames just stored."""
+def _progress(options: argparse.Namespace) -> Iterator[Callable[[int], object]]:
+    """Print the size of the data set and show progress; yields a function to call with the number of stored frames."""
     from tqdm import tqdm
 
-    total = sum(_counts(given)) * len(given.reynolds) * len(given.schmidt)
-    size = total * given.frames * math.prod(given.resolution) * 4 * 4  # four float32 channels
-    print(f"{total} trajectories of {given.frames} frames, {size / 1e9:.2g} GB: {given.out}")
-    n_frames = total * given.frames
+    total = sum(_counts(options)) * len(options.reynolds) * len(options.schmidt)
+    size = total * options.frames * math.prod(options.resolution) * 4 * 4  # four float32 channels
+    print(f"{total} trajectories of {options.frames} frames, {size / 1e9:.2g} GB: {options.out}")
+    n_frames = total * options.frames
     with tqdm(total=n_frames, unit=" frames", smoothing=0.05, mininterval=0.5, disable=None) as bar:
         yield _quarters(n_frames) if bar.disable else bar.update
 
 
-def _conclude(given: argparse.Namespace, written: Sequence[Path]) -> int:
-    """Say what was written; return the exit status."""
-    files = len(given.reynolds) * len(given.schmidt) * sum(count > 0 for count in _counts(given))
-    print(f"{len(written)} files written, {files - len(written)} kept: {given.out}")
+def _conclude(options: argparse.Namespace, written: Sequence[Path]) -> int:
+    """Print the number of written files; return the exit status."""
+    files = len(options.reynolds) * len(options.schmidt) * sum(count > 0 for count in _counts(options))
+    print(f"{len(written)} files written, {files - len(written)} kept: {options.out}")
     return 0
 
 
 def _quarters(total: int) -> Callable[[int], None]:
-    """Return what says, at every quarter, how far it is: in a log file a bar is redrawn line after line."""
+    """Return a function that prints progress at every quarter; in a log file a bar would be redrawn line after line."""
     done = 0
 
     def update(more: int) -> None:

@@ -1,4 +1,4 @@
-"""The argument parser of the commands that need no trainer, and the numbers it takes."""
+"""The argument parser of the commands without a trainer, and its types of numbers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from physteer.errors import PhysteerError
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells mistakes in one line, as every command does."""
+    """An argument parser that reports user errors in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print with its usage."""
+        """Raise the message that argparse would print with its usage."""
         raise PhysteerError(f"{message} ({self.prog} --help)")
 
 

@@ -12,7 +12,7 @@ def main(args: list[str]) -> int:
     """Run ``physteer report RUN`` and print the report's path; return the exit status.
 
     Raises:
-        PhysteerError: a wrong word, no such folder, or something broken in it.
+        PhysteerError: A wrong argument, no such folder, or a broken file in it.
     """
     parser = Parser(
         "physteer report",
@@ -22,14 +22,14 @@ def main(args: list[str]) -> int:
     parser.add_argument("run", type=Path, metavar="RUN", help="the run folder")
     parser.add_argument("--windows", type=whole, default=4, metavar="N", help="windows whose fields are drawn")
     parser.add_argument("--videos", type=whole, metavar="N", help="film rollouts of N windows first")
-    given = parser.parse_args(args)
+    options = parser.parse_args(args)
 
     from physteer.reports import film, report, summary_of  # imports torch and matplotlib: not needed for --help
 
-    if given.videos is not None:
-        film(given.run, given.videos)
-    path = report(given.run, given.windows)
-    if summary := summary_of(given.run):
+    if options.videos is not None:
+        film(options.run, options.videos)
+    path = report(options.run, options.windows)
+    if summary := summary_of(options.run):
         print(summary)
     print(path)
     return 0

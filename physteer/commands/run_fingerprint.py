@@ -1,8 +1,7 @@
-"""Which experiment a run folder belongs to: what decides its results, and nothing else."""
+"""The experiment of a run folder: all settings and files that determine its results, and no others."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -12,10 +11,11 @@ from typing import Any
 from physteer import __version__
 from physteer.data.module import WellDataModule
 from physteer.errors import PhysteerError
+from physteer.files import file_digest
 from physteer.forecast import Forecaster
 from physteer.run_folder import EXPERIMENT, Experiment
 
-# The weights and the data themselves are compared, wherever they lie. Batches, devices and processes only round.
+# Weights and data are compared by content, not by path. Batches, devices and processes change only the rounding.
 _TRAINER = ("limit_predict_batches", "precision")
 _NOT_OF_THE_MODEL = {
     *("checkpoint", "network", "conditions_per_forward", "compile"),
@@ -34,22 +34,22 @@ _RESULTS = (
 def experiment_of(
     settings: Mapping[str, Any], forecaster: Forecaster, data: WellDataModule, checkpoint: Path | None
 ) -> Experiment:
-    """Return what decides the results of a run of ``predict``.
+    """Return everything that determines the results of a run of ``predict``.
 
     Args:
         settings: the merged configuration.
         forecaster: before `checkpoint` is loaded.
-        data: the files that ``predict`` would read are looked at.
-        checkpoint: whose weights replace the model's.
+        data: whose files of ``predict`` are fingerprinted.
+        checkpoint: its weights replace the model's.
 
     Raises:
-        PhysteerError: the data or a file that a setting names cannot be read.
+        PhysteerError: The data, or a file that a setting names, cannot be read.
     """
-    found: dict[str, Any] = {"physteer": __version__, "seed_everything": settings.get("seed_everything")}
-    found["weights"] = forecaster.identity if checkpoint is None else _digest(checkpoint)
-    found |= {f"trainer.{name}": settings["trainer"].get(name) for name in _TRAINER}
-    found |= _settings("model", settings["model"], _NOT_OF_THE_MODEL)
-    found |= _settings("data", settings["data"], _NOT_OF_THE_DATA)
+    experiment: dict[str, Any] = {"physteer": __version__, "seed_everything": settings.get("seed_everything")}
+    experiment["weights"] = forecaster.identity if checkpoint is None else file_digest(checkpoint)
+    experiment |= {f"trainer.{name}": settings["trainer"].get(name) for name in _TRAINER}
+    experiment |= _settings("model", settings["model"], _NOT_OF_THE_MODEL)
+    experiment |= _settings("data", settings["data"], _NOT_OF_THE_DATA)
     names: list[str] = []
     callbacks = settings["trainer"].get("callbacks") or []
     for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
@@ -57,17 +57,17 @@ def experiment_of(
         if not name.endswith(_SHOWING):
             names.append(name)
             number = names.count(name)
-            found |= _settings(f"callbacks.{name}{f' {number}' if number > 1 else ''}", callback, set())
+            experiment |= _settings(f"callbacks.{name}{f' {number}' if number > 1 else ''}", callback, set())
     dataset = data.predict_dataset()
-    found |= {f"file {name}": dataset.fingerprint(name) for name in dataset.files}
-    return found
+    experiment |= {f"file {name}": dataset.fingerprint(name) for name in dataset.files}
+    return experiment
 
 
 def check_folder(folder: Path, experiment: Experiment) -> None:
     """Refuse a run folder that holds results of another experiment.
 
     Raises:
-        PhysteerError: it does; says what is different.
+        PhysteerError: It holds such results. The message lists the differences.
     """
     result = next(_results(folder), None)
     if result is None:
@@ -82,13 +82,13 @@ def check_folder(folder: Path, experiment: Experiment) -> None:
     now = json.loads(json.dumps(experiment))
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if changed:
-        told = [f"{name} was {_short(before.get(name))}, now {_short(now.get(name))}" for name in changed[:3]]
-        told += [f"and {len(changed) - 3} more"] if len(changed) > 3 else []
-        raise PhysteerError(f"{folder} holds results of another experiment: {'; '.join(told)}; {advice}")
+        differences = [f"{name} was {_short(before.get(name))}, now {_short(now.get(name))}" for name in changed[:3]]
+        differences += [f"and {len(changed) - 3} more"] if len(changed) > 3 else []
+        raise PhysteerError(f"{folder} holds results of another experiment: {'; '.join(differences)}; {advice}")
 
 
 def _results(folder: Path) -> Iterator[Path]:
-    """Yield files that ``predict`` has written; scores are of ``validate`` and ``test``."""
+    """Yield the files of ``predict``; scores are files of ``validate`` and ``test``."""
     for name in _RESULTS:
         for path in (folder / name).rglob("*"):
             if path.is_file() and not path.name.startswith((".", "scores_")):
@@ -104,19 +104,14 @@ def _settings(prefix: str, chosen: Mapping[str, Any], without: set[str]) -> Iter
 
 
 def _with_digests(value: Any) -> Any:
-    """Put beside every file's stem, after which directions are called, its content, and leave out where it lies."""
+    """Replace every file's path by its stem, which names directions, and the digest of its content."""
     if isinstance(value, Mapping):
-        return {str(name): _with_digests(one) for name, one in value.items()}
+        return {str(name): _with_digests(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_with_digests(one) for one in value]
+        return [_with_digests(item) for item in value]
     if isinstance(value, str) and os.path.isfile(value):  # False too for text longer than a path may be
-        return f"{Path(value).stem} {_digest(Path(value))}"
+        return f"{Path(value).stem} {file_digest(value)}"
     return value
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _short(value: Any) -> str:

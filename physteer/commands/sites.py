@@ -1,4 +1,4 @@
-"""``physteer sites``: where a model can be captured and edited."""
+"""``physteer sites``: lists the sites of a model, where activations can be captured and edited."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def main(args: Sequence[str]) -> int:
     """Print every site of the model in a configuration, with its shape and memory for one window.
 
     Raises:
-        PhysteerError: the configuration is wrong, or the model does not take such fields.
+        PhysteerError: The configuration is wrong, or the model does not take such fields.
     """
     parser = Parser(
         prog="physteer sites",

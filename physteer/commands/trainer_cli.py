@@ -33,42 +33,42 @@ _TENSORS_ONLY: dict[str, Any] = (
 )
 
 _HELP = {"--model.help": "--model.help=physteer.WalrusModule", "--data.help": "--data.help=physteer.WellDataModule"}
-"""Asked about settings without a class, tell those of our own: any other Lightning module may be named too."""
+"""Help about a model or data without a class shows the settings of physteer's own classes."""
 
 
-def run(words: list[str], *, only_build: bool = False) -> PhysteerCLI:
+def run(arguments: list[str], *, only_build: bool = False) -> PhysteerCLI:
     """Parse and run ``fit``, ``validate``, ``test`` or ``predict``.
 
     Args:
-        words: the command line after ``physteer``.
-        only_build: build model and data, with a trainer that does nothing, and leave it at that.
+        arguments: the command line after ``physteer``.
+        only_build: whether to stop when model and data are built.
 
     Returns:
         The trainer, model and data module, as ``trainer``, ``model`` and ``datamodule``.
 
     Raises:
-        PhysteerError: the configuration, or something it names, is wrong.
+        PhysteerError: The configuration, or something that it names, is wrong.
     """
     keep_freed_memory()
-    check_yaml(words)
-    words = [_HELP.get(word, word) for word in words]
+    check_yaml(arguments)
+    arguments = [_HELP.get(argument, argument) for argument in arguments]
     with filtered_warnings():
         try:
-            # given None, LightningCLI reads sys.argv itself, which DDP replays in its other processes
-            return PhysteerCLI(args=None if words == sys.argv[1:] else words, only_build=only_build)
+            # With None, LightningCLI reads sys.argv itself, which DDP replays in its other processes.
+            return PhysteerCLI(args=None if arguments == sys.argv[1:] else arguments, only_build=only_build)
         except Exception as error:
-            mistake = user_error_behind(error)
-            if mistake is None:
+            user_error = user_error_behind(error)
+            if user_error is None:
                 raise
-            rank = getattr(rank_zero_only, "rank", None) or 0  # every process may have its own
-            raise (PhysteerError(f"{mistake} (process {rank})") if rank else mistake) from None
+            rank = getattr(rank_zero_only, "rank", None) or 0  # processes may fail differently
+            raise (PhysteerError(f"{user_error} (process {rank})") if rank else user_error) from None
 
 
 class _Parser(LightningArgumentParser):
     """Lightning's parser, whose errors are one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Raise what argparse would print with its usage."""
+        """Raise the message that argparse would print with its usage."""
         if isinstance(ex, PhysteerError):
             raise ex
         commands = next((action.choices for action in self._actions if action.dest == "subcommand"), None)
@@ -81,10 +81,10 @@ class _Parser(LightningArgumentParser):
 class PhysteerCLI(LightningCLI):
     """LightningCLI with physteer's model and data as the defaults, and its conventions.
 
-    The run folder is ``trainer.default_root_dir``. Everything a run makes goes there: the merged configuration,
+    The run folder is ``trainer.default_root_dir``. All files of a run are written there: the merged configuration,
     versions and seeds, scores, checkpoints, and the files of loggers whose ``save_dir`` is left out or ``.``.
-    Activations may be used for training later, so inference mode is off. ``predict`` keeps nothing in memory: callbacks
-    write what they want to keep.
+    Inference mode is off, because activations may be used for training later. ``predict`` keeps no predictions in
+    memory: callbacks write them.
     """
 
     def __init__(self, args: list[str] | None = None, *, only_build: bool = False) -> None:
@@ -112,8 +112,8 @@ class PhysteerCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Return the trainer's commands and the arguments of each that are not settings."""
-        ours = {"return_predictions", "verbose", "weights_only"}
-        return {name: {*skipped, *ours} for name, skipped in LightningCLI.subcommands().items()}
+        not_settings = {"return_predictions", "verbose", "weights_only"}
+        return {name: {*skipped, *not_settings} for name, skipped in LightningCLI.subcommands().items()}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Let YAML leave out ``class_path`` where it means our own model and data."""
@@ -122,7 +122,7 @@ class PhysteerCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Read the configuration, and look at the checkpoint before Lightning does."""
+        """Read the configuration, and check the checkpoint before Lightning loads it."""
         super().parse_arguments(parser, args)
         check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
 
@@ -137,11 +137,11 @@ class PhysteerCLI(LightningCLI):
                 arguments.save_dir = os.path.abspath(settings.trainer.default_root_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Add the callbacks that every run has, and keep checkpoints and logs in the run folder."""
+        """Add the callbacks of every run, and direct checkpoints and logs to the run folder."""
         self.config = self._as_given  # what `RunRecord` saves: with another run folder, loggers follow
         settings = self.config_init[self.subcommand].trainer
-        given = settings.callbacks
-        callbacks = list(given) if isinstance(given, list) else [given] if given else []
+        listed = settings.callbacks
+        callbacks = list(listed) if isinstance(listed, list) else [listed] if listed else []
         kwargs["callbacks"] = [*callbacks, *_missing(callbacks, settings), self._interrupts]
         if settings.logger is None:
             logs = self.subcommand == "fit" and not settings.barebones
@@ -191,46 +191,46 @@ class PhysteerCLI(LightningCLI):
         self.trainer.test(verbose=False, **_TENSORS_ONLY, **self._existing(kwargs))
 
     def predict(self, **kwargs: Any) -> None:
-        """Run ``Trainer.predict`` without collecting its outputs, or go on where an earlier start was stopped."""
+        """Run ``Trainer.predict`` without collecting its outputs; an interrupted run continues."""
         kwargs = self._existing(kwargs)
         if isinstance(self.model, ForecastModule) and isinstance(self.datamodule, WellDataModule):
             self._prepare_folder(self.model, self.datamodule, kwargs.get("ckpt_path"))
         self.trainer.predict(return_predictions=False, **_TENSORS_ONLY, **kwargs)
 
     def _prepare_folder(self, model: ForecastModule, data: WellDataModule, ckpt_path: str | None) -> None:
-        """Refuse a run folder of another experiment before anything is written, and keep a journal in one's own."""
+        """Refuse a run folder of another experiment before anything is written; else add a journal of this run."""
         settings = yaml.safe_load(self._parser("predict").dump(self.config["predict"], skip_none=False))
         limit = settings["trainer"]["limit_predict_batches"] = self.trainer.limit_predict_batches  # 1.0 is all
-        given = self._last_checkpoint() if ckpt_path == "last" else ckpt_path
-        experiment = experiment_of(settings, model.forecaster, data, Path(given) if given else None)
+        checkpoint = self._last_checkpoint() if ckpt_path == "last" else ckpt_path
+        experiment = experiment_of(settings, model.forecaster, data, Path(checkpoint) if checkpoint else None)
         check_folder(Path(self.trainer.default_root_dir), experiment)
         callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         for record in callbacks:
             if isinstance(record, RunRecord):
                 record.experiment = experiment
-        if isinstance(limit, float) and limit == 1:  # a trial of some batches begins anew each time
+        if isinstance(limit, float) and limit == 1:  # a trial of some batches never resumes
             callbacks.insert(callbacks.index(self._interrupts), Journal())
 
     def _existing(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Refuse ``--ckpt_path last`` where there is none: Lightning would go on with the initial weights."""
+        """Refuse ``--ckpt_path last`` without such a checkpoint; Lightning would use the initial weights."""
         if kwargs.get("ckpt_path") == "last":
             self._last_checkpoint()
         return kwargs
 
     def _last_checkpoint(self) -> Path:
-        """Return what Lightning takes for ``--ckpt_path last``."""
-        found = self._checkpoints("last*.ckpt")
-        if not found:
-            where = " or ".join(map(str, self._checkpoint_folders())) or "any folder"
+        """Return the file that Lightning uses for ``--ckpt_path last``."""
+        checkpoints = self._checkpoints("last*.ckpt")
+        if not checkpoints:
+            folders = " or ".join(map(str, self._checkpoint_folders())) or "any folder"
             others = ", ".join(path.name for path in self._checkpoints("*.ckpt"))
-            there = f", only {others}; save_last: true of ModelCheckpoint keeps one" if others else ""
-            raise PhysteerError(f"ckpt_path last: there is no last.ckpt in {where}{there}")
-        return found[-1]
+            alternatives = f", only {others}; save_last: true of ModelCheckpoint keeps one" if others else ""
+            raise PhysteerError(f"ckpt_path last: there is no last.ckpt in {folders}{alternatives}")
+        return checkpoints[-1]
 
     def _checkpoints(self, pattern: str) -> list[Path]:
-        """Return the checkpoints that were kept, the latest at the end."""
-        found = [path for folder in self._checkpoint_folders() for path in folder.glob(pattern)]
-        return sorted(found, key=os.path.getmtime)
+        """Return the stored checkpoints, the latest last."""
+        checkpoints = [path for folder in self._checkpoint_folders() for path in folder.glob(pattern)]
+        return sorted(checkpoints, key=os.path.getmtime)
 
     def _checkpoint_folders(self) -> list[Path]:
         callbacks = self.trainer.checkpoint_callbacks

@@ -1,4 +1,4 @@
-"""What users and their files get wrong, told in one line each."""
+"""User errors: wrong settings and files, reported in one line each."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _NOISE = re.compile(
 _UNKNOWN = re.compile(r"(?:Subcommand '\w+' does not accept option|Option|unrecognized arguments:) '?-*([\w.]+)")
 
 
-def check_yaml(words: Sequence[str]) -> None:
-    """Check that the files after ``--config`` are YAML; the parser's own message would not say which one is not.
+def check_yaml(arguments: Sequence[str]) -> None:
+    """Check that the files after ``--config`` are YAML; the parser's own message would not name the file.
 
     Raises:
-        PhysteerError: one is not.
+        PhysteerError: A file is not.
     """
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        option, _, value = word.partition("=")
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, _, value = argument.partition("=")
         path = Path(value or following)
         if option not in ("--config", "-c") or not path.is_file():
             continue
@@ -40,8 +40,8 @@ def check_yaml(words: Sequence[str]) -> None:
             raise PhysteerError(f"{path} is not a text file, so no configuration") from None
         except yaml.MarkedYAMLError as error:
             mark, problem = error.problem_mark, error.problem or error.context
-            where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-            raise PhysteerError(f"{path}{where} is not YAML: {problem}") from None
+            position = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+            raise PhysteerError(f"{path}{position} is not YAML: {problem}") from None
         except yaml.YAMLError as error:
             raise PhysteerError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(settings, dict):
@@ -49,11 +49,11 @@ def check_yaml(words: Sequence[str]) -> None:
 
 
 def in_one_line(message: str, settings: Collection[str], classes: Collection[str]) -> str:
-    """Shorten what jsonargparse says of a wrong setting to the setting, what is wrong with it, and what is allowed.
+    """Shorten jsonargparse's message about a wrong setting to the setting, the problem, and the allowed values.
 
     Args:
-        message: of one or many lines.
-        settings: names that would have been accepted.
+        message: the message, of one or many lines.
+        settings: names of all settings.
         classes: names of classes that need no module path.
     """
     if (unknown := _UNKNOWN.match(message)) is not None:
@@ -65,8 +65,8 @@ def in_one_line(message: str, settings: Collection[str], classes: Collection[str
         return f"there is no setting {name!r}{allowed}"
     lines = [" ".join(line.strip().removeprefix("- ").split()) for line in message.splitlines() if line.strip()]
     key = ""
-    if lines and (found := re.match(r'Parser key "([\w.]+)":\s*(.*)', lines[0])) is not None:
-        key, lines[0] = f"{found[1]}: ", found[2]
+    if lines and (key_and_reason := re.match(r'Parser key "([\w.]+)":\s*(.*)', lines[0])) is not None:
+        key, lines[0] = f"{key_and_reason[1]}: ", key_and_reason[2]
     if (path := re.search(r"Expected a path but (\S+\.(?:ya?ml|json)) either", message)) and not Path(path[1]).exists():
         return f"{key}there is no file {path[1]}"
     reasons = [line for line in lines if line and not _NOISE.match(line) and "either not accessible" not in line]
@@ -79,9 +79,9 @@ def in_one_line(message: str, settings: Collection[str], classes: Collection[str
         reason = f"there is no class {name[1]!r}{did_you_mean(name[1], classes)}"
     elif reason.endswith(":") and len(reasons) > 1:
         reason = f"{reason} {reasons[1]}"
-    given = re.search(r"^\s*Given value: (.{1,60})$", message, re.MULTILINE)
-    if given is not None and reason.startswith(("expected", "Not a valid")):
-        reason = f"{reason}; found {given[1]}"
+    given_value = re.search(r"^\s*Given value: (.{1,60})$", message, re.MULTILINE)
+    if given_value is not None and reason.startswith(("expected", "Not a valid")):
+        reason = f"{reason}; found {given_value[1]}"
     reason = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", reason.replace(". Got value: ", "; found "))
     reason = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", reason)
     return key + reason[:1].lower() + reason[1:]
@@ -92,10 +92,10 @@ def _parent(name: str) -> str:
 
 
 def check_checkpoint(path: str | None) -> None:
-    """Refuse a ``--ckpt_path`` that is not a checkpoint of Lightning's, in one line; nothing in it is executed.
+    """Check that ``--ckpt_path`` is a checkpoint of Lightning; no code in it is run.
 
     Raises:
-        PhysteerError: there is no such file, it is damaged, holds code, or is something else.
+        PhysteerError: There is no such file, it is damaged, holds code, or is something else.
     """
     if path is None or path in ("last", "hpc") or "://" in path:
         return
@@ -103,7 +103,7 @@ def check_checkpoint(path: str | None) -> None:
         raise PhysteerError(f"ckpt_path {path} does not exist; it is a file, or 'last' for the run folder's last one")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the unpickler's doubts: it opens the file or refuses it
+            warnings.simplefilter("ignore")  # the unpickler opens the file or refuses it
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
@@ -118,12 +118,12 @@ def check_checkpoint(path: str | None) -> None:
 
 
 def user_error_behind(error: BaseException) -> PhysteerError | None:
-    """Find the user's mistake inside what the libraries make of it."""
-    behind: BaseException | None = error
-    while behind is not None:
-        if isinstance(behind, PhysteerError):
-            return behind
-        behind = behind.__cause__ or behind.__context__
+    """Return the user error behind an exception of a library; None where there is no user error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, PhysteerError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
     if isinstance(error, ValueError | MisconfigurationException) and _raised_in(error, "lightning"):
         return PhysteerError(" ".join(str(error).split()))
     if isinstance(error, RuntimeError) and "Connection closed by peer" in str(error):
@@ -134,7 +134,7 @@ def user_error_behind(error: BaseException) -> PhysteerError | None:
 
 
 def _raised_in(error: BaseException, package: str) -> bool:
-    """Whether a library refused something itself, rather than passing on an error from below."""
+    """Return whether an error was raised by a library itself, and not by code that it calls."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -1,4 +1,4 @@
-"""Runs that say what matters: Lightning's chatter off, warnings on one line."""
+"""Filters of warnings: irrelevant messages of Lightning are hidden, others take one line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _IRRELEVANT = (
 
 @contextmanager
 def filtered_warnings() -> Iterator[None]:
-    """Keep Lightning's chatter off the screen, and put warnings on one line."""
+    """Hide irrelevant messages of Lightning, and print warnings on one line."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
 

@@ -1,17 +1,18 @@
 """Concepts: directions in activation space, how they are fitted, and their files.
 
-A fitter sees activations one batch at a time (`update`), adds up with the fitters of other processes (`merge`), and
-returns a small frozen result (`fit`). A `Selection` says which samples belong to a class.
+A fitter takes activations batch by batch (`update`), merges with the fitters of other processes (`merge`), and returns
+a small frozen result (`fit`). A `Selection` decides which samples belong to a class.
 """
 
 from physteer.concepts.class_probe import ClassFitter, ClassProbe
 from physteer.concepts.concept import Concept
 from physteer.concepts.controls import ShuffledDifferences, random_directions
+from physteer.concepts.covariance import Covariance
 from physteer.concepts.cross_moments import CrossMoments
 from physteer.concepts.difference import DifferenceOfMeans, frame_sums, standardized
 from physteer.concepts.label_permutation import LabelPermutations
 from physteer.concepts.leace import LeaceEraser, LeaceFitter
-from physteer.concepts.natural_space import Distances, NaturalSpace, TokenCovariance
+from physteer.concepts.natural_space import Distances, NaturalSpace
 from physteer.concepts.naturalness import NaturalDistances, Naturalness, Percentiles
 from physteer.concepts.probe_controls import RandomFeatures, other_windows
 from physteer.concepts.published import read_published_activations, read_published_concept
@@ -24,6 +25,7 @@ __all__ = [
     "ClassProbe",
     "Concept",
     "ConceptSubspace",
+    "Covariance",
     "CrossMoments",
     "DifferenceOfMeans",
     "Distances",
@@ -39,7 +41,6 @@ __all__ = [
     "RidgeProbes",
     "Selection",
     "ShuffledDifferences",
-    "TokenCovariance",
     "frame_sums",
     "other_windows",
     "random_directions",

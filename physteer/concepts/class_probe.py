@@ -1,4 +1,4 @@
-"""Probes of classes: linear discriminant analysis in closed form, for the values that a parameter has."""
+"""Class probes: linear discriminant analysis in closed form, whose classes are the values of a parameter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from physteer.concepts.cross_moments import CrossMoments
-from physteer.concepts.linear import apply_maps, penalties, principal
+from physteer.concepts.linear import apply_maps, check_maps, penalties, principal
 from physteer.errors import PhysteerError
 from physteer.tensor_files import TensorFile
 
@@ -35,65 +35,67 @@ class ClassProbe(TensorFile):
     alphas: Tensor
     """[A], float64: the penalty α of each."""
     parameter: str
-    """Whose values the classes are, such as `Reynolds`."""
+    """The parameter whose values are the classes, such as `Reynolds`."""
     classes: tuple[float, ...]
-    """Its K values, smallest first."""
+    """The parameter's K values, smallest first."""
     count: int
-    """Samples seen."""
+    """Number of samples it was fitted to."""
     site: str = ""
-    """Where the activations are from, such as `blocks.3`."""
+    """Site of the activations, such as `blocks.3`."""
     model: str = ""
-    """Which weights: a path, a hub address, or a digest."""
+    """The weights: a path, a hub address, or a digest."""
     data: str = ""
-    """Which data set and split."""
+    """Data set and split."""
     accuracy: dict[str, float] = field(default_factory=dict)
-    """Share of samples that are read right, by what they are of, such as `valid`."""
+    """Share of samples whose class is predicted correctly, by split, such as `valid`."""
 
     def __post_init__(self) -> None:
-        n, k = self.bias.shape
-        if self.weights.ndim != 3 or self.weights.shape[::2] != (n, k) or self.alphas.shape != (n,):
-            raise PhysteerError(f"weights {list(self.weights.shape)} and biases {list(self.bias.shape)} do not fit")
+        check_maps(self.weights, self.bias, self.alphas, self.bias.shape[:1])
+        k = self.bias.shape[1]
         if len(self.classes) != k or k < 2:
-            raise PhysteerError(f"{len(self.classes)} classes were given for {k} scores; a probe tells two or more")
-        if not bool(self.weights.isfinite().all() and self.bias.isfinite().all()):
-            raise PhysteerError("a probe has weights that are not finite")
+            raise PhysteerError(f"{len(self.classes)} classes were given for {k} scores; a class probe has two or more")
 
     def scores(self, x: Tensor) -> Tensor:
-        """Return the scores of the classes for every penalty, for `cross_entropy`; gradients reach the activation.
+        """Return the scores of the classes for every penalty, as logits; gradients reach the activation.
 
         Args:
             x: [..., d].
 
         Returns:
-            [A, ..., K], float32, or float64 for such activations.
+            [A, ..., K], float32, or float64 for activations in float64.
 
         Raises:
-            PhysteerError: The width is another one.
+            PhysteerError: The width differs from the probe's.
         """
         return apply_maps(self.weights, self.bias, x)
 
     def labels(self, values: Sequence[float]) -> Tensor:
-        """Return the places of the parameter's values among the classes, [n].
+        """Return the indices of the parameter's values among the classes, [n].
 
         Raises:
             PhysteerError: A value is not one of the classes.
         """
         for value in values:
             if value not in self.classes:
-                known = ", ".join(f"{one:g}" for one in self.classes)
+                known = ", ".join(f"{value:g}" for value in self.classes)
                 raise PhysteerError(f"{self.parameter} {value:g} is no class of the probe at {self.site}, only {known}")
         return torch.tensor([self.classes.index(value) for value in values])
 
-    def chosen(self, place: int, accuracy: dict[str, float]) -> ClassProbe:
-        """Return the probe with one of the penalties, and how well it does on samples it was not fitted to."""
-        rows = slice(place, place + 1)
+    def chosen(self, index: int, accuracy: dict[str, float]) -> ClassProbe:
+        """Return the probe with one of its penalties only.
+
+        Args:
+            index: of the penalty.
+            accuracy: of this probe, on samples that it was not fitted to, by split.
+        """
+        rows = slice(index, index + 1)
         return replace(
             self, weights=self.weights[rows], bias=self.bias[rows], alphas=self.alphas[rows], accuracy=accuracy
         )
 
 
 class ClassFitter(CrossMoments):
-    """Fits a `ClassProbe` in one pass, whatever the number of samples; sums of several processes add up.
+    """Fits a `ClassProbe` in one pass over any number of samples; mergeable over processes.
 
     Linear discriminant analysis: with the classes' means μ_c and shares π_c, and their common covariance
     Σ = (Σ_i (x_i − μ_{c(i)})(x_i − μ_{c(i)})ᵀ + α) / n, the score of a class is
@@ -101,10 +103,10 @@ class ClassFitter(CrossMoments):
     """
 
     def __init__(self, parameter: str, classes: Sequence[float]) -> None:
-        """Begin with nothing seen.
+        """Start with no samples.
 
         Args:
-            parameter: whose values the classes are.
+            parameter: the parameter whose values are the classes.
             classes: its values.
 
         Raises:
@@ -112,7 +114,7 @@ class ClassFitter(CrossMoments):
         """
         self.parameter, self.classes = parameter, tuple(sorted(set(classes)))
         if len(self.classes) < 2:
-            known = ", ".join(f"{one:g}" for one in self.classes)
+            known = ", ".join(f"{value:g}" for value in self.classes)
             raise PhysteerError(f"{parameter} has one value only ({known}): classes need two")
         super().__init__([f"{parameter} {value!r}" for value in self.classes])
 
@@ -121,7 +123,7 @@ class ClassFitter(CrossMoments):
 
         Args:
             x: activations [n, d].
-            labels: places among `classes`, [n].
+            labels: indices among `classes`, [n].
 
         Raises:
             PhysteerError: Shapes do not fit, or a value is not finite.
@@ -132,10 +134,11 @@ class ClassFitter(CrossMoments):
         """Return the probe.
 
         Args:
-            alphas: penalties, not negative; they grow with the number of samples, as in ridge regression.
-            site: where the activations are from.
-            model: which weights.
-            data: which data set and split.
+            alphas: penalties, not negative; an α that regularises grows with the number of samples, as in ridge
+                regression.
+            site: of the activations.
+            model: the weights.
+            data: data set and split.
 
         Raises:
             PhysteerError: A class has no sample, or an α is not allowed.
@@ -145,12 +148,12 @@ class ClassFitter(CrossMoments):
         for value, share in zip(self.classes, shares.tolist(), strict=True):
             if not share > 0:
                 raise PhysteerError(f"no sample of {self.parameter} {value:g} was seen")
-        apart = self.scatter_xy / (shares * self.count)  # [d, K]: μ_c − μ
-        within = self.scatter_xx - self.count * (apart * shares) @ apart.mT
+        offsets = self.scatter_xy / (shares * self.count)  # [d, K]: μ_c − μ
+        within = self.scatter_xx - self.count * (offsets * shares) @ offsets.mT
         eigenvalues, vectors = principal(within)
         inverse = self.count / (eigenvalues + strengths[:, None])  # [A, r]
-        weights = vectors @ (inverse[..., None] * (vectors.mT @ apart))  # [A, d, K]: Σ⁻¹(μ_c − μ)
-        bias = shares.log() - (weights * (mean[:, None] + apart / 2)).sum(1)  # the classes' common part left out
+        weights = vectors @ (inverse[..., None] * (vectors.mT @ offsets))  # [A, d, K]: Σ⁻¹(μ_c − μ)
+        bias = shares.log() - (weights * (mean[:, None] + offsets / 2)).sum(1)  # without a constant of all classes
         return ClassProbe(
             weights=weights.cpu(),
             bias=bias.cpu(),

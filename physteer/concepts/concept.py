@@ -1,20 +1,19 @@
-"""Concepts: a direction in activation space, what it is a direction of, and its file."""
+"""Concepts: a direction in activation space, its meaning and its file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from physteer.errors import PhysteerError
-from physteer.tensor_files import TensorFile
+from physteer.tensor_files import TensorFile, finite_float32
 
 
 @dataclass(frozen=True, eq=False)
 class Concept(TensorFile):
-    """A direction at a site, with how it came about.
+    """A direction at a site, with how it was computed.
 
     Raises:
         PhysteerError: The direction is not [h, w, δ, d], or has values that are not finite.
@@ -26,29 +25,26 @@ class Concept(TensorFile):
     direction: Tensor
     """[h, w, δ, d], float32, on the CPU."""
     site: str
-    """Where it was measured, such as `blocks.39`."""
+    """Site of the activations, such as `blocks.39`."""
     model: str = ""
-    """Which weights: a path, a hub address, or a digest."""
+    """The weights: a path, a hub address, or a digest."""
     data: str = ""
-    """Which data set and split."""
+    """Data set and split."""
     formula: str = ""
-    """How it was computed."""
+    """Formula of the direction."""
     units: str = "1"
-    """Of the direction; standardised activations have none."""
+    """Units of the direction; standardised activations have none."""
     classes: dict[str, str] = field(default_factory=dict)
-    """What each class of samples is, by its name: the selection it was made with."""
+    """The selection of each class of samples, by the class's name."""
     counts: dict[str, int] = field(default_factory=dict)
-    """Windows per class."""
+    """Number of windows per class."""
     initial_conditions: int = 0
-    """How many initial conditions the windows are from; 0: not known."""
+    """Number of initial conditions of the windows; 0 where it is unknown."""
 
     def __post_init__(self) -> None:
         if self.direction.ndim != 4:
             raise PhysteerError(f"a concept's direction is [h, w, δ, d]; this has shape {list(self.direction.shape)}")
-        direction = self.direction.detach().to("cpu", torch.float32).contiguous()
-        if not bool(torch.isfinite(direction).all()):
-            raise PhysteerError(f"the concept at {self.site} has values that are not finite")
-        object.__setattr__(self, "direction", direction)
+        object.__setattr__(self, "direction", finite_float32(self.direction, f"the concept at {self.site}"))
 
     @property
     def width(self) -> int:
@@ -56,10 +52,10 @@ class Concept(TensorFile):
         return self.direction.shape[-1]
 
     def check_width(self, width: int, site: str) -> None:
-        """Check that the concept fits a site's number of channels.
+        """Check that the concept has a site's number of channels.
 
         Raises:
-            PhysteerError: It does not.
+            PhysteerError: The widths differ.
         """
         if width != self.width:
             raise PhysteerError(f"concept has width {self.width}, site {site} has {width}")

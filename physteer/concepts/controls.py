@@ -1,7 +1,8 @@
-"""Control directions: what a concept is compared with before anyone believes it.
+"""Control directions that a concept is compared with.
 
-Random directions ask whether any direction would have done; shuffled labels ask whether any split of the same
-activations would have. Both steer with the concept's own norm, because `Steer` divides every direction by its own.
+Random directions test whether a random direction has the same effect. Shuffled labels test whether a random split of
+the same activations gives a direction with the same effect. Steering has the same strength along all of them, because
+`Steer` divides every direction by its norm.
 """
 
 from __future__ import annotations
@@ -14,25 +15,26 @@ from torch.linalg import vector_norm
 
 from physteer.concepts.concept import Concept
 from physteer.concepts.difference import FORMULA, frame_sums
-from physteer.concepts.label_permutation import LabelPermutations, generator_of
+from physteer.concepts.label_permutation import LabelPermutations
 from physteer.errors import PhysteerError
+from physteer.interventions.seeds import generator_of
 
 _SPACE = (0, 1, 2)
 
 
 def random_directions(like: Tensor, n: int, seed: int = 0) -> list[Tensor]:
-    """Draw directions at random that are as smooth in space as a concept, and as strong.
+    """Draw random directions with the norm and the spatial spectrum of a concept.
 
-    White noise in d at every spatial wavevector, scaled so that the wavevector has the concept's energy (summed over
-    channels). So the spatial mean, which is all that `drop` uses, is uniform on the sphere of the mean's norm, and in
-    the modes that keep space a control is no rougher than the concept; where in space it acts is random. The whole has
-    the concept's norm.
+    At every spatial wavevector the direction is white noise in d, scaled so that the wavevector has the concept's
+    energy (summed over channels). The spatial mean, the only part that the mode `drop` uses, is therefore uniform on
+    the sphere of the concept's mean. In the modes that keep space, a control is as smooth as the concept; its positions
+    in space are random.
 
     Args:
         like: the concept's direction [h, w, δ, d].
-        n: how many.
-        seed: direction i depends on the seed, i and the shape alone. Sites of equal shape want different seeds, or
-            share their draws.
+        n: number of directions.
+        seed: direction i depends on the seed, i and the shape alone. Use different seeds for sites of equal shape;
+            else they get the same noise.
 
     Returns:
         n directions [h, w, δ, d], float32 on the CPU.
@@ -55,33 +57,33 @@ def random_directions(like: Tensor, n: int, seed: int = 0) -> list[Tensor]:
 
 
 class ShuffledDifferences:
-    """Fits the concepts of n shuffles of the labels in the pass that fits the concept itself.
+    """Fits the concepts of n shuffles of the labels, in the pass that fits the concept itself.
 
-    Each is what `DifferenceOfMeans` gives for the shuffled labels. As every window is in one class of each shuffle,
-    n + 1 sums in float64 are kept: over the feature class of each shuffle and over all windows.
+    Each equals the result of `DifferenceOfMeans` for the shuffled labels. Every window is in one class of each shuffle,
+    so n + 1 sums in float64 suffice: over the feature class of each shuffle, and over all windows.
     """
 
     def __init__(
-        self, roster: LabelPermutations, n: int, seed: int = 0, feature: str = "feature", control: str = "control"
+        self, permutations: LabelPermutations, n: int, seed: int = 0, feature: str = "feature", control: str = "control"
     ) -> None:
-        """Deal the labels.
+        """Shuffle the labels.
 
         Args:
-            roster: the units, their classes and initial conditions.
-            n: number of shuffles; 19 are the fewest for p ≤ 0.05.
+            permutations: the units, their classes and initial conditions.
+            n: number of shuffles; p ≤ 0.05 needs at least 19.
             seed: of the shuffles.
-            feature: name of the class the concept points to.
-            control: name of the class it points away from.
+            feature: name of the class that the concept points to.
+            control: name of the class that it points away from.
 
         Raises:
-            PhysteerError: The roster holds other classes, or allows fewer shuffles.
+            PhysteerError: A unit has another class, or there are fewer different shuffles.
         """
-        others = sorted(set(roster.labels.values()) - {feature, control})
+        others = sorted(set(permutations.labels.values()) - {feature, control})
         if others:
             raise PhysteerError(f"class {others[0]!r} is neither {feature!r} nor {control!r}")
         self.classes = (feature, control)
         self.seed = seed
-        self.labels = roster.shuffled(n, seed)
+        self.labels = permutations.shuffled(n, seed)
         """Of each shuffle, the class of each unit."""
         self._sums: Tensor | None = None  # [n + 1, h, w, δ, d]: feature of each shuffle, then all
         self._frames = torch.zeros(n + 1, dtype=torch.long)
@@ -91,11 +93,11 @@ class ShuffledDifferences:
         """Add activations.
 
         Args:
-            units: which unit each row belongs to.
+            units: the unit of each row.
             h: [B, T, h, w, δ, d].
 
         Raises:
-            PhysteerError: A unit is not in the roster, or the grid is not that of the activations before.
+            PhysteerError: A unit is unknown, or the grid differs from that of earlier activations.
         """
         self.add(units, frame_sums(h), h.shape[1])
 
@@ -103,12 +105,12 @@ class ShuffledDifferences:
         """Add activations by their sums over frames.
 
         Args:
-            units: which unit each row belongs to.
-            sums: [B, h, w, δ, d], of `frame_sums`; B may be 0, which tells the grid.
-            n_frames: T, how many frames each sum is of.
+            units: the unit of each row.
+            sums: [B, h, w, δ, d], of `frame_sums`; with B = 0 they set the grid only.
+            n_frames: T, the number of frames in each sum.
 
         Raises:
-            PhysteerError: A unit is not in the roster, or the grid is not that of the activations before.
+            PhysteerError: A unit is unknown, or the grid differs from that of earlier activations.
         """
         if len(units) != len(sums):
             raise PhysteerError(f"{len(units)} units were named for {len(sums)} windows")
@@ -121,7 +123,7 @@ class ShuffledDifferences:
         self._add((weights @ sums.flatten(1)).view(-1, *sums.shape[1:]), windows * n_frames, windows)
 
     def merge(self, other: ShuffledDifferences) -> None:
-        """Add what another process has seen; it has the same roster and seed."""
+        """Add the sums of another process, of the same units, labels and seed."""
         if other.labels != self.labels:
             raise PhysteerError("shuffles of different labels cannot be merged")
         if other._sums is not None:
@@ -133,10 +135,10 @@ class ShuffledDifferences:
         """Return the concept of every shuffle.
 
         Args:
-            site: where the activations are from.
-            model: which weights.
-            data: which data set and split.
-            selections: for each class, what its members truly are.
+            site: of the activations.
+            model: the weights.
+            data: data set and split.
+            selections: the selection of each class before the shuffle.
 
         Raises:
             PhysteerError: A class is empty, or an activation was constant or not finite.
@@ -173,7 +175,7 @@ class ShuffledDifferences:
         return {"sums": sums, "frames": self._frames, "windows": self._windows}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Replace what was seen by what `state_dict` returned, of the same roster, number and seed."""
+        """Replace the sums by those of `state_dict`, of the same units, number of shuffles and seed."""
         if len(state["frames"]) != len(self._frames):
             raise PhysteerError(f"sums of {len(state['frames']) - 1} shuffles were given for {len(self.labels)}")
         self._sums = None

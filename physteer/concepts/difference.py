@@ -27,7 +27,7 @@ def standardized(h: Tensor) -> Tensor:
         The same shape, float32 or wider; not finite where an activation is constant or not finite.
 
     Raises:
-        PhysteerError: It is no activation.
+        PhysteerError: The shape is another one.
     """
     if h.ndim != 6:
         raise PhysteerError(f"a concept is made of activations [B, T, h, w, δ, d]; this has shape {list(h.shape)}")
@@ -42,23 +42,23 @@ def standardized(h: Tensor) -> Tensor:
 
 
 def frame_sums(h: Tensor) -> Tensor:
-    """Return Σ_t z of every row, which several fitters can share: [B, T, h, w, δ, d] → [B, h, w, δ, d] in float64."""
+    """Return Σ_t z of every row, for one or several fitters: [B, T, h, w, δ, d] → [B, h, w, δ, d] in float64."""
     return standardized(h).sum(1).double()
 
 
 class DifferenceOfMeans:
     """Fits Δ = mean of z over the feature class − mean of z over the control class, [h, w, δ, d].
 
-    z = (a − mean)/std standardises each frame of each window a over space and channels (unbiased std). Only two sums in
-    float64 are kept, whatever the number of windows, and sums of several processes add up.
+    z = (a − mean)/std standardises each frame of each window a over space and channels (unbiased std). Two sums in
+    float64 are kept, whatever the number of windows; they are mergeable over processes.
     """
 
     def __init__(self, feature: str = "feature", control: str = "control") -> None:
-        """Begin with nothing seen.
+        """Start with no windows.
 
         Args:
-            feature: name of the class the direction points to.
-            control: name of the class it points away from.
+            feature: name of the class that the direction points to.
+            control: name of the class that it points away from.
         """
         if feature == control:
             raise PhysteerError(f"feature and control are both called {feature!r}")
@@ -72,10 +72,10 @@ class DifferenceOfMeans:
 
         Args:
             label: name of the class.
-            h: [B, T, h, w, δ, d]: B windows, or none, which tells the grid.
+            h: [B, T, h, w, δ, d] of B windows; with B = 0 it sets the grid only.
 
         Raises:
-            PhysteerError: There is no such class, or the grid is not that of the activations before.
+            PhysteerError: There is no such class, or the grid differs from that of earlier activations.
         """
         self.add(label, frame_sums(h), h.shape[1])
 
@@ -85,16 +85,16 @@ class DifferenceOfMeans:
         Args:
             label: name of the class.
             sums: [B, h, w, δ, d], of `frame_sums`.
-            n_frames: T, how many frames each sum is of.
+            n_frames: T, the number of frames in each sum.
 
         Raises:
-            PhysteerError: There is no such class, or the grid is not that of the activations before.
+            PhysteerError: There is no such class, or the grid differs from that of earlier activations.
         """
         self._known(label)
         self._add(label, sums.sum(0), frames=len(sums) * n_frames, windows=len(sums))
 
     def merge(self, other: DifferenceOfMeans) -> None:
-        """Add what another process has seen; its classes have the same names."""
+        """Add the sums of another process, of classes of the same names."""
         for label, total in other._sums.items():
             self._known(label)
             self._add(label, total, frames=other._frames[label], windows=other._windows[label])
@@ -103,10 +103,10 @@ class DifferenceOfMeans:
         """Return the concept.
 
         Args:
-            site: where the activations are from.
-            model: which weights.
-            data: which data set and split.
-            selections: for each class, what its members are.
+            site: of the activations.
+            model: the weights.
+            data: data set and split.
+            selections: the selection of each class.
 
         Raises:
             PhysteerError: A class is empty, or an activation was constant or not finite.
@@ -132,7 +132,7 @@ class DifferenceOfMeans:
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Replace what was seen by what `state_dict` returned."""
+        """Replace the sums by those of `state_dict`."""
         self._sums.clear()
         for label in self.classes:
             self._frames[label] = self._windows[label] = 0

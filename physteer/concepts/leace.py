@@ -33,19 +33,19 @@ class LeaceEraser(TensorFile):
     mean: Tensor
     """μ [d], float64, on the CPU."""
     read: Tensor
-    """R = W U [d, k], float64: what is read of an activation; RᵀL = 1."""
+    """R = W U [d, k], float64: measures the components that are removed; RᵀL = 1."""
     write: Tensor
-    """L = W⁺ U [d, k], float64: the directions that are changed."""
+    """L = W⁺ U [d, k], float64: the directions along which they are removed."""
     targets: tuple[str, ...]
-    """What is erased."""
+    """Names of the erased targets."""
     count: int
-    """Samples seen."""
+    """Number of samples it was fitted to."""
     site: str = ""
-    """Where the activations are from, such as `blocks.3`."""
+    """Site of the activations, such as `blocks.3`."""
     model: str = ""
-    """Which weights."""
+    """The weights."""
     data: str = ""
-    """Which data set and split."""
+    """Data set and split."""
 
     def __post_init__(self) -> None:
         self.replacement()
@@ -56,31 +56,31 @@ class LeaceEraser(TensorFile):
         return self.read.shape[1]
 
     def replacement(self) -> Erase:
-        """Return what an `Edit` puts in an activation's place."""
+        """Return the eraser as the replacement of an `Edit`."""
         return Erase(self.mean, self.read, self.write)
 
 
 class LeaceFitter(CrossMoments):
-    """Fits a `LeaceEraser` in one pass, or to the sums of a `RidgeFitter`: load its `state_dict`.
+    """Fits a `LeaceEraser` in one pass, or from the sums of a `RidgeFitter`: load its `state_dict`.
 
     With W = Σ_xx^(−½) and U the left singular vectors of W Σ_xz that belong to singular values above 0,
-    r(x) = x − W⁺ U Uᵀ W (x − μ). It leaves Cov(r(x), z) = 0, so that the best linear prediction of z from r(x) is its
-    mean, and of all affine maps that do, E‖r(x) − x‖² is smallest, in any norm.
+    r(x) = x − W⁺ U Uᵀ W (x − μ). Then Cov(r(x), z) = 0, and the best linear prediction of z from r(x) is its mean.
+    Among all affine maps with this property, r has the smallest E‖r(x) − x‖², in any norm.
 
-    The kept library concept-erasure 0.2.4 (January 2024) is not used: its fitter cannot be merged over processes, and
-    the sums here are those of the probes. It is installed for the tests, which compare with it.
+    The authors' library concept-erasure 0.2.4 (January 2024) is not used: its fitter cannot be merged over processes,
+    and the sums here are also those of the probes. The tests compare with it.
     """
 
     def fit(
         self, targets: Sequence[str] | None = None, *, site: str = "", model: str = "", data: str = ""
     ) -> LeaceEraser:
-        """Return the eraser of targets; those that never varied have nothing to erase.
+        """Return the eraser of targets; those that never varied are left out.
 
         Args:
             targets: names of those to erase; None for all.
-            site: where the activations are from.
-            model: which weights.
-            data: which data set and split.
+            site: of the activations.
+            model: the weights.
+            data: data set and split.
 
         Raises:
             PhysteerError: Fewer than two samples were seen, there is no such target, or none varied.

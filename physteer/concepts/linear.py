@@ -1,4 +1,4 @@
-"""What linear probes and erasers share: penalties, the directions in which activations vary, how maps are applied."""
+"""Shared parts of linear probes and erasers: penalties, principal directions, and applying maps."""
 
 from __future__ import annotations
 
@@ -23,13 +23,36 @@ def penalties(alphas: Sequence[float], device: torch.device) -> Tensor:
     return torch.tensor(alphas, dtype=torch.float64, device=device)
 
 
-def principal(scatter: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the eigenvalues [r] and eigenvectors [d, r] of a scatter [d, d], without those that are round-off.
+def check_maps(weights: Tensor, bias: Tensor, alphas: Tensor, alphas_shape: tuple[int, ...]) -> None:
+    """Check the tensors of A linear maps.
 
-    In other directions activations do not vary: what they hold, a small α or an inverse would blow up.
+    Args:
+        weights: W, should be [A, d, m].
+        bias: b, [A, m].
+        alphas: the penalties.
+        alphas_shape: the shape that they should have.
+
+    Raises:
+        PhysteerError: Shapes do not fit, or a value is not finite.
+    """
+    if weights.ndim != 3 or weights.shape[::2] != bias.shape or alphas.shape != alphas_shape:
+        raise PhysteerError(f"weights {list(weights.shape)} and biases {list(bias.shape)} do not fit")
+    if not bool(weights.isfinite().all() and bias.isfinite().all()):
+        raise PhysteerError("a probe has weights that are not finite")
+
+
+def principal(scatter: Tensor, smallest: float | None = None) -> tuple[Tensor, Tensor]:
+    """Return the principal eigenvalues [r] and eigenvectors [d, r] of a symmetric matrix, smallest eigenvalue first.
+
+    Directions in which activations do not vary are left out: a small α or an inverse would amplify their round-off.
+
+    Args:
+        scatter: a scatter or covariance matrix [d, d], float64.
+        smallest: eigenvalues up to this share of the largest are left out; by default d times the machine's precision.
     """
     eigenvalues, vectors = torch.linalg.eigh(scatter)
-    real = eigenvalues > len(eigenvalues) * _EPS * eigenvalues[-1]
+    share = len(eigenvalues) * _EPS if smallest is None else smallest
+    real = eigenvalues > share * eigenvalues[-1]
     return eigenvalues[real], vectors[:, real]
 
 
@@ -42,10 +65,10 @@ def apply_maps(weights: Tensor, bias: Tensor, x: Tensor) -> Tensor:
         x: [..., d].
 
     Returns:
-        [A, ..., m], float32, or float64 for such activations.
+        [A, ..., m], float32, or float64 for activations in float64.
 
     Raises:
-        PhysteerError: The width is another one.
+        PhysteerError: The width differs from the maps'.
     """
     n, d, m = weights.shape
     if x.shape[-1] != d:

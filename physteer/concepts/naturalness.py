@@ -1,7 +1,7 @@
-"""How far a steered activation is from natural ones: Mahalanobis distance in their main directions, and the rest.
+"""How far a steered activation is from natural ones: Mahalanobis distance in their main directions, and the residual.
 
-`NaturalDistances` measures natural activations that a `NaturalSpace` was not fitted to, and `Naturalness` tells of any
-activation what percentile of these it is.
+`NaturalDistances` collects the distances of natural activations that a `NaturalSpace` was not fitted to. `Naturalness`
+returns the percentile of any activation among them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _KIND = "natural space"
 
 @dataclass(frozen=True, eq=False)
 class Percentiles:
-    """Where activations lie among held-out natural ones, per row and frame: between 0 and 100."""
+    """Percentiles of activations among held-out natural ones, per row and frame: between 0 and 100."""
 
     mahalanobis: Tensor
     """[B, T]."""
@@ -40,22 +40,25 @@ class Naturalness:
     residual: Tensor
     """[frames], sorted."""
     site: str = ""
-    """Where the activations are from, such as `blocks.3`."""
+    """Site of the activations, such as `blocks.3`."""
     model: str = ""
-    """Which weights."""
+    """The weights."""
     data: str = ""
-    """Which data set and split."""
+    """Data set and split."""
 
     def percentiles(self, h: Tensor) -> Percentiles:
-        """Return what share of held-out natural frames is nearer, in percent.
+        """Return the share of held-out natural frames that is nearer to the natural mean, in percent.
 
-        With n held-out frames the farthest is at 100 (n + ½)/(n + 1): no sample shows that nothing natural is farther.
+        With n held-out frames the largest percentile is 100 (n + ½)/(n + 1): a finite sample does not exclude natural
+        frames that are farther away.
 
         Args:
             h: [B, T, h, w, δ, d].
         """
-        found = self.space.distances(h)
-        return Percentiles(_percentile(found.mahalanobis, self.mahalanobis), _percentile(found.residual, self.residual))
+        distances = self.space.distances(h)
+        return Percentiles(
+            _percentile(distances.mahalanobis, self.mahalanobis), _percentile(distances.residual, self.residual)
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, whole or not at all.
@@ -103,36 +106,36 @@ class Naturalness:
 
 
 class NaturalDistances:
-    """Collects the distances of natural activations that the space was not fitted to: two numbers per frame."""
+    """Collects the distances of natural activations that the space was not fitted to, two numbers per frame."""
 
     def __init__(self, space: NaturalSpace) -> None:
-        """Begin with nothing seen.
+        """Start with no activations.
 
         Args:
-            space: what distances are measured in.
+            space: in which distances are measured.
         """
         self.space = space
         self._seen: list[Tensor] = []  # each [frames, 2]
 
     def update(self, h: Tensor) -> None:
         """Add held-out natural activations [B, T, h, w, δ, d]."""
-        found = self.space.distances(h)
-        self._seen.append(torch.stack([found.mahalanobis.flatten(), found.residual.flatten()], dim=1).cpu())
+        distances = self.space.distances(h)
+        self._seen.append(torch.stack([distances.mahalanobis.flatten(), distances.residual.flatten()], dim=1).cpu())
 
     def merge(self, other: NaturalDistances) -> None:
-        """Add what another process has seen, in the same space."""
+        """Add the distances of another process, in the same space."""
         self._seen += other._seen
 
     def fit(self, *, site: str = "", model: str = "", data: str = "") -> Naturalness:
-        """Return the natural space with the distances seen.
+        """Return the natural space with the collected distances.
 
         Args:
-            site: where the activations are from.
-            model: which weights.
-            data: which data set and split.
+            site: of the activations.
+            model: the weights.
+            data: data set and split.
 
         Raises:
-            PhysteerError: None were, or one is not finite.
+            PhysteerError: There are no distances, or one is not finite.
         """
         seen = self.state_dict()["distances"]
         if not len(seen):
@@ -143,11 +146,11 @@ class NaturalDistances:
         return Naturalness(self.space, ordered[:, 0].contiguous(), ordered[:, 1].contiguous(), site, model, data)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the distances seen, [frames, 2], to be sent to another process or saved."""
+        """Return the distances [frames, 2], to be sent to another process or saved."""
         return {"distances": torch.cat([torch.empty(0, 2, dtype=torch.float64), *self._seen])}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Replace what was seen by what `state_dict` returned."""
+        """Replace the distances by those of `state_dict`."""
         self._seen = [state["distances"]]
 
 

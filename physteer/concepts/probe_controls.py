@@ -1,6 +1,6 @@
-"""What a probe is compared with before anyone believes it: truths of other windows, and features nobody learned.
+"""Controls of probes: the truths of other windows, and random features.
 
-The raw patch is a third control (`physteer.metrics.patches`): does a layer add anything to its input?
+A third control is the raw patch (`physteer.metrics.patches`): it tests whether a layer adds anything to its input.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from physteer.concepts.label_permutation import digest, generator_of
 from physteer.errors import PhysteerError
+from physteer.interventions.seeds import digest, generator_of
 
 Key = TypeVar("Key", bound=Hashable)
 
 
 def other_windows(initial_conditions: Mapping[Key, str], seed: int = 0) -> dict[Key, Key]:
-    """Shuffle windows so that each gets one of another initial condition, whose truth a probe cannot know.
+    """Permute windows so that each gets the truth of another initial condition, which a probe cannot know.
 
-    A permutation: windows are lined up by initial condition, initial conditions and windows within each in random
-    order, and the line is turned by the largest number of windows that one initial condition has.
+    Windows are sorted by initial condition; initial conditions, and the windows of each, are in random order. This list
+    is rotated by the largest number of windows that one initial condition has.
 
     Args:
         initial_conditions: of each window of one split.
-        seed: the permutation depends on it and on the windows alone, not on their order or on processes.
+        seed: the permutation depends on the seed and the windows alone, not on their order or on processes.
 
     Returns:
-        For each window, the one whose truth it gets.
+        For each window, the window whose truth it gets.
 
     Raises:
         PhysteerError: More than half of the windows share an initial condition.
@@ -52,7 +52,7 @@ def other_windows(initial_conditions: Mapping[Key, str], seed: int = 0) -> dict[
 
 
 class RandomFeatures:
-    """tanh(x̂ A + b) of raw patches x̂: as many features as a layer has channels, none of them learned.
+    """Features tanh(x̂ A + b) of raw patches x̂, as many as a layer has channels; none is learned.
 
     A is normal with variance 1/inputs, b with variance 1; both depend on the seed and the sizes alone.
     """
@@ -61,7 +61,7 @@ class RandomFeatures:
         """Draw the features.
 
         Args:
-            inputs: numbers in a patch.
+            inputs: number of values in a patch.
             width: number of features.
             seed: of A and b.
         """
@@ -70,7 +70,11 @@ class RandomFeatures:
         self._bias = torch.randn(width, generator=generator)
 
     def __call__(self, patch: Tensor) -> Tensor:
-        """Return the features [..., width] of patches [..., inputs], float32."""
+        """Return the features [..., width] of patches [..., inputs], float32.
+
+        Raises:
+            PhysteerError: Patches have another number of values.
+        """
         if patch.shape[-1] != len(self._weights):
             raise PhysteerError(f"random features of {len(self._weights)} numbers cannot take {patch.shape[-1]}")
         weights, bias = self._weights.to(patch.device), self._bias.to(patch.device)

@@ -1,12 +1,11 @@
-"""Published concepts and activations: Python pickles of tensors, read without running anything in them.
+"""Published concepts and activations: Python pickles of tensors, read without running code of the file.
 
-A pickle is a program. Here it may rebuild tensors and dictionaries, and nothing else; even tensors are only described
-while it runs, and made afterwards, when their description has been checked.
+A pickle is a program. This reader lets it build tensors and dictionaries, and nothing else. While the pickle runs,
+tensors are only described; they are made afterwards, when their descriptions have been checked.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import pickle
@@ -23,9 +22,10 @@ from torch.storage import TypedStorage
 
 from physteer.concepts.concept import Concept
 from physteer.errors import PhysteerError, did_you_mean
+from physteer.files import file_digest
 
 PUBLISHED_SITE = "blocks.39"
-"""Where the published concepts were measured; a pickle of a bare tensor does not say."""
+"""Site of the published concepts; a pickle of a bare tensor does not name it."""
 FORMULA = "as published (Fear et al., arXiv 2511.20798)"
 _ZIP = b"PK\x03\x04"
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C
@@ -37,8 +37,8 @@ def read_published_concept(path: str | os.PathLike[str], site: str | None = None
 
     Args:
         path: the pickle.
-        site: which entry of a dictionary, by default its only one; of a bare tensor, where it was measured, by default
-            `blocks.39`.
+        site: the entry of a dictionary, by default its only one; for a bare tensor the site of its activations, by
+            default `blocks.39`.
 
     Returns:
         The concept, [h, w, δ, d]; its file's name and digest are in `data`.
@@ -59,12 +59,11 @@ def read_published_concept(path: str | os.PathLike[str], site: str | None = None
     if tree.ndim != 6 or tree.shape[:2] != (1, 1):
         kind = "activations [T, B, d, h, w, δ] of which concepts are made" if tree.ndim == 6 else "no concept"
         raise PhysteerError(f"{path}: a concept is [1, 1, d, h, w, δ]; {list(tree.shape)} is {kind}")
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
     try:
         return Concept(
             direction=tree[0, 0].permute(1, 2, 3, 0),
             site=site,
-            data=f"{Path(path).name} (SHA-256 {digest}…)",
+            data=f"{Path(path).name} (SHA-256 {file_digest(path)}…)",
             formula=FORMULA,
         )
     except PhysteerError as error:

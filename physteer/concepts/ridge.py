@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from physteer.concepts.cross_moments import CrossMoments
-from physteer.concepts.linear import apply_maps, penalties, principal
+from physteer.concepts.linear import apply_maps, check_maps, penalties, principal
 from physteer.errors import PhysteerError
 from physteer.tensor_files import TensorFile
 
@@ -36,24 +36,21 @@ class RidgeProbes(TensorFile):
     targets: tuple[str, ...]
     """Name of each of the m targets."""
     count: int
-    """Samples seen."""
+    """Number of samples they were fitted to."""
     site: str = ""
-    """Where the activations are from, such as `blocks.3`."""
+    """Site of the activations, such as `blocks.3`."""
     model: str = ""
-    """Which weights: a path, a hub address, or a digest."""
+    """The weights: a path, a hub address, or a digest."""
     data: str = ""
-    """Which data set and split."""
+    """Data set and split."""
     units: dict[str, str] = field(default_factory=dict)
-    """Of the targets."""
+    """Units of the targets, by name."""
 
     def __post_init__(self) -> None:
-        n, m = self.bias.shape
-        if self.weights.ndim != 3 or self.weights.shape[::2] != (n, m) or self.alphas.shape != (n, m):
-            raise PhysteerError(f"weights {list(self.weights.shape)} and biases {list(self.bias.shape)} do not fit")
+        check_maps(self.weights, self.bias, self.alphas, self.bias.shape)
+        m = self.bias.shape[1]
         if len(self.targets) != m:
             raise PhysteerError(f"{len(self.targets)} names were given for {m} targets")
-        if not bool(self.weights.isfinite().all() and self.bias.isfinite().all()):
-            raise PhysteerError("a probe has weights that are not finite")
 
     def predict(self, x: Tensor) -> Tensor:
         """Return ŷ for every penalty.
@@ -62,10 +59,10 @@ class RidgeProbes(TensorFile):
             x: [..., d].
 
         Returns:
-            [A, ..., m], float32, or float64 for such activations.
+            [A, ..., m], float32, or float64 for activations in float64.
 
         Raises:
-            PhysteerError: The width is another one.
+            PhysteerError: The width differs from the probes'.
         """
         return apply_maps(self.weights, self.bias, x.detach())
 
@@ -73,7 +70,10 @@ class RidgeProbes(TensorFile):
         """Return the probes with the best penalty for each target.
 
         Args:
-            r2: [A, m], of samples that the probes were not fitted to.
+            r2: R² [A, m] on samples that the probes were not fitted to; NaN counts as the worst.
+
+        Raises:
+            PhysteerError: The scores have another shape.
         """
         if r2.shape != self.bias.shape:
             raise PhysteerError(f"scores {list(r2.shape)} do not fit probes {list(self.bias.shape)}")
@@ -88,7 +88,7 @@ class RidgeProbes(TensorFile):
 
 
 class RidgeFitter(CrossMoments):
-    """Fits `RidgeProbes` in one pass, whatever the number of samples; sums of several processes add up.
+    """Fits `RidgeProbes` in one pass over any number of samples; mergeable over processes.
 
     With the centred sums S_xx = Σ(x − x̄)(x − x̄)ᵀ and S_xy, the minimum of Σ‖y − Wx − b‖² + α‖W‖² is
     W = S_yx (S_xx + α)⁻¹ and b = ȳ − W x̄ (Hoerl & Kennard 1970). One eigendecomposition of S_xx serves every α.
@@ -106,10 +106,10 @@ class RidgeFitter(CrossMoments):
         """Return the probes; a target that never varied is left out, with a warning.
 
         Args:
-            alphas: penalties, not negative. S_xx grows with the number of samples, so an α of weight does too.
-            site: where the activations are from.
-            model: which weights.
-            data: which data set and split.
+            alphas: penalties, not negative. S_xx grows with the number of samples, so an α that regularises does too.
+            site: of the activations.
+            model: the weights.
+            data: data set and split.
             units: of the targets, by name.
 
         Raises:

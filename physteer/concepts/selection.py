@@ -16,7 +16,7 @@ _Term = Callable[[_Values], Value | tuple[Value, ...]]
 _Test = Callable[[_Values], bool]
 
 SAME = 1e-6
-"""Numbers this close, relatively, are equal: parameters pass through float32 on their way from a file."""
+"""Relative tolerance of equality: parameters are stored in float32."""
 
 
 class Selection:
@@ -30,14 +30,14 @@ class Selection:
         vortex_area > 0.1
 
     Strings may hold the wildcards `*`, `?` and `[…]`; a file's folder and its ending `.hdf5` may be left out. The
-    expression is read once and nothing in it is ever run as Python.
+    expression is parsed once; no part of it is run as Python.
     """
 
     def __init__(self, expression: str) -> None:
-        """Read an expression.
+        """Parse an expression.
 
         Raises:
-            PhysteerError: It is not one.
+            PhysteerError: It is not a valid expression.
         """
         self.expression = expression
         names: set[str] = set()
@@ -48,7 +48,7 @@ class Selection:
             raise PhysteerError(f"cannot read the selection {expression!r}: {reason}") from None
         self._test = _Reader(expression, names).test(tree)
         self.names = frozenset(names)
-        """What a sample must provide."""
+        """Names of the values that a sample must provide."""
 
     def __call__(self, sample: _Values) -> bool:
         """Return whether a sample belongs.
@@ -57,7 +57,7 @@ class Selection:
             sample: its parameters, readouts and `file`, by name.
 
         Raises:
-            PhysteerError: A name is not there (the message lists what is), or a number meets a string.
+            PhysteerError: The sample lacks a name (the message lists its names), or a number is compared with a string.
         """
         return self._test(sample)
 
@@ -66,7 +66,7 @@ class Selection:
 
 
 class _Reader:
-    """Turns the allowed part of Python's grammar into closures."""
+    """Compiles the allowed part of Python's grammar to closures."""
 
     def __init__(self, expression: str, names: set[str]) -> None:
         self.expression = expression

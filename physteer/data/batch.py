@@ -1,4 +1,4 @@
-"""What the data module hands to the model: windows of a trajectory with their address."""
+"""Windows of a trajectory, with their address, and batches of windows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Boundaries = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 @dataclass(frozen=True, order=True)
 class Window:
-    """The address of some consecutive frames in a Well-format data set."""
+    """The address of consecutive frames in a Well-format data set."""
 
     file: str
     """Name of the HDF5 file inside its split's folder, without the extension."""
@@ -26,7 +26,7 @@ class Window:
     start: int
     """Index of the first frame."""
     stride: int = 1
-    """Stored frames from one frame of the window to the next."""
+    """Number of stored frames from one frame of the window to the next."""
 
     def __str__(self) -> str:
         stride = "" if self.stride == 1 else f"_stride{self.stride}"
@@ -35,14 +35,14 @@ class Window:
 
 @dataclass(frozen=True)
 class Channels:
-    """The channels of a data set, in the order the network gets them."""
+    """The channels of a data set, in the order of the network's input."""
 
     sources: tuple[ChannelSource, ...]
-    """Where each comes from: t0 fields, t1 and t2 components, then constant fields."""
+    """The source of each channel: t0 fields, t1 and t2 components, then constant fields."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The vocabulary's name of each channel."""
+        """The name of each channel in the network's vocabulary."""
         return tuple(source.name for source in self.sources)
 
     @property
@@ -51,7 +51,11 @@ class Channels:
         return tuple(source.evolving for source in self.sources)
 
     def index(self, name: str) -> int:
-        """Return the position of a channel; PhysteerError names what there is."""
+        """Return the position of a channel.
+
+        Raises:
+            PhysteerError: There is no such channel; the message lists all.
+        """
         if name not in self.names:
             raise PhysteerError(
                 f"field {name!r} is not in this data set, which has {', '.join(self.names)}"
@@ -61,20 +65,20 @@ class Channels:
 
     @property
     def predicted(self) -> list[int]:
-        """Positions of the channels the model predicts."""
+        """Positions of the channels that the model predicts."""
         return [i for i, evolving in enumerate(self.evolving) if evolving]
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """The spatial axes of a data set, always three: an absent axis has one cell and counts as periodic."""
+    """The three spatial axes of a data set; an absent axis has one cell and counts as periodic."""
 
     coordinates: tuple[Tensor, Tensor, Tensor]
     """Cell positions along each axis, in the data set's length unit."""
     boundaries: Boundaries
     """Per axis and end: 0 wall, 1 open, 2 periodic."""
     axes: tuple[str, ...]
-    """The data set's names of the axes that exist."""
+    """The data set's names of the axes, without absent ones."""
     kind: str = "cartesian"
     """The Well's ``grid_type``."""
 
@@ -97,7 +101,7 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class SplitMetadata:
-    """What all windows of a split have in common."""
+    """The common properties of all windows of a split."""
 
     dataset: str
     """The Well's ``dataset_name``."""
@@ -145,16 +149,16 @@ class Batch:
 
     @property
     def context(self) -> Tensor:
-        """The frames a prediction starts from, [B, T_in, C, H, W, D]."""
+        """The frames before the prediction, [B, T_in, C, H, W, D]."""
         return self.fields[:, : self.n_input]
 
     @property
     def targets(self) -> Tensor:
-        """The frames that follow, [B, T_out, C, H, W, D]."""
+        """The frames after the context, [B, T_out, C, H, W, D]."""
         return self.fields[:, self.n_input :]
 
     def rows(self, index: Sequence[int]) -> Batch:
-        """Return some of the windows, in the order asked for."""
+        """Return some of the windows, in the order of the index."""
         return dataclasses.replace(
             self,
             fields=self.fields[list(index)],
@@ -168,11 +172,11 @@ class Batch:
         return {name: float(values[row]) for name, values in self.parameters.items()}
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Move the fields to a device; everything small stays on the CPU."""
+        """Return the batch with its fields on a device; the small tensors stay on the CPU."""
         return dataclasses.replace(self, fields=self.fields.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """Pin the fields for a faster copy to a GPU."""
+        """Return the batch with pinned fields, for a faster copy to a GPU."""
         return dataclasses.replace(self, fields=self.fields.pin_memory())
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""What the flow would have done at other parameters: counterfactuals that are simulated, not assumed."""
+"""Simulated counterfactuals: the flow at other parameters."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from physteer.errors import PhysteerError
 
 
 def next_values(own: Tensor, values: Sequence[float], sign: float) -> Tensor:
-    """Return where a parameter goes next in an experiment's list of its values.
+    """Return the neighbour of a parameter in an experiment's list of its values.
 
     Args:
         own: the parameter of each window, [B].
-        values: in the direction that counts as up.
-        sign: up the list where positive, down where negative.
+        values: the list, in increasing order of the experiment.
+        sign: the next value where positive, the previous one where negative.
 
     Returns:
-        [B] float64; NaN where the list ends, or does not hold a window's own value.
+        [B] float64; NaN where the list ends, or lacks a window's own value.
     """
     nexts = torch.full_like(own, math.nan, dtype=torch.float64)
     for value, following in itertools.pairwise(values if sign > 0 else values[::-1]):
@@ -42,8 +42,8 @@ def solver_truth(
     """Restart the built-in simulator from a frame of the context, at other parameters.
 
     Args:
-        batch: windows of a data set that ``physteer data shear-flow`` made.
-        n_steps: frames to simulate, as far apart as those of the windows.
+        batch: windows of a data set of ``physteer data shear-flow``.
+        n_steps: number of frames to simulate, with the time step of the windows.
         changed: parameters that differ from the simulation's own, ``Reynolds`` or ``Schmidt``: one number, or one per
             window [B], NaN for windows that have no such counterfactual.
         start: the context's frame to restart from; its last one by default.
@@ -54,12 +54,12 @@ def solver_truth(
         keep their value; windows whose parameter is NaN are NaN.
 
     Raises:
-        PhysteerError: the data are not shear flows of the built-in simulator, or there is no such parameter.
+        PhysteerError: The data are not shear flows of the built-in simulator, or there is no such parameter.
     """
     channels, grid = batch.channels, batch.grid
     extents = tuple(spacing * cells for spacing, cells in zip(grid.spacing[:2], grid.shape[:2], strict=True))
-    ours = batch.metadata.dataset == "shear_flow" and all(grid.periodic) and grid.shape[2] == 1
-    if not ours or any(abs(extent - length) > 1e-3 for extent, length in zip(extents, LENGTHS, strict=True)):
+    built_in = batch.metadata.dataset == "shear_flow" and all(grid.periodic) and grid.shape[2] == 1
+    if not built_in or any(abs(extent - length) > 1e-3 for extent, length in zip(extents, LENGTHS, strict=True)):
         raise PhysteerError(
             f"{batch.metadata.path}: the built-in solver continues periodic 2D shear flow on a box of 1 × 2 only"
         )
@@ -68,8 +68,8 @@ def solver_truth(
         raise PhysteerError(f"there is no parameter {sorted(unknown)[0]!r} to change; there are Reynolds and Schmidt")
     parameters = {name: batch.parameters[name] for name in ("Reynolds", "Schmidt")}
     missing = torch.zeros(len(batch), dtype=torch.bool)
-    for name, given in changed.items():
-        values = torch.as_tensor(given, dtype=torch.float64).expand(len(batch))
+    for name, new_value in changed.items():
+        values = torch.as_tensor(new_value, dtype=torch.float64).expand(len(batch))
         missing |= values.isnan()
         parameters[name] = torch.where(values.isnan(), parameters[name], values)
     first = batch.context[:, start, ..., 0].double()  # [B, C, X, Y]
@@ -79,7 +79,7 @@ def solver_truth(
     )
     interval = float(batch.times[0, 1] - batch.times[0, 0])
     frames = simulate(state, parameters["Reynolds"], parameters["Schmidt"], n_steps + 1, interval, substeps=substeps)
-    next(frames)  # the given state itself
+    next(frames)  # the initial state
     truth = batch.context[:, start, None].repeat(1, n_steps, 1, 1, 1, 1)
     for step, frame in enumerate(frames):
         for name, field in {

@@ -30,7 +30,7 @@ FIELDS = (WellField("tracer"), WellField("pressure"), WellField("velocity", orde
 
 @dataclass(frozen=True)
 class CrossedSettings:
-    """What every file of a data set has in common."""
+    """The common settings of all files of a data set."""
 
     counts: tuple[int, int, int] = (12, 2, 2)
     """Initial conditions in train, valid and test."""
@@ -44,11 +44,11 @@ class CrossedSettings:
     """Of the initial conditions."""
 
     def count(self, split: str) -> int:
-        """Return how many initial conditions a split has."""
+        """Return the number of initial conditions of a split."""
         return self.counts[SPLITS.index(split)]
 
     def record(self, generator: str, split: str) -> dict[str, object]:
-        """Return what is stored in each file of a split and must agree before the file is kept."""
+        """Return the settings stored in each file of a split; an existing file is kept only if they agree."""
         record = asdict(self)
         del record["counts"]
         return {"generator": generator, "split": split, **record, "initial_conditions": self.count(split)}
@@ -56,7 +56,7 @@ class CrossedSettings:
 
 @dataclass(frozen=True)
 class Gap:
-    """Files that a data set lacks."""
+    """Missing files of a data set: those of one split and Reynolds number."""
 
     split: str
     reynolds: float
@@ -71,9 +71,9 @@ class CrossedFiles:
     dataset: str
     """The Well's ``dataset_name``: one for all flows of a folder."""
     flow: str
-    """What file names begin with."""
+    """Start of the file names."""
     generator: str
-    """Name and version of what computes the values."""
+    """Name and version of the generator."""
     reynolds: Sequence[float]
     """Positive, distinct."""
     schmidt: Sequence[float]
@@ -82,15 +82,15 @@ class CrossedFiles:
 
     @contextmanager
     def completed(self, progress: Callable[[int], object]) -> Iterator[list[Gap]]:
-        """Yield what is missing, for the block to write; then write the statistics of the training split.
+        """Yield the missing files, for the block to write; then write the statistics of the training split.
 
-        Nothing is made or removed before all files that are there have been checked.
+        All existing files are checked before any is written or removed.
 
         Args:
-            progress: called with the number of trajectory-frames that are kept.
+            progress: called with the number of frames of all existing trajectories.
 
         Raises:
-            PhysteerError: a file was made by other settings or cannot be read, or the folder cannot be made.
+            PhysteerError: A file was made with other settings or cannot be read, or the folder cannot be made.
         """
         for split in SPLITS:
             for path in self._stored(split):
@@ -119,7 +119,7 @@ class CrossedFiles:
         """Describe the files of a gap.
 
         Args:
-            gap: one of `completed`.
+            gap: from `completed`.
             scalars: of the gap's initial conditions.
         """
         return {
@@ -139,7 +139,7 @@ class CrossedFiles:
     def _gaps(self) -> Iterator[Gap]:
         for split in SPLITS:
             for reynolds in self.reynolds if self.settings.count(split) else ():
-                absent = tuple(one for one in self.schmidt if not self._path(split, reynolds, one).exists())
+                absent = tuple(number for number in self.schmidt if not self._path(split, reynolds, number).exists())
                 if absent:
                     yield Gap(split, reynolds, absent)
 
@@ -150,7 +150,7 @@ class CrossedFiles:
         return sorted((self.out / "data" / split).glob("*.hdf5"))
 
     def _check(self, path: Path, split: str) -> None:
-        """Check that a file of this flow was made by the same settings, and that others are of the same data set."""
+        """Check that a file is of this data set and, if it is of this flow, that it was made with these settings."""
         try:
             with h5py.File(path) as file:
                 dataset, stored = file.attrs.get("dataset_name"), json.loads(file.attrs.get("settings", "{}"))
@@ -173,7 +173,7 @@ def _check_same(path: Path, stored: Mapping[str, object], wanted: Mapping[str, o
 
 
 def file_name(reynolds: float, schmidt: float, flow: str) -> str:
-    """Return the name of the file that holds a pair of parameters."""
+    """Return the name of the file of a pair of parameters."""
     return f"{flow}_Reynolds_{scientific(reynolds)}_Schmidt_{scientific(schmidt)}.hdf5"
 
 

@@ -27,14 +27,14 @@ from physteer.errors import PhysteerError, did_you_mean
 
 @dataclass(frozen=True)
 class WindowSpec:
-    """Which windows of each trajectory a data set yields; trajectories that are too short yield none."""
+    """The windows of each trajectory in a data set; trajectories that are too short have none."""
 
     n_input: int
     """Frames of context."""
     n_output: int
     """Frames that follow the context."""
     strides: tuple[int, ...] = (1,)
-    """Stored frames from one frame of a window to the next; each stride gives windows of its own."""
+    """Stored frames from one frame of a window to the next; every stride gives separate windows."""
     first: int = 0
     """Index of the earliest start."""
     every: int | None = 1
@@ -42,8 +42,8 @@ class WindowSpec:
     trajectories: tuple[int, ...] | None = None
     """Indices of the trajectories to use in every file; None for all."""
     share: tuple[float, float] = (0.0, 1.0)
-    """Use trajectories from the first up to the second fraction of how many there are in the file that has most, so
-    that a trajectory index is inside or outside in every file alike."""
+    """Use trajectories from the first to the second fraction of the largest number of trajectories in a file. A
+    trajectory index is therefore inside or outside in all files."""
 
     @property
     def n_frames(self) -> int:
@@ -58,10 +58,13 @@ class WindowSpec:
         return range(self.first, last + 1, self.every or 1)
 
     def chosen(self, n_most: int) -> list[int]:
-        """Return the trajectories to use where the file that has most has ``n_most``.
+        """Return the trajectories to use.
+
+        Args:
+            n_most: largest number of trajectories in a file.
 
         Raises:
-            EmptySplitError: one is asked for that no file has, or none is left.
+            EmptySplitError: A selected trajectory is in no file, or none is left.
         """
         asked = range(n_most) if self.trajectories is None else sorted(set(self.trajectories))
         absent = [t for t in asked if t not in range(n_most)]
@@ -80,9 +83,9 @@ class WindowSpec:
 class WindowDataset(Dataset[Sample]):
     """Windows of the HDF5 files in one folder, which ``the_well`` indexes.
 
-    Fields come as the network takes them: scalars, then vector and tensor components, then constant fields;
-    two-dimensional Cartesian data are inflated to three components (the new ones 0) and three axes (one of one cell).
-    Values are those of ``the_well.data.WellDataset``, without opening a file for every sample.
+    Fields are in the order of the network's input: scalars, then vector and tensor components, then constant fields.
+    Two-dimensional Cartesian data are inflated to three components (the new ones 0) and three axes (one of one cell).
+    Values equal those of ``the_well.data.WellDataset``; files stay open between samples.
 
     Args:
         path: the folder of one split, local or any fsspec address (``hf://…``, ``memory://…``).
@@ -93,9 +96,9 @@ class WindowDataset(Dataset[Sample]):
         storage_options: passed to fsspec.
 
     Raises:
-        EmptySplitError: no such folder, no file left by the filters, no such trajectory, or trajectories that are too
+        EmptySplitError: No such folder, no file left by the filters, no such trajectory, or trajectories that are too
             short.
-        PhysteerError: a broken file, or files that do not belong together.
+        PhysteerError: A broken file, or files of different data sets.
     """
 
     def __init__(
@@ -118,16 +121,16 @@ class WindowDataset(Dataset[Sample]):
         try:
             grid, self.parameters = self._read_grid_and_parameters()
         finally:
-            self.close()  # each process opens what it reads from; this one may leave that to its workers
+            self.close()  # each process opens its own files; this one may leave the reading to workers
         channels = Channels(tuple(channel_sources(self.well.metadata, grid.axes, fields or {})))
         self.metadata = SplitMetadata(self.well.dataset_name, path, channels, grid)
         self.windows = self._fitting_windows()
 
     def with_spec(self, spec: WindowSpec) -> WindowDataset:
-        """Return other windows of the same files, which stay open once for both.
+        """Return other windows of the same files; both data sets share the open files.
 
         Raises:
-            EmptySplitError: no such trajectory, or trajectories that are too short.
+            EmptySplitError: No such trajectory, or trajectories that are too short.
         """
         other = copy.copy(self)
         other.spec = spec
@@ -145,16 +148,16 @@ class WindowDataset(Dataset[Sample]):
 
         Args:
             window: its address; it need not be one of `windows`.
-            n_frames: how many frames; the specification's number when None.
+            n_frames: number of frames; None for that of the specification.
 
         Raises:
-            PhysteerError: no such file, trajectory or frames, a broken file, or values that are not finite.
+            PhysteerError: No such file, trajectory or frames, a broken file, or values that are not finite.
         """
         n_frames = self.spec.n_frames if n_frames is None else n_frames
         number = self._number(window, n_frames)
         frames = slice(window.start, window.start + window.stride * (n_frames - 1) + 1, window.stride)
         sources = self.metadata.channels.sources
-        # numpy: torch would wake its threads for every small copy
+        # numpy: torch would start its threads for every small copy
         fields = np.empty((n_frames, len(sources), *self.well.size_tuple), np.float32)  # [T, C, *space]
         with self._open_files.reading(number) as file:
             wanted = {source.field for source in sources if source.field and source.transform != "zeros"}
@@ -184,24 +187,24 @@ class WindowDataset(Dataset[Sample]):
             )
 
     def parameters_of(self, window: Window) -> dict[str, float]:
-        """Return the simulation's parameters of a window, read when the data set was opened."""
+        """Return the parameters of a window's simulation; they were read when the data set was opened."""
         stored = self.parameters[self._number(window)]
         return {name: float(v[window.trajectory] if v.ndim else v) for name, v in stored.items()}
 
     def attribute(self, file: str, name: str) -> str | None:
-        """Return a root attribute of a file as text; None where the file has none of that name."""
+        """Return a root attribute of a file as text, or None."""
         with self._open_files.reading(self._numbers[file]) as opened:
             value = opened.file.attrs.get(name)
             return None if value is None else str(value)
 
     def fingerprint(self, file: str) -> str:
-        """Return 16 hexadecimal digits that change with a file's content (`physteer.data.fingerprint`); read once."""
+        """Return 16 hexadecimal digits of a file's content (`physteer.data.fingerprint`); each file is read once."""
         if file not in self._fingerprints:
             self._fingerprints[file] = fingerprint(self.well.fs, self.well.files_paths[self._numbers[file]])
         return self._fingerprints[file]
 
     def version(self, file: str) -> str:
-        """Return the fingerprint of a file with its time of modification: a file edited in place has another one."""
+        """Return the fingerprint and time of modification of a file; it changes when a file is edited in place."""
         if file not in self._versions:
             changed = modification(self.well.fs, self.well.files_paths[self._numbers[file]])
             self._versions[file] = f"{self.fingerprint(file)} {changed}"
@@ -220,7 +223,7 @@ class WindowDataset(Dataset[Sample]):
         self.close()
 
     def _number(self, window: Window, n_frames: int = 1) -> int:
-        """Return the index of a window's file, which holds all its frames."""
+        """Return the index of a window's file; checks that the file has all its frames."""
         if window.file not in self._numbers:
             raise PhysteerError(f"no file {window.file!r} in {self.path}{did_you_mean(window.file, self.files)}")
         number = self._numbers[window.file]
@@ -251,7 +254,7 @@ class WindowDataset(Dataset[Sample]):
         return windows
 
     def _read_grid_and_parameters(self) -> tuple[Grid, list[dict[str, NDArray[Any]]]]:
-        """Read what every file holds beside fields: one grid for all, and the parameters of each."""
+        """Read the common grid of all files, and the parameters of each."""
         grids, parameters = [], []
         for number in range(len(self.files)):
             with self._open_files.reading(number) as file:
@@ -273,8 +276,8 @@ class WindowDataset(Dataset[Sample]):
                 stacklevel=3,
             )
         # a batch holds windows of several files, so it has the parameters that all of them have
-        common = [name for name in parameters[0] if all(name in one for one in parameters)]
-        return first, [{name: one[name] for name in common} for one in parameters]
+        common = [name for name in parameters[0] if all(name in by_name for by_name in parameters)]
+        return first, [{name: by_name[name] for name in common} for by_name in parameters]
 
 
 def _grid(coordinates: list[Tensor], codes: list[list[int]], axes: tuple[str, ...], kind: str) -> Grid:
@@ -284,5 +287,5 @@ def _grid(coordinates: list[Tensor], codes: list[list[int]], axes: tuple[str, ..
     return Grid((*coordinates, *(torch.zeros(1),) * absent), boundaries, axes, kind)  # type: ignore[arg-type]
 
 
-def _equal(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
+def _equal(coordinates: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(coordinates, others, strict=True))

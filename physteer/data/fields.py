@@ -1,4 +1,4 @@
-"""From The Well's stored fields to the network's channels."""
+"""The network's channels, computed from The Well's stored fields."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _TRANSFORMS = ("log10_", "zeros_like_")
 
 @dataclass(frozen=True)
 class ChannelSource:
-    """Where the values of one channel come from."""
+    """The source of one channel."""
 
     name: str
-    """The vocabulary's name of the channel."""
+    """The channel's name in the network's vocabulary."""
     field: str | None
-    """The stored field; None for a component that inflation adds, which is 0."""
+    """The stored field; None for a component added by inflation, which is 0."""
     component: tuple[int, ...] = ()
     """Indices into the stored vector or tensor."""
     evolving: bool = True
     """Whether it changes in time."""
     transform: Transform = "identity"
-    """What is done to the stored values."""
+    """Transform of the stored values."""
 
     def fill(self, channel: NDArray[np.float32], values: Mapping[str, NDArray[np.float32]]) -> None:
         """Write this channel in place, [T, *space], from stored fields, which may lack frames and axes (size 1)."""
@@ -41,7 +41,7 @@ class ChannelSource:
         place: tuple[Any, ...] = (..., *self.component)
         channel[...] = values[self.field][place]
         if self.transform == "log10":
-            with np.errstate(divide="ignore", invalid="ignore"):  # who reads checks that all values are finite
+            with np.errstate(divide="ignore", invalid="ignore"):  # the reader checks that all values are finite
                 np.log10(channel, out=channel)
 
 
@@ -49,16 +49,16 @@ def channel_sources(metadata: WellMetadata, axes: Sequence[str], renamed: Mappin
     """List the channels of a data set in the network's order.
 
     Args:
-        metadata: what ``the_well`` read: names of scalars, vector components (``velocity_x``) and tensor components.
+        metadata: from ``the_well``: names of scalars, vector components (``velocity_x``) and tensor components.
         axes: names of the spatial axes, in order.
-        renamed: stored name → vocabulary name, of a field with all its components or of one component. A new name that
-            begins with ``log10_`` where the stored one does not takes the logarithm; ``zeros_like_…`` puts zeros in
-            its place. Default of the acoustic data sets, as the published models have it: ``density`` →
-            ``zeros_like_density``. A field stored under such a name is left alone: a run's rollouts hold the values
-            that the network saw, and are read with the run's own settings.
+        renamed: stored name → vocabulary name, of a field with all its components or of one component. A new name with
+            the prefix ``log10_`` takes the logarithm, unless the stored name has that prefix; ``zeros_like_…`` replaces
+            the values by zeros. Default for the acoustic data sets, as in the published models: ``density`` →
+            ``zeros_like_density``. A field that is stored under such a name is not changed: a run's rollouts contain
+            the network's values, and are read with the same settings as the data.
 
     Raises:
-        PhysteerError: ``renamed`` names a field that is not stored, or two channels come out with one name.
+        PhysteerError: ``renamed`` names a field that is not stored, or two channels get one name.
     """
     stored = [
         *_sources(metadata, axes, metadata.field_names, True),
@@ -68,8 +68,8 @@ def channel_sources(metadata: WellMetadata, axes: Sequence[str], renamed: Mappin
     for old, new in renamed.items():
         done = new.startswith(_TRANSFORMS) and any(name == new or name.startswith(f"{new}_") for name in known)
         if old not in known and not done:
-            there = ", ".join(sorted(known))
-            raise PhysteerError(f"cannot rename {old!r}: the data set stores {there}{did_you_mean(old, known)}")
+            stored_names = ", ".join(sorted(known))
+            raise PhysteerError(f"cannot rename {old!r}: the data set stores {stored_names}{did_you_mean(old, known)}")
     if metadata.dataset_name.startswith("acoustic_scattering"):
         renamed = {"density": "zeros_like_density", **renamed}
     sources = []
@@ -94,7 +94,7 @@ def _rename(source: ChannelSource, name: str) -> ChannelSource:
 def _sources(
     metadata: WellMetadata, axes: Sequence[str], by_order: Mapping[int, list[str]], varying: bool
 ) -> Iterator[tuple[str, str, ChannelSource]]:
-    """Yield the field, what its component adds to the name, and the channel."""
+    """Yield the field, the suffix of its component's name, and the channel."""
     ndim = len(axes)
     inflated = [*axes, "z"] if metadata.grid_type == "cartesian" and ndim == 2 else list(axes)
     for order, names in by_order.items():

@@ -1,4 +1,4 @@
-"""Telling files apart without reading them whole."""
+"""Fingerprints of files, without reading whole files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _BLOCKS, _BLOCK = 16, 1024
 def fingerprint(fs: fsspec.AbstractFileSystem, path: str) -> str:
     """Return 16 hexadecimal digits of a file's size and of 16 evenly spaced kibibytes.
 
-    Milliseconds per file whatever its size, few requests where it is remote. The same simulation with another seed
+    It takes milliseconds per file of any size, and few requests for remote files. The same simulation with another seed
     differs in most of the blocks.
 
     Raises:
-        PhysteerError: the file cannot be read.
+        PhysteerError: The file cannot be read.
     """
     try:
         size = int(fs.size(path))
@@ -35,7 +35,7 @@ def fingerprint(fs: fsspec.AbstractFileSystem, path: str) -> str:
 
 
 def modification(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    """Return when, or as which object, a file was last written, as far as its file system says; else nothing."""
+    """Return a file's time of modification or object version, as reported by its file system; may be empty."""
     try:
         info = fs.info(path)
     except Exception:  # every file system has errors of its own; the fingerprint remains

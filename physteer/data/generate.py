@@ -18,18 +18,18 @@ from physteer.data.shear_flow import Frame, ShearFlowState, check_grid, simulate
 from physteer.data.well_format import Scalar, WellFile, WellWriter
 
 GENERATOR = "physteer shear-flow 1"
-"""With a number that is raised whenever the same settings would give other values."""
+"""Name and version; the version is raised whenever the same settings give other values."""
 
-_Frames = Iterator[tuple[slice, int, Frame]]  # which trajectories, index of the frame, the frame
+_Frames = Iterator[tuple[slice, int, Frame]]  # trajectories, index of the frame, frame
 _Job = tuple[dict[Path, WellFile], _Frames]
 
 
 @dataclass(frozen=True)
 class ShearFlowSettings(CrossedSettings):
-    """What every file of a data set has in common.
+    """The common settings of all files of a data set.
 
     Raises:
-        PhysteerError: a grid the simulator does not take, an odd number of layers, or layers too wide to be apart.
+        PhysteerError: The simulator does not support the grid, the number of layers is odd, or layers overlap.
     """
 
     widths: tuple[float, ...] = (0.05, 0.065, 0.08)
@@ -51,7 +51,7 @@ class ShearFlowSettings(CrossedSettings):
         return draw_shear_layers(self.count(split), seed, widths=self.widths, shears=self.shears, blobs=self.blobs)
 
     def record(self, generator: str, split: str) -> dict[str, object]:
-        """Return what is stored in each file of a split and must agree before the file is kept."""
+        """Return the settings stored in each file of a split; an existing file is kept only if they agree."""
         substeps = self.substeps or substeps_per_frame(self.resolution, self.dt)
         return {**super().record(generator, split), "substeps": substeps}
 
@@ -66,19 +66,19 @@ def generate_shear_flow(
     batch: int = 4,
     progress: Callable[[int], object] = lambda done: None,
 ) -> list[Path]:
-    """Write the data set, keeping files that are already there; return the files written.
+    """Write the missing files of the data set; return the files written.
 
     Args:
         out: folder of the data set.
         reynolds: Reynolds numbers, positive, distinct.
         schmidt: Schmidt numbers, positive, distinct.
-        settings: everything else.
+        settings: all other settings.
         device: of the simulation.
-        batch: flows advanced together; more on a GPU.
-        progress: called with the number of trajectory-frames just stored.
+        batch: number of flows advanced together; use more on a GPU.
+        progress: called with the number of frames just stored, over all trajectories.
 
     Raises:
-        PhysteerError: a file of the data set was made by other settings, or cannot be read or written.
+        PhysteerError: A file of the data set was made with other settings, or cannot be read or written.
     """
     files = CrossedFiles(out, "shear_flow", "shear_flow", GENERATOR, reynolds, schmidt, settings)
     layers = {split: settings.draw(split) for split in SPLITS}
@@ -99,7 +99,7 @@ def generate_shear_flow(
 
 @contextlib.contextmanager
 def _one_thread_per_operation() -> Iterator[int]:
-    """Let torch use one thread per operation within the block; yield how many it used before."""
+    """Let torch use one thread per operation within the block; yield the number of threads before."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -110,9 +110,9 @@ def _one_thread_per_operation() -> Iterator[int]:
 
 def _scalars(layers: Sequence[ShearLayers]) -> tuple[Scalar, ...]:
     return (
-        Scalar("width", [one.width for one in layers], sample_varying=True),
-        Scalar("n_shear", [one.n_shear for one in layers], sample_varying=True),
-        Scalar("n_blobs", [one.n_blobs for one in layers], sample_varying=True),
+        Scalar("width", [layer.width for layer in layers], sample_varying=True),
+        Scalar("n_shear", [layer.n_shear for layer in layers], sample_varying=True),
+        Scalar("n_blobs", [layer.n_blobs for layer in layers], sample_varying=True),
     )
 
 
@@ -134,7 +134,7 @@ def _simulate(layers: Sequence[ShearLayers], batch: int, gap: Gap, settings: She
 
 
 def _write_all(jobs: Sequence[_Job], threads: int, progress: Callable[[int], object]) -> None:
-    """Write the files of every job, several jobs at a time; one error, or an interruption, ends them all."""
+    """Write the files of every job, several jobs at a time; an error or an interruption stops all of them."""
     lock, stop = threading.Lock(), threading.Event()
 
     def report(done: int) -> None:
@@ -154,7 +154,7 @@ def _write_all(jobs: Sequence[_Job], threads: int, progress: Callable[[int], obj
 
 
 def _write(contents: Mapping[Path, WellFile], frames: _Frames, report: Callable[[int], object]) -> None:
-    """Write the files of one Reynolds number, which share its flows and differ in the tracer."""
+    """Write the files of one Reynolds number; they have the same flows and different tracers."""
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(WellWriter(path, content)) for path, content in contents.items()]
         for trajectories, index, frame in frames:

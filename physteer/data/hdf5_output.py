@@ -1,4 +1,4 @@
-"""An HDF5 file for writing that can be given up when the disk is full."""
+"""HDF5 files for writing that can be closed when the disk is full."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ import h5py
 class DiskFile(io.FileIO):
     """The bytes under an HDF5 file. The first write that fails is remembered, and later ones are dropped.
 
-    HDF5 cannot close a file that it cannot write to: it keeps it, tells so at every object that is freed, and crashes
-    the process at exit. So it never hears of the failure; whoever writes asks `check`, and discards the file.
+    HDF5 cannot close a file that it cannot write to: it keeps the file open, reports errors for every object that is
+    freed, and crashes the process at exit. The failure is therefore hidden from HDF5; the writer calls `check`, and
+    discards the file.
     """
 
     failure: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write everything, or nothing more once a write has failed."""
+        """Write everything; after a failure, drop everything."""
         rest = memoryview(data).cast("B")
         size = len(rest)
         try:
@@ -41,7 +42,7 @@ class DiskFile(io.FileIO):
         return size or 0
 
     def check(self) -> None:
-        """Raise what made a write fail, if one has."""
+        """Raise the error of the first failed write, if any."""
         if self.failure is not None:
             raise self.failure
 
@@ -51,7 +52,7 @@ def new_hdf5(path: Path) -> Iterator[tuple[h5py.File, DiskFile]]:
     """Yield an empty HDF5 file and the bytes under it; both are closed when the block ends.
 
     Raises:
-        OSError: the file cannot be made, or what it was given could not be written.
+        OSError: The file cannot be made or written.
     """
     with DiskFile(path, "w+b") as disk:
         with h5py.File(disk, "w") as file:

@@ -65,7 +65,7 @@ def check_layers(widths: Sequence[float], shears: Sequence[int], blobs: Sequence
     """Check that layers can be drawn from these half-widths, numbers of layers and numbers of waves.
 
     Raises:
-        PhysteerError: an odd number of layers, or layers too wide to be apart.
+        PhysteerError: The number of layers is odd, or layers overlap.
     """
     for width, n_shear, n_blobs in itertools.product(widths, shears, blobs):
         if n_shear < 2 or n_shear % 2 or n_blobs < 1:
@@ -87,21 +87,21 @@ def draw_shear_layers(
     The combinations of width, n_shear and n_blobs are visited in a seeded order before any is repeated.
 
     Args:
-        count: how many.
+        count: number of initial conditions.
         seed: integers naming the stream, such as (seed, split).
         widths: half-widths to choose from, at most a quarter of the layers' spacing.
         shears: numbers of layers to choose from, even.
         blobs: numbers of waves to choose from.
 
     Raises:
-        PhysteerError: for an odd number of layers or layers too wide to be apart.
+        PhysteerError: The number of layers is odd, or layers overlap.
     """
     check_layers(widths, shears, blobs)
     combinations = list(itertools.product(widths, shears, blobs))
-    order = np.random.default_rng([*seed, 0]).permutation(len(combinations))
+    visiting_order = np.random.default_rng([*seed, 0]).permutation(len(combinations))
     drawn = []
     for number in range(count):
-        width, n_shear, n_blobs = combinations[order[number % len(order)]]
+        width, n_shear, n_blobs = combinations[visiting_order[number % len(visiting_order)]]
         rng = np.random.default_rng([*seed, 1, number])
         spacing = 2 / n_shear
         offset = rng.uniform(-0.5, 0.5) * spacing
@@ -129,5 +129,5 @@ def initial_state(
     layers: Sequence[ShearLayers], shape: tuple[int, int], device: torch.device | str = "cpu"
 ) -> ShearFlowState:
     """Return the states of several initial conditions as one batch, [B, X, Y, ·]."""
-    velocity, tracer = zip(*(one.fields(shape) for one in layers), strict=True)
+    velocity, tracer = zip(*(layer.fields(shape) for layer in layers), strict=True)
     return ShearFlowState(torch.stack(velocity).to(device), torch.stack(tracer).to(device))

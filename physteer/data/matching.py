@@ -1,4 +1,4 @@
-"""Which trajectories begin with the same flow: by the content of frame 0, never by their index."""
+"""Initial conditions: trajectories are matched by the content of frame 0, not by their index."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from physteer.data.dataset import WindowDataset
 from physteer.data.progress import with_progress
 from physteer.errors import PhysteerError
 
-_GLANCE = 64
-"""Cells that are compared first; most initial conditions differ there already."""
+_FIRST_CELLS = 64
+"""Number of cells that are compared first; most initial conditions differ in them."""
 
 Trajectory = tuple[str, int]
 """File and index."""
@@ -28,11 +28,12 @@ class InitialConditions:
     """The initial condition of every trajectory of a split, and one frame of each."""
 
     of: Mapping[Trajectory, int]
-    """Which initial condition a trajectory begins with: its place in `frames`."""
+    """Initial condition of each trajectory, as an index into `frames`."""
     frames: tuple[Tensor, ...]
-    """The matched fields of each, in units of their RMS, flattened: [n]."""
+    """The matched fields of each initial condition, in units of their RMS, flattened: [n]."""
     names: tuple[str, ...]
-    """Of each: a digest of its frame, the same in every process and run; of written rollouts, the one they record."""
+    """Name of each initial condition: a digest of its frame, the same in every process and run. For written rollouts it
+    is the name recorded in the file."""
     tolerance: float
 
     def name(self, window: Window) -> str:
@@ -40,11 +41,11 @@ class InitialConditions:
         return self.names[self.of[window.file, window.trajectory]]
 
     def shared_with(self, others: InitialConditions) -> set[int]:
-        """Return the initial conditions that others have too."""
+        """Return the initial conditions that are also among the others."""
         return {n for n, frame in enumerate(self.frames) if _find(frame, others.frames, self.tolerance) is not None}
 
     def without(self, numbers: Collection[int]) -> InitialConditions:
-        """Return the trajectories that begin with none of these initial conditions."""
+        """Return the trajectories of all other initial conditions."""
         kept = {trajectory: number for trajectory, number in self.of.items() if number not in numbers}
         return dataclasses.replace(self, of=kept)
 
@@ -53,7 +54,7 @@ _MATCHED: WeakKeyDictionary[WindowDataset, InitialConditions] = WeakKeyDictionar
 
 
 def initial_conditions(dataset: WindowDataset) -> InitialConditions:
-    """Match the trajectories of a data set by what `initial_flow` reads; each data set is read once per process."""
+    """Match the trajectories of a data set by their `initial_flow`; each data set is read once per process."""
     if dataset not in _MATCHED:
         _MATCHED[dataset] = match_initial_conditions(dataset)
     return _MATCHED[dataset]
@@ -62,18 +63,18 @@ def initial_conditions(dataset: WindowDataset) -> InitialConditions:
 def match_initial_conditions(
     dataset: WindowDataset, fields: Sequence[str] = (), tolerance: float = 1e-3
 ) -> InitialConditions:
-    """Find the trajectories that begin with the same flow; reads frame 0 of each once.
+    """Find the trajectories that begin with the same flow; frame 0 of each is read once.
 
-    A rollout that `write_rollout` wrote begins somewhere in its trajectory: it belongs to the initial condition that
-    its file records.
+    A rollout written by `write_rollout` starts somewhere inside its trajectory. It gets the initial condition that is
+    recorded in its file.
 
     Args:
-        dataset: a split; only trajectories that have windows count.
-        fields: what must agree; where empty, what `initial_flow` takes.
-        tolerance: largest difference anywhere, in units of the fields' common RMS.
+        dataset: a split; only trajectories with windows are matched.
+        fields: fields that must agree; if empty, those of `initial_flow`.
+        tolerance: largest difference in any cell, in units of the fields' common RMS.
 
     Raises:
-        PhysteerError: there is no such field.
+        PhysteerError: There is no such field.
     """
     trajectories = dict.fromkeys((window.file, window.trajectory) for window in dataset.windows)
     numbers: dict[Trajectory, int] = {}
@@ -95,43 +96,46 @@ def match_initial_conditions(
 
 
 def initial_flow(dataset: WindowDataset, trajectory: Trajectory, fields: Sequence[str] = ()) -> Tensor:
-    """Read what tells a trajectory's initial condition from others, in units of its RMS.
+    """Read the fields that identify a trajectory's initial condition, in units of their RMS.
 
     Args:
         dataset: the split.
-        trajectory: one of it.
-        fields: of frame 0; where empty, velocity or momentum, of a fluid at rest its buoyancy, else all that evolves.
+        trajectory: of the split.
+        fields: of frame 0. If empty: velocity or momentum; for a fluid at rest its buoyancy; else all evolving fields.
             Other fields of frame 0 depend on the parameters in The Well's crossed data sets.
 
     Returns:
-        [n] float64: the fields one after the other, flattened.
+        [n] float64: the concatenated fields.
 
     Raises:
-        PhysteerError: there is no such field, or none evolves.
+        PhysteerError: There is no such field, or none evolves.
     """
     channels = dataset.metadata.channels
     frame = dataset.read(Window(*trajectory, 0), n_frames=1).fields[0]  # [C, H, W, D]
-    telling = [channels.index(name) for name in fields] or _telling_channels(channels, frame)
-    content = frame[telling].double().flatten()
+    identifying = [channels.index(name) for name in fields] or _identifying_channels(channels, frame)
+    content = frame[identifying].double().flatten()
     return content / content.square().mean().sqrt().clamp_min(1e-12)
 
 
-def _telling_channels(channels: Channels, frame: Tensor) -> list[int]:
+def _identifying_channels(channels: Channels, frame: Tensor) -> list[int]:
     names = channels.names
     moving = [i for i, name in enumerate(names) if name.startswith(("velocity", "momentum"))]
     buoyant = [i for i, name in enumerate(names) if name == "buoyancy"]
-    telling = next((some for some in (moving, buoyant) if bool(frame[some].any())), channels.predicted)
-    if not telling:
+    identifying = next(
+        (channels_of_kind for channels_of_kind in (moving, buoyant) if bool(frame[channels_of_kind].any())),
+        channels.predicted,
+    )
+    if not identifying:
         raise PhysteerError(f"none of the fields {', '.join(names)} evolves")
-    return telling
+    return identifying
 
 
 def _find(frame: Tensor, known: Sequence[Tensor], tolerance: float) -> int | None:
-    """Return the place of an initial condition [n] among others, or None."""
-    some = torch.linspace(0, len(frame) - 1, min(len(frame), _GLANCE)).long()
-    glance = frame[some]
+    """Return the index of an initial condition [n] among others, or None."""
+    cells = torch.linspace(0, len(frame) - 1, min(len(frame), _FIRST_CELLS)).long()
+    glance = frame[cells]
     for number, other in enumerate(known):
-        near = other.shape == frame.shape and bool((other[some] - glance).abs().max() <= tolerance)
-        if near and bool((other - frame).abs().max() <= tolerance):
+        agrees_on_cells = other.shape == frame.shape and bool((other[cells] - glance).abs().max() <= tolerance)
+        if agrees_on_cells and bool((other - frame).abs().max() <= tolerance):
             return number
     return None

@@ -94,7 +94,7 @@ class WellDataModule(L.LightningDataModule):
         self.predict_split, self.split_fractions = predict_split, split_fractions
         self.num_workers, self.storage_options = num_workers, storage_options
         self.finished: Collection[str] = frozenset()
-        """Names of windows that ``predict`` leaves out: a run that was started before has finished them."""
+        """Names of windows that ``predict`` leaves out because an interrupted run has finished them."""
         self._open: dict[str, WindowDataset] = {}  # by folder
         self._read = 0
 
@@ -118,14 +118,14 @@ class WellDataModule(L.LightningDataModule):
 
     def predict_dataset(self) -> WindowDataset:
         """Open all windows of ``predict``, finished or not."""
-        return self.dataset(self.predict_split, self._rollouts())
+        return self.dataset(self.predict_split, self._selected(self.rollout_steps, self.rollout_every))
 
     def dataset(self, split: Split, spec: WindowSpec) -> WindowDataset:
         """Open the windows of a split; closed with the data module's ``teardown``."""
         folder = f"{self.path}/data/{split}"
         if self.split_fractions is not None:
             folder, spec = self.path, dataclasses.replace(spec, share=self._share(split))
-        if folder in self._open:  # several kinds of windows of a split share one index, and one handle per file
+        if folder in self._open:  # all kinds of windows of a split share one index and the open files
             return self._open[folder].with_spec(spec)
         self._open[folder] = WindowDataset(
             folder,
@@ -138,14 +138,14 @@ class WellDataModule(L.LightningDataModule):
         return self._open[folder]
 
     def state_dict(self) -> dict[str, int]:
-        """Return how many batches of the epoch were read, for a checkpoint."""
+        """Return the number of batches of the epoch that were read, for a checkpoint."""
         if self.trainer is None:
             return {"batches_read": 0}
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
         return {"batches_read": 0 if progress.is_last_batch else progress.current.ready}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Let the next training go on after the batches that were read."""
+        """Let the next training continue after the batches that were read."""
         self._read = state_dict["batches_read"]
 
     def teardown(self, stage: str) -> None:
@@ -161,15 +161,15 @@ class WellDataModule(L.LightningDataModule):
     def _one_step(self, every: int) -> WindowSpec:
         return WindowSpec(self.n_steps_input, 1, strides=self.time_strides, every=every)
 
-    def _rollouts(self) -> WindowSpec:
-        chosen = None if self.trajectories is None else tuple(self.trajectories)
+    def _selected(self, n_output: int, every: int | None) -> WindowSpec:
+        """Return windows of the selected trajectories and first frame, with a number of frames after the context."""
         return WindowSpec(
             self.n_steps_input,
-            self.rollout_steps,
+            n_output,
             strides=self.time_strides,
             first=self.first_start,
-            every=self.rollout_every,
-            trajectories=chosen,
+            every=every,
+            trajectories=None if self.trajectories is None else tuple(self.trajectories),
         )
 
     def _share(self, split: Split) -> tuple[float, float]:
@@ -177,12 +177,14 @@ class WellDataModule(L.LightningDataModule):
         fractions = self.split_fractions or {}
         if split not in fractions:
             raise EmptySplitError(f"data.split_fractions gives {split!r} no share; found {fractions}")
-        names = [name for name in get_args(Split) if name in fractions]  # always in this order, however they are given
+        names = [
+            name for name in get_args(Split) if name in fractions
+        ]  # in this order, whatever the order of the setting
         before = [fractions[name] for name in names[: names.index(split)]]
         return sum(before), sum([*before, fractions[split]])
 
     def _evaluation(self, split: Split) -> list[DataLoader[Any]]:
-        specs = [self._one_step(self.one_step_every), self._rollouts()]
+        specs = [self._one_step(self.one_step_every), self._selected(self.rollout_steps, self.rollout_every)]
         return [self._once(self.dataset(split, spec)) for spec in specs]
 
     def _loader(self, dataset: WindowDataset, sampler: Sampler[int] | None) -> DataLoader[Any]:
@@ -206,7 +208,7 @@ class WellDataModule(L.LightningDataModule):
         )
 
     def _once(self, dataset: WindowDataset, finished: Collection[str] = ()) -> DataLoader[Any]:
-        """Share the windows out so that none is read twice."""
+        """Distribute the windows over processes so that none is read twice."""
         world, rank = self._place()
         if world == 1 and not finished:
             return self._loader(dataset, None)
@@ -214,15 +216,15 @@ class WellDataModule(L.LightningDataModule):
         return self._loader(dataset, OnceInOrder(dataset, world, rank, left_out))
 
     def _place(self) -> tuple[int, int]:
-        """Return how many processes there are, and which one this is."""
+        """Return the number of processes, and the index of this one."""
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
 
 class _Loader(DataLoader[Any]):
-    """A loader whose workers' mistakes are told in one line, as without workers.
+    """A loader that reports user errors of its workers in one line, as without workers.
 
-    It claims one batch where it has none: Lightning leaves out a loop of no batches with all its hooks, and the other
-    processes would wait for this one at the end of theirs.
+    Its length is at least 1. Lightning skips a loop without batches, with all its hooks; the other processes would then
+    wait for this one at the end of their loops.
     """
 
     def __len__(self) -> int:
@@ -232,7 +234,7 @@ class _Loader(DataLoader[Any]):
         """Yield batches.
 
         Raises:
-            PhysteerError: a window cannot be read.
+            PhysteerError: A window cannot be read.
         """
         message = ""
         try:

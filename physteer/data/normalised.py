@@ -1,4 +1,4 @@
-"""A batch's flow as the network sees it, for the targets of probes."""
+"""A batch's flow in the units of the network's inputs, for the targets of probes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from physteer.metrics import Flow
 
 
 def normalised_flow(batch: Batch, scales: Tensor) -> Flow:
-    """Return the context's fields divided by the window's scales, with viscosity and diffusivity where they are known.
+    """Return the context's fields divided by the window's scales, with viscosity and diffusivity if they are known.
 
     Args:
         batch: B windows.
@@ -32,8 +32,8 @@ def normalised_flow(batch: Batch, scales: Tensor) -> Flow:
 def transport(parameters: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
     """Return viscosity and diffusivity [B] from a data set's parameters, as The Well's data sets define them.
 
-    shear_flow: ν = 1/Re, κ = 1/(Re Sc). rayleigh_benard: ν = (Ra/Pr)^(−½), κ = (Ra Pr)^(−½). None where neither set of
-    parameters is there.
+    shear_flow: ν = 1/Re, κ = 1/(Re Sc). rayleigh_benard: ν = (Ra/Pr)^(−½), κ = (Ra Pr)^(−½). None for other sets of
+    parameters.
     """
     if "Rayleigh" in parameters and "Prandtl" in parameters:
         rayleigh, prandtl = parameters["Rayleigh"], parameters["Prandtl"]

@@ -1,4 +1,4 @@
-"""Well files open for reading: how fields lie in one, and which of them a process holds."""
+"""Well files open for reading: the layout of their fields, and the files that a process keeps open."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from physteer.errors import PhysteerError
 from physteer.files import reason
 
 MOST_OPEN = 128
-"""Files that one data set holds open in a process; a folder of rollouts may have more than the system allows."""
+"""Largest number of files that a data set keeps open in a process; a folder of rollouts may have more files than the
+system allows to open."""
 
-# h5py tells a file that is cut short, lacks a group, or fails a checksum in all these ways.
+# h5py raises any of these for a file that is truncated, lacks a group, or fails a checksum.
 _BROKEN = (OSError, KeyError, ValueError, RuntimeError, TypeError)
 
 
 @dataclass(frozen=True)
 class StoredField:
-    """One field of one file: dataset [trajectory, time, *space, *components], without axes it does not vary along."""
+    """One field of one file: [trajectory, time, *space, *components], without axes along which it is constant."""
 
     dataset: h5py.Dataset
     order: int
@@ -43,7 +44,7 @@ class StoredField:
         """Return [T, *space, *components]; an axis along which the field does not vary has one cell."""
         place = (trajectory,) * self.sample_varying + (frames,) * self.time_varying
         values: NDArray[np.float32] = np.asarray(self.dataset[place], dtype=np.float32)
-        if values.ndim == self.time_varying + len(self.dim_varying) + self.order:  # one cell is stored, too
+        if values.ndim == self.time_varying + len(self.dim_varying) + self.order:  # also axes of one cell are stored
             return values if self.time_varying else values[None]
         stored = iter(values.shape)
         lead = (next(stored) if self.time_varying else 1, *(next(stored) if dim else 1 for dim in self.dim_varying))
@@ -51,13 +52,13 @@ class StoredField:
 
 
 class OpenFile:
-    """One Well file, its layout read once.
+    """One Well file, whose layout is read once.
 
     Args:
         file: the file, open for reading.
 
     Raises:
-        OSError, KeyError: the file is broken.
+        OSError, KeyError: The file is broken.
     """
 
     def __init__(self, file: h5py.File) -> None:
@@ -65,12 +66,12 @@ class OpenFile:
         self.axes = tuple(str(axis) for axis in file["dimensions"].attrs["spatial_dims"])
         self.fields = {name: field for order in range(3) for name, field in _stored_fields(file, order)}
         self.parameters = _parameters(file)
-        """Numbers by name: one, shape [], or one per trajectory, [N]."""
+        """Values by name: shape [], or [N] with one value per trajectory."""
         self._times = np.asarray(file["dimensions"]["time"][()])  # [T], or [N, T] where trajectories differ
         self._constant: dict[str, NDArray[np.float32]] = {}
 
     def read(self, field: str, trajectory: int, frames: slice) -> NDArray[np.float32]:
-        """Read a field as `StoredField.read` does; what never changes is read once and kept."""
+        """Read a field as `StoredField.read` does; constant fields are read once and kept."""
         if field not in self.fields:
             raise KeyError(f"it has no field {field!r}")
         stored = self.fields[field]
@@ -85,7 +86,7 @@ class OpenFile:
         return np.array(self._times if self._times.ndim == 1 else self._times[trajectory])
 
     def coordinates(self, axis: str) -> NDArray[np.floating]:
-        """Return the cells' positions along an axis, those of the first trajectory where they differ."""
+        """Return the cells' positions along an axis; where trajectories differ, those of the first one."""
         positions = self.file["dimensions"][axis]
         return np.asarray(positions[0] if positions.attrs["sample_varying"] else positions[()])
 
@@ -103,29 +104,29 @@ def _stored_fields(file: h5py.File, order: int) -> Iterator[tuple[str, StoredFie
 
 
 def _parameters(file: h5py.File) -> dict[str, NDArray[Any]]:
-    """Gather numbers that ``simulation_parameters`` lists among the root attributes, and the scalars without a time."""
-    found: dict[str, NDArray[Any]] = {}
+    """Return the numbers among the root attributes in ``simulation_parameters``, and the scalars that are constant."""
+    parameters: dict[str, NDArray[Any]] = {}
     for name in map(str, np.atleast_1d(file.attrs.get("simulation_parameters", ()))):
         value = np.asarray(file.attrs.get(name))
         if value.ndim == 0 and np.issubdtype(value.dtype, np.number):
-            found[name] = value
+            parameters[name] = value
     for name, scalar in file["scalars"].items():
         per_trajectory = bool(scalar.attrs["sample_varying"])
         plain = scalar.size == (scalar.shape[0] if per_trajectory and scalar.shape else 1)  # no vectors
         if plain and np.issubdtype(scalar.dtype, np.number) and not scalar.attrs["time_varying"]:
-            found[name] = np.reshape(scalar[()], (-1,) if per_trajectory else ())
-    return found
+            parameters[name] = np.reshape(scalar[()], (-1,) if per_trajectory else ())
+    return parameters
 
 
 class OpenFiles:
-    """The files of a data set that this process has open: each once, the most recently used `MOST_OPEN` of them.
+    """The open files of a data set in this process: the `MOST_OPEN` most recently used ones, each open once.
 
-    A process that was forked or spawned opens its own: HDF5 handles, and the connections of many remote file systems,
-    do not work in two processes.
+    A process that was forked or spawned opens its own files: HDF5 handles, and the connections of many remote file
+    systems, do not work in two processes.
 
     Args:
         paths: of all files, in the file system's own form.
-        url: the folder as the user gave it; says which file system.
+        url: the folder as set by the user; it determines the file system.
         storage_options: passed to fsspec.
     """
 
@@ -137,10 +138,10 @@ class OpenFiles:
 
     @contextmanager
     def reading(self, number: int) -> Iterator[OpenFile]:
-        """Yield a file for the block, opening it if need be.
+        """Yield a file for the block; it is opened if necessary.
 
         Raises:
-            PhysteerError: the file cannot be opened, or reading from it in the block fails.
+            PhysteerError: The file cannot be opened, or reading from it in the block fails.
         """
         try:
             yield self._open(number)
@@ -148,7 +149,7 @@ class OpenFiles:
             raise PhysteerError(f"cannot read {self.paths[number]}: {reason(error)}") from error
 
     def _open(self, number: int) -> OpenFile:
-        if self._pid != os.getpid():  # inherited through fork: not ours to use
+        if self._pid != os.getpid():  # inherited through fork: handles of the parent process
             self._files, self._pid = OrderedDict(), os.getpid()
         if number in self._files:
             self._files.move_to_end(number)
@@ -156,7 +157,7 @@ class OpenFiles:
         while len(self._files) >= MOST_OPEN:
             self._files.popitem(last=False)[1].close()
         thread = fsspec.asyn.iothread[0]
-        if thread is not None and not thread.is_alive():  # it stayed in the process we were forked from
+        if thread is not None and not thread.is_alive():  # the thread is one of the parent process
             fsspec.asyn.reset_lock()
         fs, _ = fsspec.url_to_fs(self._url, **self._options)  # fsspec keeps one per process
         path = self.paths[number]
@@ -169,7 +170,7 @@ class OpenFiles:
         return file
 
     def close(self) -> None:
-        """Close what this process has open; reading opens it again."""
+        """Close the files of this process; reading opens them again."""
         files, self._files = self._files, OrderedDict()
         if self._pid == os.getpid():
             for file in files.values():

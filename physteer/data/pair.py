@@ -1,4 +1,4 @@
-"""A pair of windows whose counterfactual is known, and batches of pairs that are read from disk when asked for."""
+"""Pairs of windows with a known counterfactual, and batches of pairs that are read from disk when needed."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from physteer.data.dataset import WindowDataset
 
 @dataclass(frozen=True)
 class Pair:
-    """A question: what would the base have done, had it had these parameters of its sources?"""
+    """A counterfactual question: the evolution of the base with some parameters of its sources."""
 
     base: Window
     sources: tuple[Window, ...]
-    """One per variable."""
+    """One source per variable."""
     changed: tuple[tuple[str, float], ...]
-    """The variables with their sources' values: θ* is the base's parameters with these."""
+    """The variables with their sources' values; θ* denotes the base's parameters with these values."""
     counterfactual: Window | None
-    """The window of θ* from the base's initial condition, at the base's start; None where it is not stored."""
+    """The window with θ* from the base's initial condition, at the base's start; None where it is not stored."""
     initial_condition: int
-    """Of the base: pairs that share it are one draw in every interval."""
+    """Initial condition of the base, which intervals resample."""
     mismatched: tuple[Window, ...] = ()
-    """The sources of another pair, one per variable, for controls; empty where they were not asked for."""
+    """Mismatched sources: those of another pair, one per variable, for controls; empty where they are not needed."""
 
 
 class Answers(Protocol):
-    """How the counterfactual is known (`physteer.data.truths.Truth`)."""
+    """Returns the true counterfactuals (`physteer.data.truths.Truth`)."""
 
     def of(self, dataset: WindowDataset, pairs: PairBatch) -> Tensor:
         """Return y*: [B, T_out, C, H, W, D] in the data set's units, or a readout [B]."""
@@ -42,7 +42,7 @@ class Answers(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class PairReader:
-    """Where a batch of pairs gets what it is asked for."""
+    """The data set and the answers from which a batch of pairs is read."""
 
     dataset: WindowDataset
     answers: Answers
@@ -50,13 +50,13 @@ class PairReader:
 
 @dataclass(frozen=True, eq=False)
 class PairBatch:
-    """Pairs by address. Fields and answers are read from disk when they are first asked for, and kept."""
+    """Pairs by address. Fields and answers are read from disk at their first use, and kept."""
 
     pairs: tuple[Pair, ...]
     reader: PairReader
     device: torch.device | str = "cpu"
     samples: dict[Window, Sample] = field(default_factory=dict)
-    """Windows that were read already."""
+    """Windows that have been read."""
 
     @property
     def metadata(self) -> SplitMetadata:
@@ -80,7 +80,7 @@ class PairBatch:
 
     @property
     def mismatched_windows(self) -> list[tuple[Window, ...]]:
-        """Addresses of the sources of other pairs, per variable; empty where they were not asked for."""
+        """Addresses of the mismatched sources, per variable; empty where they are not needed."""
         return list(zip(*(pair.mismatched for pair in self.pairs), strict=True))
 
     @cached_property
@@ -95,16 +95,16 @@ class PairBatch:
 
     @cached_property
     def mismatched(self) -> tuple[Batch, ...]:
-        """The sources of other pairs, one batch per variable."""
+        """The mismatched sources, one batch per variable."""
         return tuple(map(self.read, self.mismatched_windows))
 
     @cached_property
     def truth(self) -> Tensor:
-        """y*, what follows at θ*: [B, T_out, C, H, W, D] in the data set's units; or a readout of the source, [B]."""
+        """y*, the frames after the context at θ*: [B, T_out, C, H, W, D] in the data set's units; or a readout, [B]."""
         return self.reader.answers.of(self.reader.dataset, self).to(self.device)
 
     def read(self, windows: Sequence[Window]) -> Batch:
-        """Read windows of the split onto the batch's device, each from disk once."""
+        """Return windows of the split on the batch's device; each is read from disk once."""
         for window in windows:
             if window not in self.samples:
                 self.samples[window] = self.reader.dataset.read(window)
@@ -116,22 +116,22 @@ class PairBatch:
         return [self.reader.dataset.parameters_of(window)[name] for window in windows]
 
     def frames(self, frame: Tensor) -> Batch:
-        """Return frames [B, 1, C, H, W, D] of the bases as windows of one frame, to measure readouts of."""
+        """Return frames [B, 1, C, H, W, D] of the bases as windows of one frame, for readouts."""
         names = self.reader.dataset.parameters_of(self.pairs[0].base)
         columns = {name: self.parameters(self.base_windows, name) for name in names}
         parameters = {name: torch.tensor(values, dtype=torch.float64) for name, values in columns.items()}
         return Batch(frame, 1, self.base_windows, parameters, torch.zeros(len(frame), 1), self.metadata)
 
     def without_mismatched(self) -> PairBatch:
-        """Return the pairs without the sources of other pairs."""
+        """Return the pairs without mismatched sources."""
         return dataclasses.replace(self, pairs=tuple(dataclasses.replace(p, mismatched=()) for p in self.pairs))
 
     def with_mismatched_sources(self) -> PairBatch:
-        """Return the pairs with the sources of other pairs in place of their own."""
+        """Return the pairs with mismatched sources in place of their own."""
         return dataclasses.replace(self, pairs=tuple(dataclasses.replace(p, sources=p.mismatched) for p in self.pairs))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PairBatch:
-        """Return the batch with its fields read to a device."""
+        """Return the batch; its fields will be read to a device."""
         return dataclasses.replace(self, device=device)
 
     def __len__(self) -> int:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from physteer.data.dataset import WindowDataset, WindowSpec
+from physteer.data.dataset import WindowDataset
 from physteer.data.matching import InitialConditions, match_initial_conditions
 from physteer.data.module import Split, WellDataModule
 from physteer.data.pairs import PairDataset
 from physteer.data.partners import Others, PairRules
-from physteer.data.samplers import OnceInOrder, TrainingOrder
+from physteer.data.samplers import OnceInOrder, TrainingOrder, run_seed
 from physteer.data.truths import SolverTruth, Truth
 from physteer.data.well_index import EmptySplitError
 from physteer.errors import PhysteerError
@@ -24,27 +23,27 @@ class CounterfactualDataModule(WellDataModule):
     """Pairs of windows, (base, sources), of a data set whose parameters are crossed with initial conditions.
 
     ``fit`` trains on pairs of ``train``, validates on pairs of ``valid``; ``test`` takes pairs of ``test``. With
-    ``null_parameter`` there is a second set of pairs at validation and test, whose sources differ from their bases in
-    that parameter alone: what must not change. ``predict`` yields windows, as in ``WellDataModule``.
+    ``null_parameter``, validation and test have a second set of pairs, whose sources differ from their bases in that
+    parameter alone: the prediction must not change. ``predict`` yields windows, as in ``WellDataModule``.
 
-    Batches hold addresses. A window is read when something first asks for it, in the main process: what a cache of the
-    frozen network's activations has already is never read again. So ``num_workers`` matters to ``predict`` alone.
+    Batches hold addresses. A window is read at its first use, in the main process; windows whose activations are in a
+    cache are not read. ``num_workers`` therefore matters for ``predict`` only.
 
-    Trajectories that begin with the same flow are found by the content of frame 0 within each split. Initial conditions
-    that ``train`` has too are left out of the other splits.
+    Trajectories with the same initial condition are found by the content of frame 0, within each split. Initial
+    conditions of ``train`` are left out of the other splits.
 
     Args:
         variables: parameters that the base gets from its sources, one source each.
-        truth: how the counterfactual is known: ``SolverTruth``, ``MatchedTruth`` or ``ReadoutTruth``.
-        null_parameter: one that ``variables`` has nothing to do with, for pairs whose answer is the base's own future.
-        same_initial_condition: sources begin with the base's initial condition, so that tokens correspond.
+        truth: of the counterfactuals: ``SolverTruth``, ``MatchedTruth`` or ``ReadoutTruth``.
+        null_parameter: a parameter outside ``variables``, for null pairs, whose answer is the base's own future.
+        same_initial_condition: whether sources have the base's initial condition, so that tokens correspond.
         other_parameters: ``same``: a source differs from its base in its variable alone; ``any``: in others too.
-        train_pairs: pairs of an epoch of ``fit``, drawn once.
-        evaluation_pairs: pairs of validation and of test.
+        train_pairs: number of pairs in an epoch of ``fit``; they are drawn once.
+        evaluation_pairs: number of pairs of validation and of test.
         pair_every: frames between the starts of windows.
-        horizon: frames that the answer has.
-        match_fields: fields of frame 0 that must agree; where empty the velocity or momentum, of a fluid at rest the
-            buoyancy, or else all that evolves.
+        horizon: number of frames of the answer.
+        match_fields: fields of frame 0 that must agree. If empty: velocity or momentum; for a fluid at rest the
+            buoyancy; else all evolving fields.
         match_tolerance: largest difference of these fields, in units of their RMS.
         well: arguments of ``WellDataModule``.
     """
@@ -89,42 +88,33 @@ class CounterfactualDataModule(WellDataModule):
         self._matched: dict[str, InitialConditions] = {}  # by split
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Pairs of ``train``, in an order that only the seed and the epoch decide."""
+        """Pairs of ``train``, in an order that depends on the seed and the epoch only."""
         pairs = self.pairs("train", self.rules, self.train_pairs, mismatched=True)
         world, rank = self._place()
         sampler = TrainingOrder(pairs, world, rank, self._read * self.batch_size)
         return self._load(pairs, sampler, pairs.collate, num_workers=0)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
-        """Pairs of ``valid``, and those of the null."""
+        """Pairs of ``valid``, and its null pairs."""
         return self._evaluated("valid")
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
-        """Pairs of ``test``, and those of the null."""
+        """Pairs of ``test``, and its null pairs."""
         return self._evaluated("test")
 
     def pairs(self, split: Split, rules: PairRules, n_pairs: int, *, mismatched: bool = False) -> PairDataset:
         """Draw pairs of a split; arguments as for `PairDataset`.
 
         Raises:
-            PhysteerError: none match, or every initial condition of the split is also in ``train``.
+            PhysteerError: No pairs match, or every initial condition of the split is also in ``train``.
         """
-        windows, found = self.pair_windows(split), self._held_out(split)
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # of Lightning's seed_everything
-        return PairDataset(windows, found, rules, self.truth, n_pairs, seed=seed, mismatched=mismatched)
+        windows, initial_conditions = self.pair_windows(split), self._held_out(split)
+        seed = run_seed()
+        return PairDataset(windows, initial_conditions, rules, self.truth, n_pairs, seed=seed, mismatched=mismatched)
 
     def pair_windows(self, split: Split) -> WindowDataset:
-        """Open the windows that pairs are made of."""
-        chosen = None if self.trajectories is None else tuple(self.trajectories)
-        spec = WindowSpec(
-            self.n_steps_input,
-            self.horizon,
-            strides=self.time_strides,
-            first=self.first_start,
-            every=self.pair_every,
-            trajectories=chosen,
-        )
-        return self.dataset(split, spec)
+        """Open the windows of the pairs of a split."""
+        return self.dataset(split, self._selected(self.horizon, self.pair_every))
 
     def _evaluated(self, split: Split) -> list[DataLoader[Any]]:
         rules = [self.rules]
@@ -138,24 +128,24 @@ class CounterfactualDataModule(WellDataModule):
         return loaders
 
     def _held_out(self, split: Split) -> InitialConditions:
-        """Match a split's trajectories; without the initial conditions of ``train`` if it is another split."""
-        own = self._match(split)
+        """Return a split's initial conditions; for other splits than ``train`` without those of ``train``."""
+        matched = self._match(split)
         if split == "train":
-            return own
+            return matched
         try:
-            shared = own.shared_with(self._match("train"))
+            shared = matched.shared_with(self._match("train"))
         except EmptySplitError:  # nothing to hold out from
-            return own
-        if len(shared) == len(own.frames):
+            return matched
+        if len(shared) == len(matched.frames):
             raise PhysteerError(
                 f"{self.path}: every initial condition of {split!r} is in 'train' too: none is held out"
             )
         if shared:
             rank_zero_warn(
-                f"{self.path}: {len(shared)} of {len(own.frames)} initial conditions of {split!r} are in 'train' too; "
-                "they are left out"
+                f"{self.path}: {len(shared)} of {len(matched.frames)} initial conditions of {split!r} are in 'train' "
+                "too; they are left out"
             )
-        return own.without(shared)
+        return matched.without(shared)
 
     def _match(self, split: Split) -> InitialConditions:
         if split not in self._matched:

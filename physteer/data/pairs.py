@@ -1,4 +1,4 @@
-"""Pairs of windows whose counterfactual is known: a base, and sources that each give it one parameter."""
+"""Data sets of pairs with a known counterfactual: a base, and one source for each variable."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from physteer.errors import PhysteerError
 
 
 class PairDataset(Dataset[Pair]):
-    """A fixed number of pairs of one split, drawn without listing all that are possible.
+    """A fixed number of pairs of one split, drawn without a list of all possible pairs.
 
-    Pairs are addresses: no field is read before a `PairBatch` is asked for it.
+    Pairs are addresses: a `PairBatch` reads the fields at their first use.
 
-    Pair i depends on the seed and i alone. Bases take turns, so that each is used equally often; sources are drawn
-    among those that the rules allow.
+    Pair i depends on the seed and i alone. Every base is used equally often; sources are drawn among those that the
+    rules allow.
 
     Args:
         windows: the split.
         initial_conditions: of its trajectories.
-        rules: what sources a base may have.
-        truth: how the counterfactual is known.
-        n_pairs: how many.
+        rules: of the sources.
+        truth: of the counterfactuals.
+        n_pairs: number of pairs.
         seed: of the draws.
-        mismatched: name another pair's sources too, for controls; which pair depends on the seed and the index alone.
+        mismatched: whether to add the sources of another pair, for controls, drawn from the seed and the index alone.
 
     Raises:
-        PhysteerError: there is no such parameter, it has one value only, no pair matches, or there is no other pair.
+        PhysteerError: There is no such parameter, it has one value only, no pair matches, or there is no other pair.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class PairDataset(Dataset[Pair]):
 
     @property
     def initial_conditions(self) -> tuple[str, ...]:
-        """Names of all initial conditions that bases have: their numbers."""
+        """Names of the initial conditions of all bases: their numbers."""
         return tuple(str(number) for number in sorted(self._partners.together))
 
     def pair(self, index: int) -> Pair:
         """Draw pair number ``index``.
 
         Raises:
-            PhysteerError: no base has a source whose counterfactual is known.
+            PhysteerError: No base has a source with a known counterfactual.
         """
         for attempt in range(len(self.bases)):
             turn, place = divmod(index + attempt, len(self.bases))
@@ -95,24 +95,24 @@ class PairDataset(Dataset[Pair]):
         raise PhysteerError(f"{self.windows.path}: {self.truth} is known for no pair. {self.report()}")
 
     def other(self, index: int) -> int:
-        """Draw another pair's number."""
+        """Draw the index of another pair."""
         drawn = random.Random(f"{self.seed}/{index}/other").randrange(self.n_pairs - 1)
         return drawn + (drawn >= index)
 
     def candidates(self, base: Window, variable: str) -> list[Window]:
-        """List the sources a base may have for a variable: windows at the base's start."""
+        """Return the possible sources of a base for a variable: windows at the base's start."""
         return self._usable_at(base, self._partners.sources((base.file, base.trajectory), variable))
 
     def collate(self, pairs: Sequence[Pair]) -> PairBatch:
-        """Put pairs together."""
+        """Make a batch of pairs."""
         return PairBatch(tuple(pairs), self.reader)
 
     def report(self) -> str:
-        """Say in words how many trajectories found a source, per variable."""
+        """Return a sentence on the number of trajectories that have a source, per variable."""
         return self._partners.report()
 
     def _shuffled(self, turn: int) -> list[int]:
-        """Return the order in which a turn takes the bases; the latest is kept, since pairs mostly come in order."""
+        """Return the order of the bases in a turn; the latest order is kept, as pairs are mostly read in order."""
         if self._order[0] != turn:
             n = len(self.bases)
             self._order = turn, random.Random(f"{self.seed}/{turn}").sample(range(n), n)

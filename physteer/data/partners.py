@@ -1,4 +1,4 @@
-"""Which trajectories can be a base's sources: those that differ from it as the rules say, and in nothing else."""
+"""The possible sources of a base: trajectories that differ from it according to rules, and in nothing else."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Others = Literal["same", "any"]
 
 @dataclass(frozen=True)
 class PairRules:
-    """What sources a base may have."""
+    """The rules for the sources of a base."""
 
     variables: tuple[str, ...]
-    """The parameter that each source gives to the base."""
+    """The parameters that the base gets from its sources, one source each."""
     same_initial_condition: bool = True
-    """Sources begin with the base's initial condition, so that tokens correspond; otherwise with another one."""
+    """Whether sources have the base's initial condition, so that tokens correspond; else they have another one."""
     other_parameters: Others = "same"
     """Whether a source differs from the base in its variable alone, or may differ in all parameters."""
     null: str | None = None
-    """Sources differ in this parameter alone instead, which the variables have nothing to do with: the answer is the
-    base's own future."""
+    """For null pairs: sources differ in this parameter alone, which is no variable; the answer is the base's own
+    future."""
 
     @property
     def free(self) -> bool:
@@ -36,21 +36,21 @@ class PairRules:
 
 
 class Partners:
-    """The trajectories of a split that may give a base its variables.
+    """The trajectories of a split that can be sources of a base.
 
     Args:
         windows: the split.
-        initial_conditions: of its trajectories; others are left out.
-        rules: what sources a base may have.
+        initial_conditions: of its trajectories; trajectories without one are left out.
+        rules: of the sources.
 
     Raises:
-        PhysteerError: there is no such parameter, or it has one value only.
+        PhysteerError: There is no such parameter, or it has one value only.
     """
 
     def __init__(self, windows: WindowDataset, initial_conditions: InitialConditions, rules: PairRules) -> None:
         self.rules, self.initial_condition = rules, initial_conditions.of
         self.parameters = {t: windows.parameters_of(Window(*t, 0)) for t in self.initial_condition}
-        """Of every trajectory, by name."""
+        """The parameters of every trajectory, by name."""
         self._check_variables(windows.path)
         self.together: dict[int, list[Trajectory]] = defaultdict(list)
         """The trajectories of every initial condition."""
@@ -60,46 +60,50 @@ class Partners:
         self._sources = {name: {t: self._find(t, name) for t in self.initial_condition} for name in rules.variables}
 
     def sources(self, base: Trajectory, variable: str) -> list[Trajectory]:
-        """List the trajectories that may give a base one of the variables."""
+        """Return the possible sources of a base for a variable."""
         return self._sources[variable][base]
 
     def counterfactuals(self, base: Trajectory, changed: Mapping[str, float]) -> Iterator[Trajectory]:
-        """Yield the trajectories from the base's initial condition that have its parameters, some of them changed."""
+        """Yield the trajectories with the base's initial condition, and its parameters with some of them changed."""
         wanted = {**self.parameters[base], **changed}
         for trajectory in self.together[self.initial_condition[base]]:
             if all(_same(value, self.parameters[trajectory][name]) for name, value in wanted.items()):
                 yield trajectory
 
     def report(self) -> str:
-        """Say in words how many trajectories found a source, per variable."""
+        """Return a sentence on the number of trajectories that have a source, per variable."""
         n = len(self.initial_condition)
         whose = "the same" if self.rules.same_initial_condition else "another"
-        found = []
+        descriptions = []
         for name, sources in self._sources.items():
-            counts = [len(those) for those in sources.values()]
+            counts = [len(trajectories) for trajectories in sources.values()]
             differing = self.rules.null or name
-            found.append(f"{differing}: {sum(c > 0 for c in counts)} of {n} have a source, {sum(counts)} pairs")
+            descriptions.append(f"{differing}: {sum(c > 0 for c in counts)} of {n} have a source, {sum(counts)} pairs")
         return (
             f"{len(self.together)} initial conditions in {n} trajectories; sources from {whose} initial condition, "
-            f"other parameters {'any' if self.rules.free else 'equal'}: {'; '.join(found)}"
+            f"other parameters {'any' if self.rules.free else 'equal'}: {'; '.join(descriptions)}"
         )
 
     def _find(self, base: Trajectory, variable: str) -> list[Trajectory]:
         own, number, differing = self.parameters[base], self.initial_condition[base], self.rules.null or variable
         fixed = [] if self.rules.free else [name for name in self._crossed if name != differing]
         same = self.rules.same_initial_condition
-        near = self.together[number] if same else [t for t, other in self.initial_condition.items() if other != number]
+        candidates = (
+            self.together[number] if same else [t for t, other in self.initial_condition.items() if other != number]
+        )
 
         def allowed(other: Mapping[str, float]) -> bool:
             return not _same(own[differing], other[differing]) and all(_same(own[n], other[n]) for n in fixed)
 
-        return [trajectory for trajectory in near if allowed(self.parameters[trajectory])]
+        return [trajectory for trajectory in candidates if allowed(self.parameters[trajectory])]
 
     def _names_that_vary(self) -> list[str]:
         """Return the parameters that differ within an initial condition; the others describe the initial condition."""
         groups = [[self.parameters[t] for t in trajectories] for trajectories in self.together.values()]
         names = next(iter(self.parameters.values()))
-        return [n for n in names if any(not _same(group[0][n], one[n]) for group in groups for one in group)]
+        return [
+            n for n in names if any(not _same(group[0][n], parameters[n]) for group in groups for parameters in group)
+        ]
 
     def _check_variables(self, path: str) -> None:
         known: Mapping[str, float] = next(iter(self.parameters.values()), {})

@@ -1,4 +1,4 @@
-"""A bar of progress for work on many things, on the first process only."""
+"""A progress bar on the first process."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 
-def with_progress(things: Collection[T], what: str) -> Iterator[T]:
-    """Yield things with a bar of progress, on a terminal and on the first process.
+def with_progress(items: Collection[T], text: str) -> Iterator[T]:
+    """Yield items, with a progress bar on a terminal and on the first process.
 
     Args:
-        things: what is worked on.
-        what: shown before the bar, such as ``Sorting windows``.
+        items: to be yielded.
+        text: shown before the bar, such as ``Sorting windows``.
     """
-    hidden = True if getattr(rank_zero_only, "rank", 0) else None  # None: tqdm looks whether it is a terminal
-    yield from tqdm(things, desc=what, leave=False, disable=hidden)
+    hidden = True if getattr(rank_zero_only, "rank", 0) else None  # None: hidden unless on a terminal
+    yield from tqdm(items, desc=text, leave=False, disable=hidden)

@@ -29,18 +29,18 @@ def write_rollout(
     attributes: Mapping[str, str | int | float],
     context: Tensor | None = None,
 ) -> None:
-    """Write one window's context and the frames that follow it; the file is whole or not there.
+    """Write one window's context and the frames that follow it, atomically.
 
     Args:
-        path: where to; ends in ``.hdf5``.
-        batch: the batch the window came in.
-        row: which window of the batch.
+        path: of the file; ends in ``.hdf5``.
+        batch: with the window.
+        row: of the window in the batch.
         frames: [T, C, H, W, D], the frames after the context, in the data set's units.
-        attributes: root attributes beside the simulation's parameters; the window's address is added.
-        context: [T, C, H, W, D], the frames given to the model; the window's own when None.
+        attributes: root attributes besides the simulation's parameters; the window's address is added.
+        context: [T, C, H, W, D], the model's input; None for the window's own context.
 
     Raises:
-        PhysteerError: the file cannot be written, or frames of another shape.
+        PhysteerError: The file cannot be written, or the frames have another shape.
     """
     _check(batch, frames)
     window = batch.windows[row]
@@ -61,9 +61,9 @@ def write_rollout(
         },
         grid_type=batch.grid.kind,
     )
-    given = batch.context[row] if context is None else context
-    every = torch.cat([part.detach().float().cpu() for part in (given, frames)])  # [T, C, H, W, D]
-    values = _stored(every, batch.channels, batch.grid)
+    start = batch.context[row] if context is None else context
+    all_frames = torch.cat([part.detach().float().cpu() for part in (start, frames)])  # [T, C, H, W, D]
+    values = _stored(all_frames, batch.channels, batch.grid)
     with WellWriter(path, content) as writer:
         writer.write(
             {field.name: values[field.name][... if field.time_varying else 0] for field in content.fields},
@@ -74,21 +74,21 @@ def write_rollout(
 def write_array(
     path: Path, batch: Batch, row: int, frames: Tensor, attributes: Mapping[str, str | int | float]
 ) -> None:
-    """Write one window's predicted frames as a NumPy file, and beside it, as JSON, what they are.
+    """Write one window's predicted frames as a NumPy file, and their description as a JSON file beside it.
 
     Args:
-        path: where to; ends in ``.npy``.
-        batch: the batch the window came in.
-        row: which window of the batch.
+        path: of the file; ends in ``.npy``.
+        batch: with the window.
+        row: of the window in the batch.
         frames: [T, C, H, W, D], in the data set's units.
-        attributes: told in the JSON beside channels, axes, times and the simulation's parameters.
+        attributes: added to the description, besides channels, axes, times and the simulation's parameters.
 
     Raises:
-        PhysteerError: a file cannot be written, or frames of another shape.
+        PhysteerError: A file cannot be written, or the frames have another shape.
     """
     _check(batch, frames)
     times = batch.times[row, batch.n_input : batch.n_input + len(frames)]
-    told = {
+    description = {
         **attributes,
         "window": str(batch.windows[row]),
         "parameters": batch.parameters_of(row),
@@ -100,7 +100,7 @@ def write_array(
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.save(file, frames.detach().float().cpu().numpy())
     with atomic_write(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(told, indent=1) + "\n")
+        temporary.write_text(json.dumps(description, indent=1) + "\n")
 
 
 def _check(batch: Batch, frames: Tensor) -> None:
@@ -119,7 +119,7 @@ def _axes(grid: Grid) -> tuple[Axis, ...]:
 
 
 def _fields(channels: Channels) -> tuple[WellField, ...]:
-    """List the stored fields behind the channels; inflated components are left out."""
+    """Return the stored fields of the channels, without inflated components."""
     fields = {}
     for source in channels.sources:
         if source.field is not None:
@@ -129,7 +129,7 @@ def _fields(channels: Channels) -> tuple[WellField, ...]:
 
 
 def _stored(values: Tensor, channels: Channels, grid: Grid) -> dict[str, NDArray[np.float32]]:
-    """Gather channels [T, C, H, W, D] as stored fields, each [T, *space, *components]."""
+    """Return channels [T, C, H, W, D] as stored fields, each [T, *space, *components]."""
     ndim = len(grid.axes)
     space = grid.shape[:ndim]
     stored: dict[str, NDArray[np.float32]] = {}

@@ -1,4 +1,4 @@
-"""The order in which windows are read, and by which process."""
+"""Samplers: the order in which windows are read, their distribution over processes, and the run's seed."""
 
 from __future__ import annotations
 
@@ -9,38 +9,42 @@ from typing import Any
 from torch.utils.data import Dataset, DistributedSampler
 
 
-class TrainingOrder(DistributedSampler[int]):
-    """Every window once per epoch, shared out over the processes, in an order drawn from the seed and the epoch.
+def run_seed() -> int:
+    """Return the seed of the run, set by Lightning's ``seed_everything``; 0 without one."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
-    The order depends on nothing else, so a run that goes on from a checkpoint reads what the interrupted one had left.
+
+class TrainingOrder(DistributedSampler[int]):
+    """Every window once per epoch over all processes, in an order drawn from the seed and the epoch.
+
+    The order depends on nothing else, so a run that resumes from a checkpoint reads the remaining windows of its epoch.
 
     Args:
         dataset: the windows.
-        world: how many processes there are.
-        rank: which one this is.
-        skip: windows of the first epoch's share that were read already.
+        world: number of processes.
+        rank: index of this process.
+        skip: number of windows of this process that were already read in the first epoch.
     """
 
     def __init__(self, dataset: Dataset[Any], world: int, rank: int, skip: int = 0) -> None:
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # of Lightning's seed_everything
-        super().__init__(dataset, num_replicas=world, rank=rank, shuffle=True, seed=seed)
+        super().__init__(dataset, num_replicas=world, rank=rank, shuffle=True, seed=run_seed())
         self.skip = skip
 
     def __iter__(self) -> Iterator[int]:
-        order = list(super().__iter__())
+        indices = list(super().__iter__())
         skip, self.skip = self.skip, 0
-        return iter(order[skip:])
+        return iter(indices[skip:])
 
 
 class OnceInOrder(DistributedSampler[int]):
     """Every sample once over all processes, in the order of the data set; Lightning's sampler repeats some.
 
-    A process's share does not depend on what is finished, so that an interrupted run goes on with the same batches.
+    The windows of a process do not depend on what is finished: an interrupted run resumes with the same batches.
 
     Args:
-        dataset: what is read.
-        world: how many processes there are.
-        rank: which one this is.
+        dataset: the samples.
+        world: number of processes.
+        rank: index of this process.
         finished: indices that are left out.
     """
 

@@ -4,7 +4,7 @@
     ∂c/∂t + (u·∇)c = κ ∇²c,                   κ = 1/(Re·Sc)
 
 These are the equations and parameters of The Well's ``shear_flow``. Every run of a batch has its own viscosity and
-diffusivities; the arithmetic is float64, on the device of the state that is given.
+diffusivities. The arithmetic is in float64, on the device of the initial state.
 
 Space: Fourier pseudo-spectral. Modes are cut by the 2/3 rule, so quadratic products carry no aliasing error. Flow is
 advanced as vorticity plus the (conserved) mean velocity, hence divergence-free to round-off. Seven transforms a stage
@@ -17,7 +17,7 @@ only advection limits the step. Fixed steps, a whole number per frame, the same 
 The tracer never enters the computation of the flow, so Schmidt leaves velocity and pressure bit-equal between batches
 of one size; several tracers (Schmidt numbers) can share one flow, which makes that true by construction.
 
-Kept libraries looked at in place of this file: torchfsm 0.0.6 (vorticity operators without the mean flow, one channel;
+Libraries considered instead of this file: torchfsm 0.0.6 (vorticity operators without the mean flow, one channel;
 no tracer coupled to it, and a Reynolds number per operator, not per run) and torch-cfd 0.2.6 (one scalar viscosity,
 second-order IMEX steps, no tracer, no mean flow).
 """
@@ -77,7 +77,7 @@ class Frame:
 def substeps_per_frame(
     shape: tuple[int, int], dt: float, max_speed: float = 1.0, lengths: tuple[float, float] = LENGTHS
 ) -> int:
-    """Return how many steps a frame needs: the fewest with step · max_speed · |k|_max ≤ 2.4.
+    """Return the number of steps per frame: the smallest with step · max_speed · |k|_max ≤ 2.4.
 
     |k|_max is the largest retained wavenumber, so step · max_speed · |k|_max bounds the advection operator's spectrum
     on the imaginary axis, where RK4 is stable up to 2√2.
@@ -103,7 +103,7 @@ def simulate(
     substeps: int | None = None,
     lengths: tuple[float, float] = LENGTHS,
 ) -> Iterator[Frame]:
-    """Yield `n_frames` frames `dt` apart, the first being the given state (made divergence-free, with its pressure).
+    """Yield `n_frames` frames `dt` apart, the first of them the initial state, made divergence-free, with its pressure.
 
     Args:
         state: fields of B runs; sets grid and device. Both grid sizes even and at least 8.

@@ -1,4 +1,4 @@
-"""Simple flows whose fields are known exactly at any time: what probes are trained on before they see simulations.
+"""Simple flows whose fields are known exactly at any time, on which probes are trained.
 
 Solutions of the built-in simulator's equations, in its box and with its parameters (ν = 1/Re, κ = 1/(Re Sc)):
 
@@ -26,7 +26,7 @@ _TAIL = 37.0
 
 
 class ExactFlow(Protocol):
-    """An initial condition whose every later state has a formula."""
+    """An initial condition whose later states have a closed form."""
 
     def at(self, time: float, shape: tuple[int, int], viscosity: float, diffusivity: float) -> Frame:
         """Return tracer and pressure [X, Y] and velocity [X, Y, 2] on 0 ≤ x < 1, −1 ≤ y < 1, float64."""

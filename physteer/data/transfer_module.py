@@ -1,4 +1,4 @@
-"""The Lightning data module that probes are fitted and tested with."""
+"""The Lightning data module of probes."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from physteer.data.dataset import WindowDataset, WindowSpec
+from physteer.data.dataset import WindowDataset
 from physteer.data.module import Split, WellDataModule
 from physteer.errors import PhysteerError
 
 
 class TransferDataModule(WellDataModule):
-    """Windows of simple flows, and of full simulations that what was learned on the simple ones is tested on.
+    """Windows of simple flows, on which probes are fitted, and of full simulations, on which they are tested.
 
     ``fit`` reads every window of ``train`` of the simple flows once, then those of ``valid``. ``test`` reads two sets:
     ``test`` of the simple flows, then the full simulations. Windows have one frame to predict.
 
     Args:
         path: folder of the simple flows, with ``data/{train,valid,test}/*.hdf5``; ``physteer data taylor-green``,
-            ``advection`` and ``diffusion`` write into one folder. Or of any other flows to learn on.
+            ``advection`` and ``diffusion`` write into one folder. Other flows are possible too.
         full: folder of the full simulations; null for none: ``test`` then reads ``test`` of ``path`` alone.
-        full_split: which of its splits; nothing is learned on any.
+        full_split: the split of the full simulations; nothing is fitted to any of their splits.
         full_include: use only files of the full simulations whose name contains one of these.
         window_every: frames between the starts of windows.
-        well: arguments of ``WellDataModule``; ``include``, ``exclude`` and ``trajectories`` are of the simple flows.
+        well: arguments of ``WellDataModule``; ``include``, ``exclude`` and ``trajectories`` apply to the simple flows.
     """
 
     def __init__(
@@ -62,24 +62,16 @@ class TransferDataModule(WellDataModule):
 
     def windows(self, split: Split) -> WindowDataset:
         """Open the windows of a split of the simple flows."""
-        return self.dataset(split, self._spec(self.trajectories))
+        return self.dataset(split, self._selected(1, self.window_every))
 
     def full_windows(self) -> WindowDataset | None:
         """Open the windows of the full simulations; None without them."""
-        return None if self._full is None else self._full.dataset(self.full_split, self._spec(None))
+        if self._full is None:
+            return None
+        return self._full.dataset(self.full_split, self._full._selected(1, self.window_every))
 
     def teardown(self, stage: str) -> None:
         """Close every HDF5 file."""
         super().teardown(stage)
         if self._full is not None:
             self._full.teardown(stage)
-
-    def _spec(self, trajectories: list[int] | None) -> WindowSpec:
-        return WindowSpec(
-            self.n_steps_input,
-            1,
-            strides=self.time_strides,
-            first=self.first_start,
-            every=self.window_every,
-            trajectories=None if trajectories is None else tuple(trajectories),
-        )

@@ -1,4 +1,4 @@
-"""How the answer to a counterfactual question is known: simulated, stored, or read off the source."""
+"""Truths of counterfactual questions: simulated, stored, or a readout of the source."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from physteer.errors import PhysteerError, did_you_mean
 
 
 class Truth(ABC):
-    """A source of counterfactual answers; one of your own is named by its class path as ``data.truth``."""
+    """Returns the answers to counterfactual questions; set one of your own by its class path as ``data.truth``."""
 
     @abstractmethod
     def known(self, dataset: WindowDataset, pair: Pair) -> bool:
@@ -29,10 +29,10 @@ class Truth(ABC):
 
 
 class SolverTruth(Truth):
-    """Restart the built-in simulator from the base's last context frame, at the counterfactual's parameters: exact.
+    """Restart the built-in simulator from the base's last context frame, at the counterfactual's parameters.
 
     Args:
-        remembered: answers that are kept in memory, the latest of them; simulating one takes some ten milliseconds.
+        remembered: number of latest answers that are kept in memory; one simulation takes about ten milliseconds.
     """
 
     def __init__(self, remembered: int = 2048) -> None:
@@ -42,11 +42,11 @@ class SolverTruth(Truth):
         self._answers: OrderedDict[tuple[str, Window, object], Tensor] = OrderedDict()
 
     def known(self, dataset: WindowDataset, pair: Pair) -> bool:
-        """Return True: the solver answers everything, or refuses the data set."""
+        """Return True: the solver answers every question, or refuses the data set."""
         return True
 
     def of(self, dataset: WindowDataset, pairs: PairBatch) -> Tensor:
-        """Simulate what is not remembered, together."""
+        """Simulate all answers that are not remembered, in one batch."""
         keys = [(dataset.path, pair.base, pair.changed) for pair in pairs.pairs]
         new = [row for row, key in enumerate(keys) if key not in self._answers]
         answers = {key: self._answers[key] for key in keys if key in self._answers}
@@ -68,10 +68,10 @@ class SolverTruth(Truth):
 
 
 class MatchedTruth(Truth):
-    """Take what is stored: the trajectory of the counterfactual's parameters from the base's initial condition.
+    """Read the stored trajectory with the counterfactual's parameters and the base's initial condition.
 
-    Trajectories drift apart with their parameters, so this is an answer only while both still agree where the
-    prediction begins; other pairs are dropped.
+    Trajectories with different parameters drift apart. The stored one is the answer only while both agree in the last
+    context frame; other pairs are dropped.
 
     Args:
         agreement: largest RMS difference between the last context frames, in units of the base's RMS, over all fields.
@@ -98,7 +98,7 @@ class MatchedTruth(Truth):
         return self._agree[key]
 
     def of(self, dataset: WindowDataset, pairs: PairBatch) -> Tensor:
-        """Read what follows in the stored trajectories."""
+        """Read the frames after the context from the stored trajectories."""
         stored = [dataset.read(pair.counterfactual) for pair in pairs.pairs if pair.counterfactual is not None]
         return torch.stack([sample.fields[pairs.n_input :] for sample in stored])
 
@@ -107,11 +107,11 @@ class MatchedTruth(Truth):
 
 
 class ReadoutTruth(Truth):
-    """Read a diagnostic off the source: what the base's readout should become.
+    """Use a readout of the source as the target of the base's readout.
 
     Args:
         readout: ``enstrophy``, ``vortex_area``, ``kinetic_energy`` or ``tracer_variance`` of the last context frame.
-        variable: which source, by its place among the variables.
+        variable: index of the source's variable.
     """
 
     def __init__(self, readout: str, variable: int = 0) -> None:

@@ -67,7 +67,7 @@ class Scalar:
 
 @dataclass(frozen=True)
 class WellFile:
-    """What a file holds besides the values of its fields.
+    """Everything in a file except the values of its fields.
 
     Attributes:
         dataset_name: ``shear_flow``, …: one name per data set.
@@ -104,7 +104,7 @@ class WellWriter:
     """Context manager that fills one file; it appears under its name only when the block ends without an error.
 
     The data go to a temporary file first (`physteer.files.atomic_write`), so no reader takes it for a data file even
-    after the process was killed. The folder is made if need be.
+    after the process was killed. The folder is made if it does not exist.
 
     Raises:
         PhysteerError: the folder cannot be written to, the disk is full, or a description that makes no sense.

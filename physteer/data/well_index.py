@@ -1,4 +1,4 @@
-"""Finding the files of a data set and indexing them with ``the_well``, with errors a user can act on."""
+"""Finds the files of a data set and indexes them with ``the_well``, with clear errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from physteer.files import reason
 
 
 class EmptySplitError(PhysteerError):
-    """A split has no file, trajectory or window of those that were asked for."""
+    """A split has none of the selected files, trajectories or windows."""
 
 
 def open_well(
@@ -34,23 +34,23 @@ def open_well(
         storage_options: passed to fsspec.
 
     Raises:
-        EmptySplitError: no such folder, or no file left by the filters.
-        PhysteerError: a broken file, or files that do not belong together.
+        EmptySplitError: No such folder, or no file left by the filters.
+        PhysteerError: A broken file, or files of different data sets.
     """
     options = dict(storage_options or {})
     try:
         fs, root = fsspec.url_to_fs(path, **options)
-        found = sorted(fs.glob(f"{root}/*.h5") + fs.glob(f"{root}/*.hdf5"))
-        found = [file for file in found if not PurePosixPath(file).name.startswith(".")]
-        beside = "" if found else _beside(fs, root)
+        files = sorted(fs.glob(f"{root}/*.h5") + fs.glob(f"{root}/*.hdf5"))
+        files = [file for file in files if not PurePosixPath(file).name.startswith(".")]
+        beside = "" if files else _beside(fs, root)
     except Exception as error:  # every file system has errors of its own: no network, no login, an unknown protocol
         raise PhysteerError(f"cannot list {path}: {type(error).__name__}: {reason(error)}") from error
-    if not found:
+    if not files:
         raise EmptySplitError(f"no HDF5 files in {path}{beside}")
-    kept = _filtered(found, path, include, exclude)
+    kept = _filtered(files, path, include, exclude)
     try:
-        # Whole paths as filters: the_well would match folders too, and list a file twice that contains two of ours.
-        # One frame per sample: the windows are ours, the_well need only find a frame.
+        # Whole paths as filters: the_well also matches folders, and lists a file twice that contains two filters.
+        # One frame per sample: `WindowDataset` makes the windows itself.
         return WellDataset(
             path=path,
             include_filters=kept,
@@ -65,13 +65,13 @@ def open_well(
         raise PhysteerError(f"{_first_broken(fs, kept)} is not a readable Well file: {reason(error)}") from error
 
 
-def _filtered(found: Sequence[str], path: str, include: Sequence[str], exclude: Sequence[str]) -> list[str]:
-    names = {file: PurePosixPath(file).name for file in found}
+def _filtered(files: Sequence[str], path: str, include: Sequence[str], exclude: Sequence[str]) -> list[str]:
+    names = {file: PurePosixPath(file).name for file in files}
     kept = [f for f, name in names.items() if not include or any(part in name for part in include)]
     kept = [f for f in kept if not any(part in names[f] for part in exclude)]
     if not kept:
         raise EmptySplitError(
-            f"the filters leave none of the {len(found)} files in {path}, such as {names[found[0]]}: "
+            f"the filters leave none of the {len(files)} files in {path}, such as {names[files[0]]}: "
             f"include {list(include)}, exclude {list(exclude)}"
         )
     stem, count = Counter(PurePosixPath(file).stem for file in kept).most_common(1)[0]
@@ -81,16 +81,16 @@ def _filtered(found: Sequence[str], path: str, include: Sequence[str], exclude: 
 
 
 def _beside(fs: fsspec.AbstractFileSystem, root: str) -> str:
-    """Name the folders, such as splits, that do exist beside a missing one."""
+    """Return a note with the folders, such as splits, beside a missing one."""
     parent = root.rstrip("/").rpartition("/")[0] or "/"
     if not fs.isdir(parent):
         return f"; {parent} does not exist"
-    folders = sorted(PurePosixPath(one).name for one in fs.ls(parent, detail=False) if fs.isdir(one))
+    folders = sorted(PurePosixPath(entry).name for entry in fs.ls(parent, detail=False) if fs.isdir(entry))
     return f"; {parent} has {', '.join(folders) or 'no folders'}"
 
 
 def _first_broken(fs: fsspec.AbstractFileSystem, paths: Sequence[str]) -> str:
-    """Return the first file that lacks something ``the_well`` needs for its index: it does not say which it was."""
+    """Return the first file that lacks something ``the_well`` needs for its index; its errors do not name the file."""
     for path in paths:
         try:
             with fs.open(path, "rb") as stream, h5py.File(stream, "r") as file:

@@ -14,7 +14,10 @@ from physteer.files import atomic_write
 
 @dataclass
 class _Moments:
-    """Running mean and centred second moment per component, merged chunk by chunk (Chan et al. 1983)."""
+    """Running mean and centred second moment per component, updated chunk by chunk (Chan et al. 1983).
+
+    It is not `physteer.concepts.Covariance`: this room needs no torch, and no covariance between components.
+    """
 
     count: int = 0
     mean: NDArray[np.float64] | float = 0.0
@@ -70,7 +73,8 @@ def write_stats(files: Sequence[Path | str], path: Path | str) -> None:
     for suffix, moments in (("", values), ("_delta", deltas)):
         for key in ("mean", "std", "rms"):
             table[key + suffix] = {
-                field: np.reshape(getattr(one, key), shapes[field]).tolist() for field, one in moments.items()
+                field: np.reshape(getattr(moments_of_field, key), shapes[field]).tolist()
+                for field, moments_of_field in moments.items()
             }
     with atomic_write(path) as temporary:
         temporary.write_text(yaml.safe_dump(table, sort_keys=False))

@@ -1,7 +1,7 @@
-"""Forecasters: windows of fields in the data's units → the next frame; their rollouts, as they are and under edits.
+"""Forecasters: windows of fields in the data's units → the next frame; and rollouts, with and without edits.
 
-`Forecaster` is the protocol (no Lightning), `WalrusForecaster` the one for Walrus; `ForecastModule` and `WalrusModule`
-put one under Lightning, which are imported from `physteer`.
+`Forecaster` is the protocol, without Lightning, and `WalrusForecaster` implements it for Walrus. `ForecastModule` and
+`WalrusModule` are the Lightning modules; import them from `physteer`.
 """
 
 from physteer.forecast.forecaster import Forecaster, NetworkInputs, keeps_past, staged

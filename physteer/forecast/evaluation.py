@@ -1,4 +1,4 @@
-"""What validation and test measure."""
+"""Evaluations: the scores of validation and test."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Evaluation(Protocol):
     """Scores over the data loaders of validation or test."""
 
     def begin(self, forecaster: Forecaster, loaders: Any, stage: Stage) -> None:
-        """Forget what was measured; `loaders` are about to be read."""
+        """Start new scores for some data loaders."""
 
     def score(self, forecaster: Forecaster, batch: Any, loader: int) -> None:
         """Add a batch of one of the loaders, counted from 0."""
 
     def results(self, stage: str) -> dict[str, float]:
-        """Return what goes to the logger, under ``val/…`` or ``test/…``; a collective over the processes."""
+        """Return the values for the logger, named ``val/…`` or ``test/…``; a collective over processes."""
 
 
 class ForecastEvaluation(nn.Module):
-    """How well the model predicts: VRMSE of one step (first loader) and of rollouts (second), beside baselines."""
+    """The model's VRMSE for one step (first loader) and for rollouts (second), beside baselines."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class ForecastEvaluation(nn.Module):
         """`one_step` and `rollout`, each `ForecastScores`."""
 
     def begin(self, forecaster: Forecaster, loaders: Any, stage: Stage) -> None:
-        """Make empty scores for the loaders' fields and steps."""
+        """Start new scores for the loaders' fields and steps."""
         for name, loader in zip(LOADERS, loaders, strict=True):
             channels = loader.dataset.metadata.channels
             fields = [channels.names[i] for i in channels.predicted]
@@ -54,5 +54,5 @@ class ForecastEvaluation(nn.Module):
         scores.update(context, torch.cat(frames, dim=1), targets)  # type: ignore[operator]
 
     def results(self, stage: str) -> dict[str, float]:
-        """Name the scores that go to a logger."""
+        """Return the scores for the logger, by name."""
         return logged(score_rows(self.scores), stage)

@@ -1,4 +1,4 @@
-"""What physteer asks of a model: windows of physical fields in, the next frame out, without Lightning."""
+"""The protocol of forecasters: models from windows of physical fields to the next frame, without Lightning."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class NetworkInputs(Protocol):
 
     @property
     def fields(self) -> Tensor:
-        """The windows as the network sees them, [N, T, C, H, W, D]."""
+        """The normalised windows, [N, T, C, H, W, D]."""
         ...
 
     def rows(self, index: Sequence[int]) -> NetworkInputs:
@@ -33,14 +33,14 @@ class NetworkInputs(Protocol):
 
 
 class Forecaster(Protocol):
-    """A network that predicts the next frame of windows of fields, and what it needs around it.
+    """A network that predicts the next frame of windows of fields, with its normalisation and its description.
 
-    Rollouts, objectives, evaluations and analyses take a forecaster. `WalrusForecaster` is one implementation; another
-    emulator joins by a class of its own with these members, handed to `physteer.ForecastModule`.
+    Rollouts, objectives, evaluations and analyses take a forecaster. `WalrusForecaster` is one implementation. To use
+    another emulator, write a class with these members and pass it to `physteer.ForecastModule`.
     """
 
     jitter_seed: int | None
-    """Seed of the random shifts of inputs; None: inputs are not shifted."""
+    """Seed of the random shifts of inputs; None where inputs are not shifted."""
 
     @property
     def network(self) -> nn.Module:
@@ -49,12 +49,12 @@ class Forecaster(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
         ...
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision the network computes in."""
+        """Precision of the network."""
         ...
 
     @property
@@ -69,7 +69,7 @@ class Forecaster(Protocol):
 
     @property
     def source_version(self) -> str:
-        """A hash of the source code that computes activations: what was cached by other code is not used."""
+        """A hash of the source code that computes activations; caches of other code are not used."""
         ...
 
     @property
@@ -78,7 +78,7 @@ class Forecaster(Protocol):
         ...
 
     def inputs(self, window: Tensor, batch: Batch, step: int = 0) -> tuple[NetworkInputs, SampleScale]:
-        """Return what the network gets of a window, and the scales it is normalised by.
+        """Return the network's inputs for a window, and the scales of the normalisation.
 
         Args:
             window: [N, T, C, H, W, D] in the data set's units; N is a multiple of the batch's windows (conditions × B).
@@ -97,13 +97,13 @@ class Forecaster(Protocol):
         ...
 
     def next_frame(self, y: Tensor, last: Tensor, scale: SampleScale, batch: Batch | SplitMetadata) -> Tensor:
-        """Return the frame that the network's output for the last frame means, in the data set's units.
+        """Return the next frame, in the data set's units, from the network's output for the last frame.
 
         Args:
             y: the output for the last frame, [N, 1, C, H, W, D].
             last: the last frame, the same shape.
             scale: of the window.
-            batch: whose channels these are.
+            batch: for the channels.
         """
         ...
 
@@ -114,16 +114,17 @@ class Forecaster(Protocol):
             window: as for `inputs`.
             batch: as for `inputs`.
             step: as for `inputs`.
-            all_frames: compute activations of every frame in the last block too; the prediction needs only the last.
+            all_frames: whether to compute the activations of all frames in the last block; the prediction needs only
+                the last frame.
         """
         ...
 
     def computes_last_frame_only(self, site: Site) -> bool:
-        """Whether `predict_next` computes a site for the last frame alone, unless it is asked for all frames."""
+        """Return whether `predict_next` computes a site for the last frame alone, unless ``all_frames`` is set."""
         ...
 
     def layout(self, site: Site) -> str:
-        """Name the axes of a site's activation: ``b t h w δ d`` are rows, frames, the token grid and channels."""
+        """Return the axes of a site's activation, such as ``b t h w δ d``: rows, frames, the token grid, channels."""
         ...
 
     def output_shapes(self, modules: Sequence[str], metadata: SplitMetadata, n_frames: int) -> dict[str, torch.Size]:
@@ -140,20 +141,20 @@ class Forecaster(Protocol):
         ...
 
     def site_shapes(self, sites: Sequence[Site], metadata: SplitMetadata, n_frames: int) -> dict[Site, torch.Size]:
-        """Return the shape of activations for one window, as edits and captures see them; nothing is computed.
+        """Return the shape of activations for one window, in the layout of edits and captures; nothing is computed.
 
         Args:
-            sites: where.
+            sites: of the activations.
             metadata: channels and grid of the window.
             n_frames: T of the window.
 
         Raises:
-            PhysteerError: a site is unknown, or has no activation.
+            PhysteerError: A site is unknown, or has no activation.
         """
         ...
 
     def token_grid(self, metadata: SplitMetadata) -> TokenGrid:
-        """Return which cells of the grid belong to which token."""
+        """Return the cells of every token."""
         ...
 
 
@@ -161,7 +162,7 @@ def staged(forecaster: Forecaster, needed_by: str) -> StagedModel:
     """Return a forecaster's network as a model that can be stopped at a block and continued from there.
 
     Raises:
-        PhysteerError: it lacks a part of the staged protocol; names `needed_by` and the part.
+        PhysteerError: The network lacks a method of the staged protocol. The message names `needed_by` and the method.
     """
     _check_parts(forecaster, ("encode", "run_blocks", "decode", "pack_context", "unpack_context"), needed_by)
     return cast(StagedModel, forecaster.network)

@@ -26,7 +26,7 @@ class ForecastModule(L.LightningModule):
 
     Args:
         forecaster: predicts; see `physteer.forecast.Forecaster`.
-        objective: what ``fit`` minimises: a module called with (forecaster, batch, step) that returns the loss.
+        objective: a module called with (forecaster, batch, step) that returns the loss of ``fit``.
         learning_rate: peak learning rate of AdamW.
         weight_decay: of matrices; norms and biases have none.
         warmup_steps: steps of linear warm-up, before a cosine decay to 1 % of the peak at the end of training.
@@ -57,26 +57,26 @@ class ForecastModule(L.LightningModule):
         self.objective = NextStepMAE() if objective is None else objective
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
         self.conditions: Sequence[Condition] = (UNSTEERED,)
-        """What ``predict`` rolls out for every window; callbacks add to it when the run starts."""
+        """The conditions of ``predict``; callbacks add to them when the run starts."""
         self.conditions_per_forward = conditions_per_forward
         self.interventions = nn.ModuleDict()
         """Trainable parts that callbacks add in ``setup``, for the optimiser and the checkpoints to see."""
         self.observers: list[RolloutObserver] = []
-        """Look at activations during the rollouts of ``predict``; callbacks add to it while they run."""
+        """Observers of the activations in ``predict``; callbacks add themselves while they run."""
         self.rolls_out = True
         """Whether ``predict`` rolls out; callbacks that only read activations of stored windows set it to False."""
         self.evaluation: Evaluation = ForecastEvaluation()
-        """What validation and test measure; callbacks that train something else put their own here in ``setup``."""
+        """The scores of validation and test; callbacks that train interventions or probes replace it in ``setup``."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
-        """Return the objective's loss; None of an objective that only accumulates sums."""
+        """Return the objective's loss; None for an objective that only accumulates sums."""
         loss: Tensor | None = self.objective(self.forecaster, batch, self.global_step)
         if loss is not None:
             self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Make empty scores."""
+        """Start new scores."""
         self.evaluation.begin(self.forecaster, self.trainer.val_dataloaders, self._stage)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -88,7 +88,7 @@ class ForecastModule(L.LightningModule):
         self.log_dict(self.evaluation.results("val"), sync_dist=True)  # the same everywhere already
 
     def on_test_epoch_start(self) -> None:
-        """Make empty scores."""
+        """Start new scores."""
         self.evaluation.begin(self.forecaster, self.trainer.test_dataloaders, self._stage)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -100,7 +100,7 @@ class ForecastModule(L.LightningModule):
         self.log_dict(self.evaluation.results("test"), sync_dist=True)  # the same everywhere already
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Roll out every condition from every window; callbacks get the steps and the frames."""
+        """Roll out every condition from every window, and notify callbacks of steps and frames."""
         if not self.rolls_out:
             return
         n_steps, size = batch.targets.shape[1], self.conditions_per_forward or len(self.conditions)
@@ -115,7 +115,7 @@ class ForecastModule(L.LightningModule):
             self._notify("on_rollout_end", Rollout(batch, group, separated(torch.cat(frames, dim=1), len(group))))
 
     def configure_optimizers(self) -> Any:
-        """AdamW with linear warm-up and cosine decay, over what is trainable; nothing for fits in closed form."""
+        """Return AdamW with linear warm-up and cosine decay; None without trainable parameters (closed-form fits)."""
         if not any(parameter.requires_grad for parameter in self.parameters()):
             return None
         total = self.trainer.estimated_stepping_batches
@@ -126,31 +126,31 @@ class ForecastModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def freeze_network(self) -> None:
-        """Train what callbacks add, not the network: it gets no gradients and is left out of checkpoints."""
+        """Train only the modules that callbacks add: the network gets no gradients and is left out of checkpoints."""
         self.network.requires_grad_(False)
         self.strict_loading = False  # Lightning's check would miss the network; `on_load_checkpoint` checks the rest
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave a frozen network out; its identity is kept instead."""
+        """Replace a frozen network by its identity."""
         if self._frozen:
             checkpoint["state_dict"] = _without_network(checkpoint["state_dict"])
             checkpoint["network"] = self.forecaster.identity
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model in one line.
+        """Check that a checkpoint belongs to this model.
 
         Raises:
-            PhysteerError: tensors are missing, unknown or of another shape, or belong to another frozen network.
+            PhysteerError: Tensors are missing, unknown or of another shape, or belong to another frozen network.
         """
-        own = self.state_dict()
+        wanted = self.state_dict()
         if self._frozen:
             stored, identity = checkpoint.get("network"), self.forecaster.identity
             if stored != identity:
                 raise PhysteerError(
                     f"the checkpoint was trained on the frozen model {stored}; this model is {identity}"
                 )
-            own = _without_network(own)
-        check_state(checkpoint["state_dict"], own)
+            wanted = _without_network(wanted)
+        check_state(checkpoint["state_dict"], wanted)
 
     @property
     def _frozen(self) -> bool:

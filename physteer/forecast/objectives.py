@@ -1,4 +1,4 @@
-"""What ``fit`` minimises."""
+"""Objectives: the losses of ``fit``."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from physteer.forecast.forecaster import Forecaster
 
 
 class Objective(Protocol):
-    """A module that turns a batch into the loss of a training step."""
+    """A module that returns the loss of a batch."""
 
     def __call__(self, forecaster: Forecaster, batch: Any, step: int) -> Tensor | None:
         """Return the loss; None for an objective that only accumulates sums.
 
         Args:
             forecaster: the model.
-            batch: as the data module makes it.
+            batch: from the data module.
             step: number of the optimiser step, from 0.
         """
         ...
 
 
 class NextStepMAE(nn.Module):
-    """Mean absolute error of the normalised differences, the loss Walrus was trained with.
+    """Mean absolute error of the normalised differences, the training loss of Walrus.
 
-    Every frame of the window but the first is predicted from the frames before it; |y − (u(t+1) − u(t)) / r_Δ| is
-    averaged over frames, space and the channels that evolve, with r_Δ from the context.
+    Every frame of the window except the first is predicted from the frames before it. |y − (u(t+1) − u(t)) / r_Δ| is
+    averaged over frames, space and the channels that evolve; r_Δ is that of the context.
     """
 
     def forward(self, forecaster: Forecaster, batch: Batch, step: int) -> Tensor:

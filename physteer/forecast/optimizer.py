@@ -1,4 +1,4 @@
-"""The optimiser of ``fit``, and its learning rate over time."""
+"""The optimiser of ``fit`` and its learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ LAST = 0.01
 
 
 def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> Optimizer:
-    """Return AdamW over what is trainable, with decay of matrices alone: norms, biases and subspaces have none."""
+    """Return AdamW over the trainable parameters; weight decay is for matrices only, not norms, biases or subspaces."""
     subspaces = [module for module in model.modules() if isinstance(module, Subspace)]
-    directions = {parameter for subspace in subspaces for parameter in subspace.parameters()}  # no size to keep small
+    directions = {
+        parameter for subspace in subspaces for parameter in subspace.parameters()
+    }  # their scale has no effect
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decays = [parameter.ndim > 1 and parameter not in directions for parameter in trainable]
     groups = [

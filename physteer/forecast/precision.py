@@ -12,8 +12,8 @@ DTYPES = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torc
 class NetworkPrecision(Precision):
     """Weights and activations in one precision, data in float32.
 
-    Lightning's own plugins of these names also cast what the data loader gives. A rollout adds small differences to
-    fields, and takes differences of nearly equal frames: in bfloat16 both would be lost. The network casts its input.
+    Lightning's plugins of these names also cast the batches. A rollout adds small differences to fields, and takes
+    differences of nearly equal frames; in bfloat16 both would be lost. The network casts its input itself.
 
     Args:
         precision: ``bf16-true``, ``16-true`` or ``64-true``.

@@ -1,13 +1,14 @@
-"""Autoregressive rollouts: a generator of frames around a network that predicts normalised differences."""
+"""Autoregressive rollouts, and the scales that normalise a window."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from physteer.interventions.seeds import generator_of
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,9 @@ def rollout(predict: Callable[[Tensor, int], Tensor], window: Tensor, n_steps: i
 
 
 def jitter_generator(seed: int, trajectory: str, step: int) -> torch.Generator:
-    """Return the source of a forward's jitter: the same for every run that shares seed, trajectory and step.
+    """Return the random generator of one forward's jitter.
 
-    Compared runs (steered and unsteered, one process or many) so share their draws, whatever batches they are in.
+    It depends on seed, trajectory and step alone. Runs that are compared (steered and unsteered, on one process or
+    many) therefore share their draws, whatever batches they use.
     """
-    digest = hashlib.sha256(f"{seed}/{trajectory}/{step}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return generator_of(seed, trajectory, step)

@@ -1,4 +1,4 @@
-"""What validation and test measured, as rows, as a table to read, and as numbers to log."""
+"""The scores of validation and test, as rows, as text, and as values for the logger."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LOADERS = ("one_step", "rollout")
 """The two sets of windows that validation and test read, in the order of their data loaders."""
 MEAN = "mean_over_fields"
 SHOWN_STEPS = (1, 5, 10, 20)
-"""Steps of a rollout that are printed and logged, beside its last."""
+"""Steps of a rollout that are printed and logged, besides its last."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """One cell of the table."""
+    """The VRMSE of one forecast, field and step."""
 
     loader: str
     """`one_step` or `rollout`."""
@@ -33,12 +33,12 @@ class Score:
 
 
 def score_rows(scores: Mapping[str, nn.Module] | nn.ModuleDict) -> list[Score]:
-    """Compute every score; a collective over the processes the first time, later calls return what is known."""
+    """Compute every score; the first call is a collective over processes, later calls return the same values."""
     rows = []
-    for loader, measured in scores.items():
-        assert isinstance(measured, ForecastScores)
-        for forecast, vrmse in measured.compute().items():  # [steps, fields]
-            fields = {**dict(zip(measured.fields, vrmse.T, strict=True)), MEAN: vrmse.mean(1)}
+    for loader, metric in scores.items():
+        assert isinstance(metric, ForecastScores)
+        for forecast, vrmse in metric.compute().items():  # [steps, fields]
+            fields = {**dict(zip(metric.fields, vrmse.T, strict=True)), MEAN: vrmse.mean(1)}
             rows += [
                 Score(loader, forecast, field, step, value)
                 for field, column in fields.items()
@@ -48,19 +48,19 @@ def score_rows(scores: Mapping[str, nn.Module] | nn.ModuleDict) -> list[Score]:
 
 
 def logged(rows: Iterable[Score], stage: str) -> dict[str, float]:
-    """Name the scores that go to a logger: every field of the model, means of the baselines, at a few steps."""
+    """Return the values for the logger at a few steps: every field of the model, and the means of the baselines."""
     rows = list(rows)
     shown = _shown_steps(rows)
-    found = {}
+    values_by_name = {}
     for row in rows:
         if row.step in shown[row.loader] and (row.forecast == "model" or row.field == MEAN):
             step = f"_step_{row.step}" if row.loader == "rollout" else ""
-            found[f"{stage}/{row.loader}/{row.forecast}/vrmse{step}/{row.field}"] = row.vrmse
-    return found
+            values_by_name[f"{stage}/{row.loader}/{row.forecast}/vrmse{step}/{row.field}"] = row.vrmse
+    return values_by_name
 
 
 def table(rows: Sequence[Score]) -> str:
-    """Lay the scores out for reading: a column per forecast; fields apart for one step and a rollout's last."""
+    """Return the scores as text, one column per forecast; fields are listed for one step and for the last step only."""
     forecasts = list(dict.fromkeys(row.forecast for row in rows))
     cells = {(row.loader, row.step, row.field, row.forecast): row.vrmse for row in rows}
     shown = _shown_steps(rows)

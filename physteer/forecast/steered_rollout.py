@@ -1,4 +1,4 @@
-"""Rollouts of a model as it is and under edits, side by side in one batch, while observers look at its activations."""
+"""Rollouts with and without edits, side by side in one batch, while observers read activations."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Rollout:
 
 
 class RolloutObserver(Protocol):
-    """Looks at activations during rollouts, after the edits."""
+    """Reads activations during rollouts, after the edits."""
 
     def sites_at(self, step: int) -> Sequence[Site]:
-        """Return the sites to look at in the forward of a rollout step, from 0; none: this forward is not observed."""
+        """Return the sites to observe in the forward of a rollout step, counted from 0; may be empty."""
         ...
 
     @property
@@ -50,7 +50,7 @@ class RolloutObserver(Protocol):
         ...
 
     def observe(self, site: Site, h: Tensor) -> None:
-        """Look at an activation, [conditions × B, T, …]: the live tensor, not to be changed."""
+        """Take an activation, [conditions × B, T, …]: the live tensor, which must not be changed."""
         ...
 
 
@@ -67,22 +67,22 @@ def steered_rollout(
         forecaster: predicts.
         batch: B windows.
         n_steps: how many frames.
-        conditions: K of them; by default the model as it is.
-        observers: get activations after the edits.
+        conditions: K conditions; by default the unsteered model alone.
+        observers: called with activations, after the edits.
 
     Yields:
         Each next frame, [K × B, 1, C, H, W, D]: all windows of the first condition, then of the second, …
 
     Raises:
-        PhysteerError: two conditions have one name, an edit does not fit, or its site is never reached.
+        PhysteerError: Two conditions have one name, an edit does not fit, or its site is never reached.
     """
     edits, clock = stack_conditions(conditions, len(batch)), Clock()
 
     def predict(window: Tensor, step: int) -> Tensor:
         """Predict under the edits.
 
-        They are attached during this forward alone: a suspended or abandoned rollout leaves nothing on the network,
-        and two rollouts of one network can alternate.
+        Edits are attached during this forward only. A suspended or abandoned rollout therefore leaves no hooks on the
+        network, and two rollouts of one network can alternate.
         """
         watching = [(observer, observer.sites_at(step)) for observer in observers]
         sites, reached = [edit.site for edit in edits] if step == 0 else [], set[str]()
@@ -104,7 +104,7 @@ def steered_rollout(
 
 
 def initial_windows(batch: Batch, conditions: Sequence[Condition]) -> Tensor:
-    """Return the windows that rollouts start from, [K × B, T, C, H, W, D]."""
+    """Return the first windows of the rollouts, [K × B, T, C, H, W, D]."""
     return torch.cat([batch.context if c.context is None else c.context(batch) for c in conditions])
 
 
@@ -116,13 +116,13 @@ def observe_pass(
     step: int = 0,
     edits: Sequence[Edit] = (),
 ) -> None:
-    """Run one forward that stops at the deepest site an observer asks for: what follows is not computed.
+    """Run one forward that stops at the deepest site of an observer; later blocks are not computed.
 
     Args:
-        forecaster: whose network.
+        forecaster: whose network is run.
         window: [N, T, C, H, W, D] in the data set's units.
         batch: the windows' channels, grid and addresses.
-        observer: gets the activations, after the edits.
+        observer: called with the activations, after the edits.
         step: of a rollout, for the draws of random shifts and for edits limited to some steps.
         edits: attached during the pass.
     """

@@ -40,12 +40,12 @@ class WalrusInputs(NamedTuple):
 
 
 class WalrusForecaster:
-    """A Walrus with its normalisation and its jitter (see `Forecaster` for what the members mean).
+    """A Walrus with its normalisation and its jitter; `Forecaster` documents the members.
 
     Args:
         network: the weights.
-        jitter_seed: None for no jitter. With a number, the random shifts of the published protocol are drawn from
-            (seed, trajectory, step), so that compared runs share their draws.
+        jitter_seed: None for no jitter. A number draws the random shifts of the published protocol from (seed,
+            trajectory, step), so that compared runs share their draws.
     """
 
     def __init__(self, network: Walrus, jitter_seed: int | None = None) -> None:
@@ -54,17 +54,17 @@ class WalrusForecaster:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
         return self.network.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision the network computes in."""
+        """Precision of the network."""
         return self.network.dtype
 
     @property
     def causal_in_time(self) -> bool:
-        """Whether time attention looks at earlier frames only."""
+        """Whether attention in time sees earlier frames only."""
         return self.network.config.causal_in_time
 
     @property
@@ -118,7 +118,7 @@ class WalrusForecaster:
         return self.next_frame(y[:, -1:], window[:, -1:], scale, batch)
 
     def computes_last_frame_only(self, site: Site) -> bool:
-        """Whether a site is in the last block or behind it, where a prediction needs the last frame alone."""
+        """Return whether a site is in the last block or after it, where a prediction needs the last frame alone."""
         stage, _, rest = site.module.partition(".")
         last = str(len(self.network.blocks) - 1)
         return self.causal_in_time and (rest.split(".")[0] == last if stage == "blocks" else stage == "decoder")
@@ -143,7 +143,7 @@ class WalrusForecaster:
         return {site: site.select(torch.empty(shapes[site.module], device="meta")).shape for site in sites}
 
     def token_grid(self, metadata: SplitMetadata) -> TokenGrid:
-        """Return which cells belong to which token, without jitter."""
+        """Return the cells of every token, without jitter."""
         axes = plan(self.network.config, metadata.grid.shape, metadata.grid.boundaries, jitter=False).axes
         h, w, d = (TokenAxis(axis.tokens, axis.cells, axis.first_cell) for axis in axes)
         return h, w, d

@@ -20,7 +20,7 @@ class WalrusModule(ForecastModule):
         network: the architecture of a new model with random weights; give this or ``checkpoint``.
         jitter_seed: null for no jitter (the default, for science). With a number, the random shifts of the published
             protocol are on, drawn from (seed, trajectory, step), so that compared runs share their draws.
-        objective: what ``fit`` minimises: a module called with (forecaster, batch, step) that returns the loss.
+        objective: a module called with (forecaster, batch, step) that returns the loss of ``fit``.
         learning_rate: peak learning rate of AdamW.
         weight_decay: of matrices; norms and biases have none.
         warmup_steps: steps of linear warm-up, before a cosine decay to 1 % of the peak at the end of training.

@@ -1,4 +1,4 @@
-"""Edits and observers on a model: hooks that are always taken off again, and no others."""
+"""Edits and observers attached to a model by hooks, which are always removed again."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _Hook = Callable[[nn.Module, Any, Any], Any]
 def attached(model: nn.Module, edits: Sequence[Edit], clock: Clock | None = None) -> Iterator[None]:
     """Apply edits in every forward of a model while the context is open.
 
-    Edits of one module compose in list order, and each call of the module is edited. On leaving, by an error or not,
-    the hooks put here are removed and no others. Nothing is put on the model unless every site is found.
+    Edits of one module compose in list order, and each call of the module is edited. When the context closes, also by
+    an error, these hooks are removed; hooks of others stay. Nothing is attached unless every site exists.
 
     Args:
         model: any module; sites are paths in it.
@@ -43,13 +43,14 @@ def attached(model: nn.Module, edits: Sequence[Edit], clock: Clock | None = None
 
 @contextmanager
 def observed(model: nn.Module, sites: Sequence[Site | str], observe: Callable[[Site, Tensor], None]) -> Iterator[None]:
-    """Show activations to a function, at every call of their modules, while the context is open.
+    """Call a function with activations, at every call of their modules, while the context is open.
 
     Args:
         model: any module.
-        sites: what to look at.
-        observe: gets the site and its activation as an edit would (`Site.select`): the live tensor, after edits
-            attached earlier, on the autograd tape if there is one. It must not change it, and must copy what it keeps.
+        sites: whose activations are observed.
+        observe: called with the site and its activation in the layout that edits see (`Site.select`). It gets the
+            live tensor, after edits attached earlier, on the autograd tape if there is one. It must not change the
+            tensor, and must copy what it keeps.
 
     Raises:
         PhysteerError: A site is not found or inside a compiled module.
@@ -61,15 +62,15 @@ def observed(model: nn.Module, sites: Sequence[Site | str], observe: Callable[[S
 
 @contextmanager
 def captured(model: nn.Module, sites: Sequence[Site | str], detach: bool = True) -> Iterator[dict[str, Tensor]]:
-    """Collect activations while the context is open; to see every call of a rollout use `observed`.
+    """Collect activations while the context is open; use `observed` to see every call of a rollout.
 
     Args:
         model: any module.
-        sites: what to collect.
-        detach: give copies off the autograd tape; else the live tensors, gradients included.
+        sites: whose activations are collected.
+        detach: collect copies off the autograd tape; else the live tensors, with gradients.
 
     Yields:
-        Activation by site (as written by `str(site)`), [B, T, h, w, δ, d]: of the latest call, absent before the first.
+        Activation [B, T, h, w, δ, d] by `str(site)`: of the latest call, absent before the first.
 
     Raises:
         PhysteerError: A site is not found or inside a compiled module.
@@ -88,12 +89,12 @@ def captured(model: nn.Module, sites: Sequence[Site | str], detach: bool = True)
 def stopped_after(
     model: nn.Module, sites: Sequence[Site | str], observe: Callable[[Site, Tensor], None]
 ) -> Iterator[None]:
-    """Show activations to a function, and end the pass as soon as every site was seen once.
+    """Call a function with activations, and end the pass as soon as every site was seen once.
 
         with stopped_after(model, ["blocks.3"], look):
             model(x)  # what follows block 3 is not computed
 
-    The rest of the block of code is skipped too. Edits attached before are seen.
+    The rest of the ``with`` block is skipped too. Activations include the changes of edits attached before.
 
     Args:
         model: any module.
@@ -122,7 +123,7 @@ def stopped_after(
 
 
 class _PassStoppedError(BaseException):
-    """Ends a pass whose rest is not needed; a model's own `except Exception` does not catch it."""
+    """Ends a pass early; it is no `Exception`, so that a model's own handlers do not catch it."""
 
 
 def check_reached(sites: Sequence[Site], reached: Container[str]) -> None:

@@ -1,4 +1,4 @@
-"""Boundless search: a full rotation of which a learned share of the columns is exchanged."""
+"""Boundless search: a full rotation, of which a learned share of the columns is exchanged."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from physteer.interventions.rotation import OrthonormalColumns
 from physteer.interventions.subspace import Subspace
 
 SMALLEST = 1e-3
-"""Of the width: β never says less, and one column is always exchanged."""
+"""Smallest β, a share of the width; at least one column is always exchanged."""
 WARMEST, COLDEST = 0.05, 1e-4
-"""Of the width: the temperature τ at the beginning and at the end of training."""
+"""Temperature τ at the start and at the end of training, in units of the width."""
 
 
 class BoundlessRotation(Subspace):
     """A learned subspace that also learns how large it is (Wu et al., arXiv 2305.08809): Π x = x R diag(m) Rᵀ.
 
-    R is [d, d]. In training m_i = σ((i + ½)/τ) σ((βd − i − ½)/τ), columns i from 0: about one for the first βd
-    columns, with an edge as soft as the temperature τ, one value for all rows of a batch. The halves make column 0
-    fully exchanged as τ falls. In evaluation the edge is hard: m_i = 1 where i < βd. The loss needs a penalty on β,
-    `loss + λ β` (`share`), or nothing makes the subspace small.
+    R is [d, d]. In training m_i = σ((i + ½)/τ) σ((βd − i − ½)/τ), with columns i from 0. It is about 1 for the first βd
+    columns, and the width of its edge is the temperature τ; it is the same for all rows of a batch. The halves let the
+    mask of column 0 go to 1 as τ falls. In evaluation the edge is hard: m_i = 1 where i < βd. The loss needs a penalty
+    on β, `loss + λ β` (`share`); without it, nothing makes the subspace small.
 
     Cost: O(d³) for R and its gradient in every step, about 20 d³ operations, and 4 d² for every token; d = 1408 takes
     seconds on one core. `LowRankRotation` costs d k² and 4 d k: prefer it where the dimension is known.
@@ -45,12 +45,12 @@ class BoundlessRotation(Subspace):
         super().__init__()
         self.rotation = OrthonormalColumns(width, width, seed)
         self.boundary = nn.Parameter(torch.tensor(0.5, dtype=torch.float32))  # β before it is clamped
-        # A buffer, so that a run resumes with it; never a parameter: an optimiser would heat it up.
+        # A buffer, so that checkpoints restore it; not a parameter: an optimiser would raise it.
         self.register_buffer("_temperature", torch.tensor(WARMEST * width, dtype=torch.float32))
 
     @property
     def temperature(self) -> float:
-        """τ, in columns. `anneal` lowers it; no optimiser can."""
+        """τ, in columns; `anneal` sets it."""
         return float(self._temperature)
 
     def anneal(self, progress: float) -> None:
@@ -66,18 +66,18 @@ class BoundlessRotation(Subspace):
 
     @property
     def share(self) -> Tensor:
-        """β, clamped to [1e-3, 1]: the share of the columns that is exchanged; a penalty on it belongs to a loss."""
+        """β, clamped to [1e-3, 1]: the share of the columns that is exchanged. Add a penalty on it to the loss."""
         share: Tensor = _Clamp.apply(self.boundary, SMALLEST, 1.0)  # type: ignore[no-untyped-call]
         return share
 
     @property
     def rank(self) -> int:
-        """How many columns evaluation exchanges."""
+        """Number of columns that are exchanged in evaluation."""
         return int(self._hard_mask().sum())
 
     @property
     def basis(self) -> Tensor:
-        """The columns of R that evaluation exchanges, [d, rank] in float32."""
+        """The columns of R that are exchanged in evaluation, [d, rank] in float32."""
         columns: Tensor = self.rotation()
         return columns[:, : self.rank]
 
@@ -110,7 +110,7 @@ class BoundlessRotation(Subspace):
 
 
 class _Clamp(torch.autograd.Function):
-    """Clamp, with the gradients that lead back inside: plain clamping would trap a value that has once stepped out."""
+    """Clamp that keeps gradients which lead back inside: plain clamping would trap a value once it is outside."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, low: float, high: float) -> Tensor:

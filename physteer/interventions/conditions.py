@@ -19,30 +19,31 @@ Role = Literal["unsteered", "concept", "random", "shuffled", "data"]
 
 @dataclass(frozen=True)
 class Condition:
-    """One setting: the edits of a run and what tables call it."""
+    """One setting of an experiment: its edits and how tables name it."""
 
     name: str
     """Unique among the conditions of a run, such as `concept drop +0.4`."""
     edits: tuple[Edit, ...] = ()
-    """None: the run as it is."""
+    """Without edits, the model is unchanged."""
     direction: str = ""
-    """What is steered along: a concept's name, `random 3`, …"""
+    """Name of the direction that is steered along: a concept's name, `random 3`, …"""
     strength: float = 0.0
     """α, signed."""
     mode: str = ""
-    """How the direction is fitted to the grid, and at which steps it is added where not at all of them; or `erased`."""
+    """How the direction is fitted to the grid, and the rollout steps it is added at if not all; or `erased`."""
     role: Role = "unsteered"
     """Concept, or which control: `random` and `shuffled` directions, `data` for changes of the input itself."""
     context: Callable[[Any], Tensor] | None = None
-    """Given the batch, the frames to start from, shaped as its own context; None: its own. Rows of NaN: no rollout."""
+    """Returns for a batch the frames to start from, of the shape of its context; None for the context itself. A row of
+    NaN has no rollout."""
 
 
 UNSTEERED = Condition("unsteered")
-"""Every comparison's other side."""
+"""The baseline of every comparison."""
 
 
 def stack_conditions(conditions: Sequence[Condition], n_samples: int) -> list[Edit]:
-    """Return the edits of one forward over conditions × samples, each confined to the rows of its condition.
+    """Return the edits of one forward over conditions × samples; each acts on the rows of its condition only.
 
     Args:
         conditions: c of them, names all different.
@@ -65,7 +66,7 @@ def stack_conditions(conditions: Sequence[Condition], n_samples: int) -> list[Ed
 
 
 def separated(batch: Tensor, n_conditions: int) -> Tensor:
-    """Take conditions apart again: [c·B, …] → [c, B, …]."""
+    """Split stacked conditions: [c·B, …] → [c, B, …]."""
     return rearrange(batch, "(c b) ... -> c b ...", c=n_conditions)
 
 

@@ -1,11 +1,11 @@
-"""Constants of edits: they follow activations to their device, never to their precision."""
+"""Constants of edits: they move to the device of activations, and keep their precision."""
 
 import torch
 from torch import Tensor
 
 
 class Constant:
-    """A tensor copied once to every device that asks for it, in the precision it was given.
+    """A tensor with one copy on every device that uses it, all in its original precision.
 
     It is neither a buffer nor a parameter: a model cast to bfloat16 must not round directions and bases, and
     checkpoints hold trainables only.

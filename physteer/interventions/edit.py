@@ -21,12 +21,12 @@ class Edit(nn.Module):
     def __init__(
         self, site: Site | str, replacement: Replacement, subspace: Subspace | None = None, locus: Locus = EVERYWHERE
     ) -> None:
-        """Put the choices together.
+        """Make an edit.
 
         Args:
-            site: where in the network.
-            replacement: what is put in the activation's place.
-            subspace: the channels' part that may change; none: all of it, and h' is r(h) exactly.
+            site: address of the activation.
+            replacement: r.
+            subspace: Π, the directions of the channels that may change; None for all, and h' is r(h) exactly.
             locus: the rows, frames, tokens and rollout steps that may change.
         """
         super().__init__()
@@ -70,15 +70,14 @@ class Edit(nn.Module):
         return torch.where(region[..., None], edited, part)
 
     def extra_repr(self) -> str:
-        """Say where."""
+        """Return the site."""
         return f"site={self.site}"
 
 
 def apply_edits(h: Tensor, edits: Iterable[Edit], step: int | None = None) -> Tensor:
-    """Apply edits of one module's output in order, each to what the one before left.
+    """Apply the edits of one module's output in order, each to the result of the one before.
 
-    The output is never changed in place. It is copied at most once however many edits share its rows, and not at all
-    where they change nothing.
+    The output is never changed in place. It is copied at most once, and not at all where edits change nothing.
 
     Args:
         h: the module's output, [B, T, h, w, δ, d] or [B, T, h, w, δ, n, hd].
@@ -91,13 +90,13 @@ def apply_edits(h: Tensor, edits: Iterable[Edit], step: int | None = None) -> Te
     Raises:
         PhysteerError: An edit does not fit the output; the message names the site.
     """
-    current, ours = h, False
+    current, copied = h, False
     for edit in edits:
         try:
             if not edit.locus.includes(step):
                 continue
             part = edit.locus.take(edit.site.select(current))
-            if ours and torch.is_grad_enabled():
+            if copied and torch.is_grad_enabled():
                 part = part.clone()  # autograd keeps what it read; `current` is written to below
             edited = edit.change(part)
         except PhysteerError as error:
@@ -105,9 +104,9 @@ def apply_edits(h: Tensor, edits: Iterable[Edit], step: int | None = None) -> Te
         if edited is part:
             continue
         if edit.site.head is None and edit.locus.rows is None and edit.locus.frames is None:
-            current, ours = edited.reshape(h.shape), False
+            current, copied = edited.reshape(h.shape), False
             continue
-        if not ours:
-            current, ours = current.clone(memory_format=torch.contiguous_format), True
+        if not copied:
+            current, copied = current.clone(memory_format=torch.contiguous_format), True
         edit.locus.put(edit.site.select(current), edited)
     return current

@@ -11,10 +11,10 @@ from physteer.interventions.replacements import Replacement
 
 
 class Erase(Replacement):
-    """r(h) = h − ((h − μ) R) Lᵀ: along L by what R reads, which is h itself where R reads what it reads of μ.
+    """r(h) = h − ((h − μ) R) Lᵀ: R measures the component, L removes it; h is unchanged where (h − μ) R = 0.
 
-    With RᵀL = 1 it is a projection; it is oblique, so a replacement and no subspace. `physteer.concepts.LeaceFitter`
-    makes the one that erases a concept.
+    With RᵀL = 1 the map is an oblique projection, which no `Subspace` can express. `physteer.concepts.LeaceFitter`
+    fits the map that erases a concept.
     """
 
     def __init__(self, mean: Tensor, read: Tensor, write: Tensor) -> None:
@@ -39,7 +39,14 @@ class Erase(Replacement):
         self._mean, self._read, self._write = (Constant(part) for part in (mean, read, write))
 
     def forward(self, h: Tensor) -> Tensor:
-        """Return the erased activation; inside in float32 or wider, autocast off."""
+        """Return the erased activation, in h's precision; it is computed in float32 or wider, without autocast.
+
+        Args:
+            h: [B, T, h, w, δ, d], or any other layout with the channels last.
+
+        Raises:
+            PhysteerError: The width differs from the map's.
+        """
         if h.shape[-1] != len(self._mean.value):
             raise PhysteerError(f"an erasure of width {len(self._mean.value)} does not fit {list(h.shape)}")
         if not self._read.value.shape[1]:

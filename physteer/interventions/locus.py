@@ -16,10 +16,10 @@ Index = slice | Sequence[int]
 
 @dataclass
 class Clock:
-    """The step a rollout is at; whoever rolls out sets it, edits with `Locus.steps` read it."""
+    """The current step of a rollout. The rollout sets it; edits with `Locus.steps` read it."""
 
     step: int | None = None
-    """Steps from 0; none outside of a rollout."""
+    """Steps from 0; None outside of a rollout."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Locus:
         """Return whether the edit acts at a rollout step.
 
         Raises:
-            PhysteerError: Steps are asked for and none is known.
+            PhysteerError: The edit is limited to some steps, and the step is unknown.
         """
         if self.steps is None:
             return True
@@ -85,7 +85,7 @@ class Locus:
         return _positions(rows, activation)[:, None], _positions(frames, activation)  # type: ignore[index]
 
 
-def _resolve(index: Index | None, size: int, what: str) -> slice | list[int]:
+def _resolve(index: Index | None, size: int, axis: str) -> slice | list[int]:
     """Return positions from 0, as a slice where they are consecutive (slices are views, lists copies)."""
     if index is None:
         return slice(0, size)
@@ -94,15 +94,15 @@ def _resolve(index: Index | None, size: int, what: str) -> slice | list[int]:
         selected = range(*index.indices(size))
         # Python cuts a slice off silently; an edit that silently misses its rows must not pass.
         if not selected or any(not -size <= bound <= size for bound in bounds):
-            raise PhysteerError(f"{what}s {_written(index)} are not all there: the activation has {size}")
+            raise PhysteerError(f"{axis}s {_written(index)} are not all there: the activation has {size}")
         positions = list(selected)
     else:
         positions = [i + size if i < 0 else i for i in index]
         beyond = [i for i, position in zip(index, positions, strict=True) if not 0 <= position < size]
         if beyond or not positions:
-            raise PhysteerError(f"{what} {beyond[0] if beyond else 'list is empty'}: the activation has {size}")
+            raise PhysteerError(f"{axis} {beyond[0] if beyond else 'list is empty'}: the activation has {size}")
         if len(set(positions)) < len(positions):
-            raise PhysteerError(f"{what}s {list(index)} name one twice")
+            raise PhysteerError(f"{axis}s {list(index)} name one twice")
     if positions == list(range(positions[0], positions[-1] + 1)):
         return slice(positions[0], positions[-1] + 1)
     return positions

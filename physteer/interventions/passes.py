@@ -1,4 +1,4 @@
-"""Passes up to some sites: what a model computes before them, once for all."""
+"""Passes that stop at some sites: their snapshots hold everything computed before."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from physteer.interventions.stages import KeepsPast, StagedModel, border_before,
 def take_snapshots(model: StagedModel, sites: Sequence[Site | str], *args: Any, **kwargs: Any) -> dict[Site, Snapshot]:
     """Run one pass up to the last of some sites and stop.
 
-    From `encoder` and `blocks.i` a replay continues right behind the site. From a site inside a block it continues at
+    From `encoder` and `blocks.i` a replay continues right after the site. From a site inside a block it continues at
     that block's input: every replay runs the block again.
 
     Args:
@@ -28,10 +28,10 @@ def take_snapshots(model: StagedModel, sites: Sequence[Site | str], *args: Any, 
         kwargs: more of them.
 
     Returns:
-        By site; sites with the same next block share its input.
+        Snapshots by site; sites with the same next block share its input.
 
     Raises:
-        PhysteerError: A site is unknown or elsewhere.
+        PhysteerError: A site is unknown, or of another kind.
     """
     with _off_the_tape():
         starts, h, context = _run_to_the_first(model, sites, args, kwargs)
@@ -55,9 +55,9 @@ def take_last_frame_snapshots(
 ) -> dict[Site, LastFrameSnapshot]:
     """Run one pass up to the last of some sites, for edits of the last frame alone.
 
-    What later blocks need of earlier frames is kept from the first site on, and shared by all. From there the last
-    frame is run alone, as it will be by replays. No edits may be attached to the model meanwhile: blocks behind the
-    first site never see all frames.
+    From the first site on, the keys and values of earlier frames (the kv cache) are kept, and shared by all snapshots.
+    From there the last frame is run alone, as it will be by replays. No edits may be attached to the model during the
+    pass: blocks after the first site never see all frames.
 
     Args:
         model: a staged model that is causal in time.
@@ -66,10 +66,10 @@ def take_last_frame_snapshots(
         kwargs: more of them.
 
     Returns:
-        By site.
+        Snapshots by site.
 
     Raises:
-        PhysteerError: A site is unknown or elsewhere, or the model is not causal.
+        PhysteerError: A site is unknown, or of another kind; or the model is not causal.
     """
     with _off_the_tape():
         starts, h, context = _run_to_the_first(model, sites, args, kwargs)
@@ -97,7 +97,7 @@ def take_last_frame_snapshot(model: KeepsPast, site: Site | str, *args: Any, **k
 
 @contextmanager
 def _off_the_tape() -> Iterator[None]:
-    """Compute what can be trained on, also within inference mode, but record no gradients."""
+    """Record no gradients, but make tensors that a later backward pass may use, also within inference mode."""
     with torch.inference_mode(False), torch.no_grad():
         yield
 
@@ -105,7 +105,7 @@ def _off_the_tape() -> Iterator[None]:
 def _run_to_the_first(
     model: StagedModel, sites: Sequence[Site | str], args: Any, kwargs: Any
 ) -> tuple[dict[Site, int], Tensor, Any]:
-    """Begin a pass: return the next block of every site, the input of the first of these, and the context."""
+    """Start a pass: return the next block of every site, the input of the first of these blocks, and the context."""
     starts = {site: first_block(model, site) for site in map(Site.parse, sites)}
     h, context = model.encode(*args, **kwargs)
     return starts, model.run_blocks(h, context, 0, min(starts.values())), context
@@ -114,7 +114,7 @@ def _run_to_the_first(
 def _run_through(
     model: StagedModel, starts: Mapping[Site, int], h: Tensor, run: Callable[[Tensor, int, int], Tensor]
 ) -> tuple[dict[int, Tensor], dict[str, Tensor]]:
-    """Run on to the last of some sites, from the input of the first of their blocks.
+    """Continue to the last of some sites, from the input of the first of their blocks.
 
     Args:
         model: whose blocks are run.

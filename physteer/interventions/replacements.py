@@ -1,4 +1,4 @@
-"""Replacements r(h): what an edit puts in the place of an activation (steering has its own file)."""
+"""Replacements r(h): the value that an edit puts in an activation's place; steering has a file of its own."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from physteer.interventions.constant import Constant
 class Replacement(nn.Module, ABC):
     """A function of the rows and frames that an edit's locus selects.
 
-    It returns the tensor it was given, itself, where it changes nothing: then nothing is copied, and not a bit changes.
+    Where it changes nothing it returns its argument itself: then nothing is copied, and not a bit changes.
     """
 
     @abstractmethod
     def forward(self, h: Tensor) -> Tensor:
-        """Return r(h), of h's shape; a tensor of its own, since a network may go on to change it in place.
+        """Return r(h), of h's shape, as a new tensor: the network may change it in place afterwards.
 
         Args:
             h: [B, T, h, w, δ, d], or whatever layout another model has, batch first and channels last. Not to be
@@ -75,8 +75,8 @@ class Interchange(Replacement):
 class InterchangeMean(Interchange):
     """r(h) = h + ⟨s⟩ − ⟨h⟩: the mean over space is another activation's, per row and frame; the rest stays.
 
-    With a subspace, its coordinate's spatial mean is exchanged. That is all that may be exchanged with a source of
-    another initial condition, whose tokens are somewhere else; the source may even lie on another grid.
+    With a subspace, the spatial mean of its coordinates is exchanged. Use it for sources of other initial conditions,
+    whose tokens do not correspond to the base's. The source may lie on another grid.
     """
 
     def forward(self, h: Tensor) -> Tensor:
@@ -94,9 +94,9 @@ class InterchangeMean(Interchange):
             raise PhysteerError(f"an activation {list(h.shape)} has no axes of space to take the mean over")
         wide = torch.promote_types(h.dtype, torch.float32)
         source = self.source.to(device=h.device, dtype=wide)
-        ours, theirs = _space_mean(h.to(wide)), _space_mean(source)
+        own_mean, source_mean = _space_mean(h.to(wide)), _space_mean(source)
         try:
-            return h.to(wide) + (theirs - ours)
+            return h.to(wide) + (source_mean - own_mean)
         except RuntimeError:
             raise PhysteerError(f"a source {list(source.shape)} does not fit an activation {list(h.shape)}") from None
 
@@ -104,8 +104,8 @@ class InterchangeMean(Interchange):
 class Resample(Replacement):
     """r(h) = the activations of other rows of the batch: a derangement (no row keeps its own).
 
-    The draw depends on the seed and the number of rows only. A new draw at every call would make an objective another
-    function at each evaluation of a line search.
+    The draw depends on the seed and the number of rows only. A new draw at every call would change the objective
+    between the evaluations of a line search.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -153,7 +153,7 @@ def _space_mean(x: Tensor) -> Tensor:
 
 
 def _copy_like(value: Tensor, h: Tensor) -> Tensor:
-    """Return a kept value as a new tensor of an activation's shape, precision and device."""
+    """Return a value as a new tensor of an activation's shape, precision and device."""
     try:
         expanded = value.to(device=h.device, dtype=h.dtype).expand_as(h)
     except RuntimeError:

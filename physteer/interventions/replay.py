@@ -3,8 +3,8 @@
     base, source = take_snapshot(model, site, *inputs), take_snapshot(model, site, *other_inputs)
     y = replayed(model, base, [Edit(site, Interchange(source.activation), rotation)])
 
-is the edited pass, output and gradients, without the blocks before the site. One pass gives the snapshots of many sites
-(`take_snapshots`).
+has the output and gradients of the edited pass, and skips the blocks before the site. One pass gives the snapshots of
+many sites (`take_snapshots`).
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def replayed(
     *,
     last_frame_only: bool = False,
 ) -> Tensor:
-    """Continue from a snapshot under edits: the output of the whole pass with these edits attached.
+    """Continue from a snapshot under edits; the output equals that of the whole pass with these edits attached.
 
-    Gradients reach the edits. Parameters that do not require gradients cost nothing in the backward pass: freeze the
-    model (`model.requires_grad_(False)`) and a step costs the suffix and the gradient with respect to its activations.
+    Gradients reach the edits. Freeze the model (`model.requires_grad_(False)`): then a training step costs the blocks
+    after the site and the gradient with respect to their activations.
 
     Args:
-        model: the one that was snapshot; its training or evaluation mode is left as it is.
+        model: the model of the snapshot, in the training or evaluation mode of the caller.
         snapshot: rows on the model's device. From a `LastFrameSnapshot` only the last frame is run and returned.
         edits: at the snapshot's site or later.
         clock: the rollout's step, for edits limited to some.
@@ -78,10 +78,10 @@ def interchanged(
 
     Args:
         model: any staged model, frozen.
-        base: what is edited.
+        base: snapshot of the pass that is edited.
         source: the site's activation in other windows, row by row (`Snapshot.activation`).
-        subspace: what is exchanged, such as a rotation in training; none: everything.
-        locus: what is exchanged of it; for a `LastFrameSnapshot`, `Locus(frames=[-1])`.
+        subspace: the directions that are exchanged, such as a rotation in training; None for all.
+        locus: the frames and tokens that are exchanged; for a `LastFrameSnapshot`, `Locus(frames=[-1])`.
         last_frame_only: compute and return the last frame's output alone.
     """
     edit = Edit(base.site, Interchange(locus.take(source)), subspace, locus)
@@ -89,7 +89,7 @@ def interchanged(
 
 
 def _on_the_last_frame(edit: Edit, n_frames: int) -> Edit:
-    """Return an edit of the last of T frames as one of the only frame."""
+    """Return an edit of the last of T frames as an edit of a single frame."""
     frames = Locus(frames=edit.locus.frames).take(torch.arange(n_frames)[None])
     if frames.tolist() != [[n_frames - 1]]:
         raise PhysteerError(

@@ -1,4 +1,4 @@
-"""Trainable subspaces: orthonormal columns that are learned, whole or divided among variables."""
+"""Trainable subspaces: learned orthonormal columns, for one variable or divided among several."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from physteer.interventions.subspace import Subspace
 
 
 class OrthonormalColumns(nn.Module):
-    """R [d, k] with RᵀR = I: the Q of a QR decomposition of free numbers, the diagonal of its triangle positive.
+    """R [d, k] with RᵀR = I: the Q of a QR decomposition of free parameters; the triangle's diagonal is positive.
 
-    That Q is unique, smooth in the numbers, and the same for all multiples of them: neither weight decay nor growth of
-    the numbers changes it. Evaluation and gradient cost O(d k²); torch's orthogonal parametrisations take hundreds of
-    times longer for a few columns of many rows, and one of them turns to zeros under weight decay.
+    This Q is unique, smooth in the parameters, and the same for all their multiples: weight decay and growth of the
+    parameters do not change it. Evaluation and gradient cost O(d k²). torch's orthogonal parametrisations take hundreds
+    of times longer for a few columns of many rows, and one of them turns to zeros under weight decay.
 
-    R is evaluated anew at every call, except within `evaluated_once`.
+    R is computed at every call, except within `evaluated_once`.
     """
 
     def __init__(self, width: int, rank: int, seed: int = 0) -> None:
@@ -39,12 +39,12 @@ class OrthonormalColumns(nn.Module):
             raise PhysteerError(f"a rotation has a rank from 1 to the width {width} of its site; found {rank}")
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randn(width, rank, generator=generator, dtype=torch.float32, device="cpu")
-        self.raw = nn.Parameter(_orthonormalised(drawn))  # itself orthonormal: as well conditioned as can be
+        self.raw = nn.Parameter(_orthonormalised(drawn))  # orthonormal at the start: well conditioned
         self._open = 0
         self._kept: tuple[tuple[int, bool], Tensor] | None = None
 
     def forward(self) -> Tensor:
-        """Return R [d, k], with gradients to the free numbers."""
+        """Return R [d, k], with gradients to the free parameters."""
         if not self._open:
             return _orthonormalised(self.raw)
         made_from = (self.raw._version, torch.is_grad_enabled())
@@ -53,7 +53,7 @@ class OrthonormalColumns(nn.Module):
         return self._kept[1]
 
     def extra_repr(self) -> str:
-        """Say d and k."""
+        """Return d and k."""
         return "d={}, k={}".format(*self.raw.shape)
 
 
@@ -61,9 +61,9 @@ class OrthonormalColumns(nn.Module):
 def evaluated_once(module: nn.Module) -> Iterator[None]:
     """Evaluate every rotation within a module once, at its first use, while the context is open.
 
-    Open it around the forward of one training step: however many edits, frames and groups share a rotation, its
-    decomposition and the gradient of that are computed once. An optimiser step or a reload within the context is
-    noticed; a second backward pass is not possible, since the first has consumed the one evaluation.
+    Open it around the forward of one training step. The decomposition of a rotation and its gradient are then computed
+    once, however many edits, frames and groups share it. An optimiser step or a reload within the context is noticed.
+    A second backward pass is not possible: the first one frees the graph of the evaluation.
     """
     rotations = [part for part in module.modules() if isinstance(part, OrthonormalColumns)]
     for rotation in rotations:
@@ -80,7 +80,7 @@ def evaluated_once(module: nn.Module) -> Iterator[None]:
 class LowRankRotation(Subspace):
     """A learned subspace of k dimensions: Π x = x R Rᵀ (distributed alignment search; Geiger et al., 2303.02536).
 
-    At k = d, Π is the identity whatever R is: the change is returned as it is and R has no gradient.
+    At k = d, Π is the identity whatever R is: the change is returned unchanged, and R has no gradient.
     """
 
     def __init__(self, width: int, rank: int, seed: int = 0) -> None:
@@ -108,7 +108,7 @@ class LowRankRotation(Subspace):
         return project_on(self.basis, change)
 
     def split(self, ranks: Sequence[int]) -> tuple[ColumnGroup, ...]:
-        """Divide the columns among several variables, in order; the rotation stays one and is shared.
+        """Divide the columns among several variables, in order; all groups share this rotation.
 
         The groups are orthogonal, so one `Edit` for each, with a source of its own, compose at one site to
         h' = h_b + Σ_g (h_{s_g} − h_b) R_g R_gᵀ in any order.
@@ -127,7 +127,7 @@ class LowRankRotation(Subspace):
 
 
 class ColumnGroup(Subspace):
-    """The span of some columns of a rotation that others share (`LowRankRotation.split`)."""
+    """The span of some columns of a shared rotation (`LowRankRotation.split`)."""
 
     def __init__(self, rotation: OrthonormalColumns, first: int, end: int) -> None:
         """Choose columns `first` to `end`, the latter excluded."""
@@ -146,7 +146,7 @@ class ColumnGroup(Subspace):
         return project_on(self.basis, change)
 
     def extra_repr(self) -> str:
-        """Say which columns."""
+        """Return which columns."""
         return f"columns={self.columns.start}:{self.columns.stop}"
 
 
@@ -166,12 +166,12 @@ def project_on(basis: Tensor, change: Tensor) -> Tensor:
 
 
 def check_gradient(edits: Iterable[Edit], loss: Tensor) -> None:
-    """Refuse rotations that get no gradient: training them would change nothing, silently.
+    """Refuse rotations without gradient: training would silently change nothing.
 
-    To be called once, on the first step's loss before its backward pass: it makes one of its own.
+    Call it once, on the first step's loss, before the backward pass: it runs a backward pass of its own.
 
     Args:
-        edits: what was applied.
+        edits: the edits of the forward pass.
         loss: a scalar.
 
     Raises:

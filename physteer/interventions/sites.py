@@ -21,13 +21,13 @@ class Site:
     """The address of an activation: the output of a module, or one attention head of it."""
 
     module: str
-    """Path of the module whose output is meant, such as `blocks.12` or `blocks.12.space.heads`."""
+    """Path of the module whose output it is, such as `blocks.12` or `blocks.12.space.heads`."""
     head: int | None = None
-    """Index on the second-last axis of a per-head output; none: the whole output."""
+    """Index on the second-last axis of a per-head output; None for the whole output."""
 
     @classmethod
     def parse(cls, text: str | Site) -> Site:
-        """Read an address such as `blocks.12` or `blocks.12.space.heads[5]`; a `Site` is returned as it is.
+        """Read an address such as `blocks.12` or `blocks.12.space.heads[5]`; a `Site` is returned unchanged.
 
         Raises:
             PhysteerError: The text is not an address.
@@ -43,10 +43,10 @@ class Site:
         return self.module if self.head is None else f"{self.module}[{self.head}]"
 
     def select(self, activation: Tensor) -> Tensor:
-        """Return a view of a module's output as edits and captures see it: channels last, width d.
+        """Return a view of a module's output in the layout of edits and captures: channels last, width d.
 
         A per-head output [B, T, h, w, δ, n, hd] becomes [B, T, h, w, δ, hd] at one head, else [B, T, h, w, δ, n·hd].
-        Anything else stays as it is, so sites of other models (tokens [B, T, d], say) work too.
+        Other layouts, such as tokens [B, T, d], are returned unchanged.
 
         Raises:
             PhysteerError: There is no such head.
@@ -61,7 +61,7 @@ class Site:
 
 @runtime_checkable
 class DeclaresSites(Protocol):
-    """A model that names the sites worth listing (any other module of it can still be addressed)."""
+    """A model that lists its sites; its other modules can still be addressed."""
 
     def site_names(self) -> Iterable[str]:
         """Return module paths."""
@@ -69,7 +69,7 @@ class DeclaresSites(Protocol):
 
 
 def site_names(model: nn.Module) -> tuple[str, ...]:
-    """List a model's sites: those it declares, else every submodule that has a forward of its own."""
+    """Return the sites that a model declares, else every submodule that has a forward of its own."""
     if isinstance(model, DeclaresSites):
         return tuple(model.site_names())
     return tuple(name for name, module in model.named_modules() if name and not isinstance(module, _CONTAINERS))

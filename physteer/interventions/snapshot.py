@@ -1,7 +1,7 @@
 """Snapshots: the state of a pass at a site, from which the pass can continue (`replayed`).
 
 Snapshots of one pass at several sites share tensors: the input of a block that follows two sites, and the keys and
-values of the blocks behind both. Tensors of the same name (`Snapshot.tensors`) are the same tensor.
+values of the blocks after both. Tensors of the same name (`Snapshot.tensors`) are the same tensor.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Snapshot:
     state: Tensor
     """[B, T, …], the input of that block."""
     inner: Tensor | None
-    """The activation of a site inside that block; none: the site is the border before it."""
+    """The activation of a site inside that block; None where the site is the border before the block."""
     rows: tuple[Tensor, ...]
-    """What the stages need beside the activation, per row, each [B, …] on the CPU: for Walrus the random shifts."""
+    """The part of the context that differs between rows, each [B, …] on the CPU: for Walrus the random shifts."""
     shared: str
-    """The same for all rows: for Walrus the fields' labels, the boundary codes and the grid."""
+    """The part of the context that all rows share: for Walrus the fields' labels, the boundary codes and the grid."""
 
     @property
     def activation(self) -> Tensor:
@@ -49,12 +49,12 @@ class Snapshot:
         return named | {f"rows.{i}": tensor for i, tensor in enumerate(self.rows)}
 
     def with_tensors(self, named: Mapping[str, Tensor]) -> Self:
-        """Return the same snapshot with other tensors; those of other sites may be among them."""
+        """Return the snapshot with other tensors, by the names of `tensors`; names of other sites are ignored."""
         state, inner = named[f"state.{self.start}"], named.get(f"inner.{self.site}")
         return dataclasses.replace(self, state=state, inner=inner, rows=_listed(named, "rows", 0))
 
     def to(self, device: torch.device | str) -> Self:
-        """Return it with the activations on a device."""
+        """Return the snapshot with its activations on a device."""
         return self.with_tensors({n: t if n.startswith("rows.") else t.to(device) for n, t in self.tensors().items()})
 
 
@@ -62,9 +62,9 @@ class Snapshot:
 class LastFrameSnapshot(Snapshot):
     """A pass stopped before some block, to be continued for the last frame alone; all its activations have T = 1.
 
-    It keeps the keys and values of the frames before, of all blocks to come: for Walrus 2 (T − 1) h w δ d numbers per
-    row and block. That is 2 (T − 1) / T times the activation of all frames per block: for the published 2D size
-    (T = 6, 32 × 32 tokens, d = 1408) 58 MB in float32, 29 MB in bfloat16, times 20 from the middle of 40 blocks.
+    It keeps the keys and values of the earlier frames, for all blocks that are still to run: for Walrus
+    2 (T − 1) h w δ d numbers per row and block. For the published 2D size (T = 6, 32 × 32 tokens, d = 1408) that is
+    58 MB per block in float32 and 29 MB in bfloat16, times 20 from the middle of 40 blocks.
     """
 
     kv_cache: tuple[Tensor, ...]
@@ -77,7 +77,7 @@ class LastFrameSnapshot(Snapshot):
         return super().tensors() | {f"kv_cache.{i}": tensor for i, tensor in enumerate(self.kv_cache, self.start)}
 
     def with_tensors(self, named: Mapping[str, Tensor]) -> Self:
-        """Return the same snapshot with other tensors; those of other sites may be among them."""
+        """Return the snapshot with other tensors, by the names of `tensors`; names of other sites are ignored."""
         return dataclasses.replace(super().with_tensors(named), kv_cache=_listed(named, "kv_cache", self.start))
 
 
@@ -85,35 +85,35 @@ S = TypeVar("S", bound=Snapshot)
 
 
 def all_tensors(snapshots: Mapping[Site, Snapshot]) -> dict[str, Tensor]:
-    """Return the tensors of one pass at several sites by name; what sites share is there once."""
+    """Return the tensors of one pass at several sites by name; shared tensors appear once."""
     return {name: tensor for snapshot in snapshots.values() for name, tensor in snapshot.tensors().items()}
 
 
 def select_rows(snapshots: Mapping[Site, S], rows: Sequence[int]) -> dict[Site, S]:
-    """Return some rows of one pass, in this order, copied; what sites share stays shared. A row may come repeatedly."""
+    """Return some rows of one pass, in this order, copied; shared tensors stay shared. A row may appear repeatedly."""
     index = torch.tensor(rows, dtype=torch.long, device="cpu")
     named = {name: t.index_select(0, index.to(t.device)) for name, t in all_tensors(snapshots).items()}
     return {site: snapshot.with_tensors(named) for site, snapshot in snapshots.items()}
 
 
 def join_snapshots(snapshots: Sequence[S]) -> S:
-    """Put the rows of snapshots together, in this order.
+    """Join the rows of snapshots, in this order.
 
     Raises:
-        PhysteerError: there are none, or they differ in more than their rows: in site, grid, fields or boundaries.
+        PhysteerError: There are no snapshots, or they differ in site, grid, fields or boundaries.
     """
     if not snapshots:
         raise PhysteerError("there are no snapshots to join")
     first = snapshots[0]
     for other in snapshots[1:]:
-        for what, one, two in (
+        for kind, first_value, other_value in (
             ("kinds", type(first).__name__, type(other).__name__),
             ("sites", first.site, other.site),
             ("fields, boundaries or grids", first.shared, other.shared),
             ("shapes", _row_shapes(first), _row_shapes(other)),
         ):
-            if one != two:
-                raise PhysteerError(f"snapshots of different {what} cannot be joined: {one} and {two}")
+            if first_value != other_value:
+                raise PhysteerError(f"snapshots of different {kind} cannot be joined: {first_value} and {other_value}")
     named = [snapshot.tensors() for snapshot in snapshots]
     return first.with_tensors({name: torch.cat([each[name] for each in named]) for name in named[0]})
 

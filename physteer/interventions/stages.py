@@ -1,4 +1,4 @@
-"""The staged protocol: what a model offers so that its pass can stop at a site and continue from there."""
+"""The staged protocol: the methods of a model whose pass can stop at a site and continue from there."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _IN_BLOCK = re.compile(r"blocks\.(?P<index>\d+)(?P<inside>\..+)?")
 class StagedModel(Protocol):
     """A module that runs in stages: encode, block 0 … L − 1, decode.
 
-    The activation between stages is one tensor [B, T, …, d]. What else a stage needs is the model's own `context`. A
-    model that is built otherwise joins by a small module that has these methods, and whose sites `encoder` (the
-    activation before block 0) and `blocks.i` are at the borders of the stages.
+    The activation between stages is one tensor [B, T, …, d]. Everything else that a stage needs is the `context`, in a
+    form of the model's own. A model with another structure can be wrapped in a module that has these methods; its sites
+    `encoder` (the activation before block 0) and `blocks.i` must be at the borders of the stages.
     """
 
     blocks: nn.ModuleList
@@ -31,7 +31,10 @@ class StagedModel(Protocol):
     def run_blocks(
         self, h: Tensor, context: Any, start: int = 0, stop: int | None = None, *, last_frame_only: bool = False
     ) -> Tensor:
-        """Run blocks start … stop − 1, through their `__call__`; skip what only earlier frames' outputs need."""
+        """Run blocks start … stop − 1, through their `__call__`.
+
+        With `last_frame_only`, what only the outputs of earlier frames need is skipped.
+        """
         ...
 
     def decode(self, h: Tensor, context: Any, *, last_frame_only: bool = False) -> Tensor:
@@ -39,28 +42,34 @@ class StagedModel(Protocol):
         ...
 
     def pack_context(self, context: Any) -> tuple[tuple[Tensor, ...], str]:
-        """Return what a context is made of: tensors [B, …] on the CPU, and what all rows share."""
+        """Return the parts of a context: tensors [B, …] on the CPU, and text that all rows share."""
         ...
 
     def unpack_context(self, rows: Sequence[Tensor], shared: str) -> Any:
-        """Return the context of some packed rows."""
+        """Return the context of packed rows."""
         ...
 
 
 class KeepsPast(StagedModel, Protocol):
-    """A staged model whose frames never depend on later ones, so that a last frame can be run alone."""
+    """A staged model that is causal in time: with the kv cache of earlier frames, the last frame can be run alone."""
 
     def keep_past(self, h: Tensor, context: Any, start: int) -> tuple[Tensor, ...]:
-        """Return, for blocks start …, the keys and values of frames [B, T − 1, …] for a next one: tensors [B, …]."""
+        """Return the kv cache of frames [B, T − 1, …] for blocks start …: tensors [B, …]."""
         ...
 
     def run_next_frame(self, h: Tensor, context: Any, start: int, kv_cache: Sequence[Tensor]) -> Tensor:
-        """Run blocks start … on a frame [B, 1, …]."""
+        """Run blocks start … on a frame [B, 1, …], with the kv cache of the frames before it."""
         ...
 
 
 def first_block(model: StagedModel, site: Site) -> int:
-    """Return the next block of a pass stopped at a site: the one behind it or, at a site inside a block, that block."""
+    """Return the index of the next block of a pass that is stopped at a site.
+
+    It is the block after the site or, for a site inside a block, that block.
+
+    Raises:
+        PhysteerError: The site is unknown, or neither a border of a stage nor inside a block.
+    """
     find_module(cast(nn.Module, model), site)
     if site.module == "encoder":
         return 0

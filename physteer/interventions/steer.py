@@ -20,8 +20,8 @@ SteerMode = Literal["drop", "pad", "interpolate", "none"]
 class Steer(Replacement):
     """r(h) = h + α v ‖h‖/‖v‖, norms over space and channels per row and frame (Fear et al., arXiv 2511.20798).
 
-    v is the direction fitted to h's token grid (`fit_to_grid`), once per grid and device; a step then costs one norm
-    and one fused multiply-add. At α = 0 the activation is returned itself.
+    v is the direction, fitted to h's token grid (`fit_to_grid`) once per grid and device. A rollout step then costs one
+    norm and one fused multiply-add. At α = 0 the activation itself is returned.
     """
 
     def __init__(self, direction: Tensor, strength: float, mode: SteerMode = "drop") -> None:
@@ -33,7 +33,7 @@ class Steer(Replacement):
             mode: how the direction is fitted to another grid.
 
         Raises:
-            PhysteerError: Strength, mode or direction make no sense.
+            PhysteerError: There is no such mode, or strength or direction are not finite or not of that shape.
         """
         super().__init__()
         if not math.isfinite(strength):
@@ -64,14 +64,14 @@ class Steer(Replacement):
         wide = h.to(torch.promote_types(h.dtype, unit.dtype))
         # Over channels, then over tokens: in one go, float32 sums of a million squares are off by 1e-4.
         norm = vector_norm(vector_norm(wide, dim=-1).flatten(2), dim=-1)  # [B, T]
-        step = (self.strength * norm)[..., None, None, None, None]
-        return torch.addcmul(wide, step, unit.to(wide.dtype)).to(h.dtype)
+        length = (self.strength * norm)[..., None, None, None, None]
+        return torch.addcmul(wide, length, unit.to(wide.dtype)).to(h.dtype)
 
     def unit(self, h: Tensor) -> Tensor:
         """Return v/‖v‖ on h's grid and device: [h, w, δ, d], or with axes of 1 where v does not vary.
 
         Raises:
-            PhysteerError: The direction does not fit the activation, or nothing of it is left after fitting.
+            PhysteerError: The direction does not fit the activation, or is zero after fitting.
         """
         if h.ndim != 6:
             raise PhysteerError(f"steering needs an activation [B, T, h, w, δ, d]; this has shape {list(h.shape)}")
@@ -83,7 +83,7 @@ class Steer(Replacement):
         return self._fitted[grid].on(h.device)
 
     def extra_repr(self) -> str:
-        """Say what the direction is and how far it goes."""
+        """Return the direction's shape, the strength and the mode."""
         return f"direction={list(self.direction.shape)}, strength={self.strength}, mode={self.mode!r}"
 
 
@@ -93,7 +93,7 @@ def fit_to_grid(direction: Tensor, grid: tuple[int, ...], mode: SteerMode) -> Te
     * `drop`: the mean over space; its norm is that of the mean repeated over the whole grid.
     * `pad`: cut to the centre where the direction is larger, zeros at the high end where it is smaller.
     * `interpolate`: cut to the centre where it is larger, trilinear (`align_corners=False`) where it is smaller.
-    * `none`: as it is, with its own norm; a one-token direction is so √tokens stronger than in `drop`.
+    * `none`: unchanged, with its own norm; a one-token direction is therefore √tokens stronger than in `drop`.
 
     Args:
         direction: [h', w', δ', d].

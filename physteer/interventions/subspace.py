@@ -20,7 +20,7 @@ class Subspace(nn.Module, ABC):
 
     @abstractmethod
     def project(self, change: Tensor) -> Tensor:
-        """Return Π of a change [..., d], given and returned in float32 or wider."""
+        """Return Π of a change [..., d]; both are in float32 or wider."""
 
     def forward(self, change: Tensor) -> Tensor:
         """Return Π of a change [..., d] of any precision, in float32 or wider.
@@ -31,7 +31,7 @@ class Subspace(nn.Module, ABC):
             return self.project(change.to(torch.promote_types(change.dtype, torch.float32)))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Subspace:
-        # What `.to`, `.half` and Lightning's true half precision go through: move, but do not narrow what is learned.
+        # `.to`, `.half` and Lightning's true half precision call this: move parameters, but do not narrow them.
         def unnarrowed(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
             if torch.promote_types(moved.dtype, tensor.dtype) == moved.dtype:
@@ -70,12 +70,12 @@ class Span(Subspace):
         return (change @ basis) @ basis.mT
 
     def extra_repr(self) -> str:
-        """Say d and k."""
+        """Return d and k."""
         return "d={}, k={}".format(*self.basis.shape)
 
 
 class Complement(Span):
-    """All that is orthogonal to some directions: Π x = x − x U Uᵀ."""
+    """The orthogonal complement of some directions: Π x = x − x U Uᵀ."""
 
     def project(self, change: Tensor) -> Tensor:
         """Return x − x U Uᵀ."""

@@ -1,4 +1,4 @@
-"""Scores of rollouts and diagnostics of flows: functions of tensors, and torchmetrics that add up over processes."""
+"""Scores of rollouts and diagnostics of flows: functions of tensors, and torchmetrics that sum over processes."""
 
 from physteer.metrics.baselines import linear_extrapolation, persistence
 from physteer.metrics.dose_response import dose_response, slope
@@ -47,6 +47,7 @@ from physteer.metrics.steering import (
     tracer_mass,
     true_change,
 )
+from physteer.metrics.sums import ConditionSums, PairSums
 from physteer.metrics.targets import (
     TARGETS,
     Flow,
@@ -64,12 +65,14 @@ __all__ = [
     "FORECASTS",
     "TARGETS",
     "Alignment",
+    "ConditionSums",
     "CounterfactualRecovery",
     "Flow",
     "ForecastScores",
     "InterchangeAccuracy",
     "Interval",
     "Movement",
+    "PairSums",
     "Periodic",
     "ProbeScores",
     "Recovery",

@@ -1,4 +1,4 @@
-"""Forecasts that need no model: whatever is learned must beat them."""
+"""Forecasts without a model, as baselines of learned ones."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ def persistence(window: Tensor, n_steps: int) -> Tensor:
 
 
 def linear_extrapolation(window: Tensor, n_steps: int) -> Tensor:
-    """Forecast that the last change goes on: u(t + k) = u(t) + k (u(t) − u(t − 1)).
+    """Forecast that the last change continues: u(t + k) = u(t) + k (u(t) − u(t − 1)).
 
     Args:
         window: [B, T, C, H, W, D] with T ≥ 2.

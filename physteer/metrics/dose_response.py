@@ -1,4 +1,4 @@
-"""How an effect follows the strength of steering: its slope, initial condition by initial condition."""
+"""Dose response: the slope of an effect against the strength of steering, per initial condition."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def dose_response(
 ) -> Interval:
     """Measure the slope per initial condition, and bootstrap the mean over initial conditions.
 
-    Windows of one initial condition are averaged at each strength first. Where effects are changes against the
-    unsteered rollout, give rows of strength 0 and effect 0 too: they are part of the curve.
+    Windows of one initial condition are first averaged at each strength. Where effects are changes against the
+    unsteered rollout, include rows of strength 0 and effect 0: they are part of the curve.
 
     Args:
         strengths: α of each row.
-        effects: of each row; rows that are not finite are left out.
+        effects: of each row; rows whose effect is not finite are left out.
         initial_conditions: of each row, by name; one with fewer than two strengths has no slope and is left out.
         resampling: level, number and seed.
 
@@ -44,10 +44,10 @@ def dose_response(
     finite = np.isfinite(effect)
     kept, slopes = [], []
     for name in np.unique(names[finite]):
-        mine = finite & (names == name)
-        x = np.unique(alpha[mine])
+        of_condition = finite & (names == name)
+        x = np.unique(alpha[of_condition])
         if len(x) > 1:
-            y = np.array([effect[mine & (alpha == a)].mean() for a in x])
+            y = np.array([effect[of_condition & (alpha == a)].mean() for a in x])
             kept.append(str(name))
             slopes.append(slope(x, y))
     return bootstrap_mean(slopes, kept, resampling)

@@ -1,7 +1,7 @@
-"""Flow diagnostics: what a fluid dynamicist reads off a velocity field.
+"""Flow diagnostics of velocity fields and tracers.
 
-Fields end in [H, W, D] = (x, y, z), absent axes of size 1; a velocity is [..., 3, H, W, D]. Spacings are in physical
-length, one per axis, and so are the flags that say which axes are periodic. Everything before is batch and is kept.
+Fields are [..., H, W, D] = (x, y, z), with absent axes of size 1; a velocity is [..., 3, H, W, D]. Leading axes are
+batch axes and are kept. Spacings are physical lengths, one per axis; flags say which axes are periodic.
 """
 
 from __future__ import annotations

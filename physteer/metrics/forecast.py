@@ -1,4 +1,4 @@
-"""A model's forecasts scored beside those that need no model."""
+"""Scores of a model's forecasts, beside the baselines that need no model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ForecastScores(nn.Module):
     """VRMSE per step and field of a model, of persistence and of linear extrapolation, on the same samples."""
 
     def __init__(self, n_steps: int, fields: Sequence[str]) -> None:
-        """Begin with nothing seen.
+        """Start with no samples.
 
         Args:
             n_steps: steps of the forecasts.

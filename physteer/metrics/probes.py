@@ -1,37 +1,37 @@
-"""Scores of probes: R², mean absolute error, and the nearest that any token comes to the truth."""
+"""Scores of probes: R², mean absolute error, and the smallest error over the tokens of a window."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from physteer.errors import PhysteerError
+from physteer.metrics.sums import ConditionSums
 
 N, SUM, SQUARES, ERRORS, ABSOLUTE = range(5)
 """Columns of `ProbeScores.terms`: samples, Σ(y − c), Σ(y − c)², Σ(y − ŷ)², Σ|y − ŷ|, with c a constant per target."""
 
 
-class ProbeScores:
+class ProbeScores(ConditionSums):
     """R² and mean absolute error of many probes on many targets in one pass, and by initial condition.
 
-    Five sums per initial condition, probe and target are kept, so that intervals can be bootstrapped over initial
-    conditions; their number does not depend on how many samples there are.
+    Five sums (columns `N` … `ABSOLUTE`) are kept per initial condition, probe and target: terms are [A, m, 5], float64.
     """
 
     def __init__(self, targets: Sequence[str], centre: Tensor | None = None) -> None:
-        """Begin with nothing seen.
+        """Start with no samples.
 
         Args:
             targets: names of the m targets.
-            centre: c [m], about the mean of each target, so that Σ(y − c)² keeps its digits; 0 by default. The same in
-                all processes.
+            centre: c [m], close to the mean of each target, so that Σ(y − c)² loses no digits; 0 by default. All
+                processes must use the same.
         """
+        super().__init__()
         self.targets = tuple(targets)
         self._centre = torch.zeros(len(self.targets)) if centre is None else centre.detach()
         self._centre = self._centre.cpu().double()
-        self._terms: dict[str, Tensor] = {}  # each [A, m, 5], float64
 
     def update(self, prediction: Tensor, truth: Tensor, initial_conditions: Sequence[str]) -> None:
         """Add samples.
@@ -59,47 +59,15 @@ class ProbeScores:
         about = torch.stack([torch.ones_like(y), y, y.square()], -1).sum(1)  # [B, m, 3]
         off = torch.stack([error.square(), error.abs()], -1).sum(2)  # [A, B, m, 2]
         terms = torch.cat([about.expand(len(off), *about.shape), off], -1).cpu()  # [A, B, m, 5]
-        for name, added in zip(initial_conditions, terms.unbind(1), strict=True):
-            self._add(name, added)
-
-    def merge(self, other: ProbeScores) -> None:
-        """Add what another process has seen, of the same probes and targets."""
-        for name, added in other._terms.items():
-            self._add(name, added)
-
-    def terms(self) -> dict[str, Tensor]:
-        """Return by initial condition the sums [A, m, 5] (columns `N` … `ABSOLUTE`); any of them add up.
-
-        Raises:
-            PhysteerError: Nothing was seen.
-        """
-        if not self._terms:
-            raise PhysteerError("no sample was seen: there are no scores of probes")
-        return {name: self._terms[name] for name in sorted(self._terms)}
+        self.add(initial_conditions, terms.movedim(1, 0))
 
     def r2(self) -> Tensor:
         """Return R² [A, m]; NaN where the truth does not vary."""
-        return r2_of(self._total())
+        return r2_of(self.total())
 
     def mae(self) -> Tensor:
         """Return the mean absolute error [A, m], in the targets' units."""
-        return mae_of(self._total())
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the sums by initial condition, to be sent to another process or saved."""
-        return dict(self._terms)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Replace what was seen by what `state_dict` returned."""
-        self._terms = {name: terms.clone() for name, terms in state.items()}
-
-    def _total(self) -> Tensor:
-        return torch.stack(list(self.terms().values())).sum(0)
-
-    def _add(self, name: str, terms: Tensor) -> None:
-        if terms.shape != next(iter(self._terms.values()), terms).shape:
-            raise PhysteerError("scores of other numbers of probes or targets cannot be added")
-        self._terms[name] = self._terms[name] + terms if name in self._terms else terms.clone()
+        return mae_of(self.total())
 
 
 def r2_of(terms: Tensor) -> Tensor:
@@ -116,12 +84,12 @@ def mae_of(terms: Tensor) -> Tensor:
 def best_match(prediction: Tensor, truth: Tensor) -> Tensor:
     """Return the smallest |ŷ − y| over the tokens of each window, [B, m].
 
-    A minimum over many tokens is small by chance: it says something only beside the same minimum for truths of other
-    windows (`physteer.concepts.other_windows`).
+    A minimum over many tokens is small by chance. Compare it with the same minimum for the truths of other windows
+    (`physteer.concepts.other_windows`).
 
     Args:
         prediction: ŷ [B, n, m] at n tokens.
-        truth: y [B, n, m], or [B, 1, m] for a truth that all tokens share.
+        truth: y [B, n, m], or [B, 1, m] for a truth that is the same at all tokens.
     """
     return (_float64(prediction) - _float64(truth)).abs().amin(1)
 

@@ -1,8 +1,8 @@
-"""What steering did to a rollout: whether it went where the parameter would have gone, and what it damaged.
+"""Effects of steering on a rollout: its agreement with the true change of a parameter, and its damage to the flow.
 
-Fields are [..., H, W, D] and reduced over space; everything before (conditions, rows, steps, fields) is kept and
-broadcasts. Sums are in float64, and what is summed is returned, so that ratios can be pooled over rows:
-a mean of ratios would let rows with a tiny denominator decide.
+Fields are [..., H, W, D] and are reduced over space. The leading axes (conditions, rows, steps, fields) are kept and
+broadcast. Sums are in float64. The terms of ratios are returned, so that ratios can be pooled over rows: a mean of
+ratios would be dominated by rows with a small denominator.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from physteer.errors import PhysteerError
 from physteer.metrics.flow import SPACE, energy_spectrum
 
 SPECTRUM_FLOOR = 1e-8
-"""Of the reference's energy: what a shell holds below it is round-off of float32 fields, not flow."""
+"""Share of the reference's energy; the energy of a shell below it is round-off of float32 fields."""
 ROUND_OFF = 1e-6
-"""Of the truth's RMS: a true change below it is round-off of float32 fields and of restarted solvers, not physics."""
+"""Share of the truth's RMS; a true change below it is round-off of float32 fields and of restarted solvers."""
 BLOW_UP = 100.0
 """A field whose RMS exceeds this many times its initial one has blown up."""
 
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """Inner products of the change that steering made with the true change, as means over space.
+    """Inner products of the change made by steering, Δŷ, and the true change, Δy, as means over space.
 
-    Add them up over rows before reading `cosine` or `gain`, and these are pooled.
+    For a pooled `cosine` or `gain`, first sum the inner products over rows.
     """
 
     product: Tensor
@@ -45,16 +45,16 @@ class Alignment:
 
     @property
     def gain(self) -> Tensor:
-        """⟨Δŷ Δy⟩ / ⟨Δy²⟩: how much of the true change there is in the steered one; NaN where nothing truly changes."""
+        """⟨Δŷ Δy⟩ / ⟨Δy²⟩: the share of the true change that steering makes; NaN where the true change is 0."""
         return self.product / self.truth
 
 
 @dataclass(frozen=True, eq=False)
 class TrueChange:
-    """Δy = y(θ') − y(θ_b), from the same state; the same for everything that is compared with it."""
+    """Δy = y(θ') − y(θ_b), both from the same state."""
 
     change: Tensor
-    """[..., H, W, D], float64; 0 where nothing truly changes."""
+    """[..., H, W, D], float64; exactly 0 where it is round-off."""
     square: Tensor
     """⟨Δy²⟩, [...]."""
 
@@ -62,10 +62,10 @@ class TrueChange:
 def true_change(truth_target: Tensor, truth_base: Tensor) -> TrueChange:
     """Return Δy, set to 0 where its RMS is below 1e-6 of that of y(θ_b).
 
-    Nothing truly changes there: an exact null, such as the velocity when only a passive tracer's diffusivity does.
+    Such a change is an exact null, for example the velocity's when only the diffusivity of a passive tracer changes.
 
     Args:
-        truth_target: y(θ') [..., H, W, D], the truth at the parameters that steering is towards.
+        truth_target: y(θ') [..., H, W, D], the truth at the target parameters of steering.
         truth_base: y(θ_b), the truth at the parameters of the window.
 
     Raises:
@@ -82,7 +82,7 @@ def true_change(truth_target: Tensor, truth_base: Tensor) -> TrueChange:
 def alignment(steered: Tensor, unsteered: Tensor, true: TrueChange) -> Alignment:
     """Compare Δŷ = ŷ_steered − ŷ_unsteered with Δy, all from the same state.
 
-    Where nothing truly changes, cosine and gain are NaN, and ⟨Δŷ Δy⟩ = ⟨Δy²⟩ = 0 add nothing to pooled ones.
+    Where Δy is 0, cosine and gain are NaN; the terms ⟨Δŷ Δy⟩ = ⟨Δy²⟩ = 0 add nothing to pooled ones.
 
     Args:
         steered: ŷ_steered [..., H, W, D], such as [conditions, B, T, C, H, W, D].
@@ -96,9 +96,9 @@ def alignment(steered: Tensor, unsteered: Tensor, true: TrueChange) -> Alignment
         PhysteerError: The fields lie on different grids.
     """
     _same_grid(steered, unsteered, true.change)
-    made = steered.double() - unsteered.double()
-    product = (made * true.change).mean(SPACE)
-    return Alignment(product, made.square().mean(SPACE).expand_as(product), true.square.expand_as(product))
+    steered_change = steered.double() - unsteered.double()
+    product = (steered_change * true.change).mean(SPACE)
+    return Alignment(product, steered_change.square().mean(SPACE).expand_as(product), true.square.expand_as(product))
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +114,7 @@ class RecoveryTerms:
     def recovery(self) -> Tensor:
         """Counterfactual recovery 1 − ⟨error_steered⟩/⟨error_unsteered⟩ of each row; sum the terms first to pool rows.
 
-        0 is no better than not steering, 1 is exact, below 0 is worse.
+        1 is exact, 0 is as good as no steering, below 0 is worse.
         """
         return 1 - self.error_steered / self.error_unsteered
 
@@ -139,15 +139,15 @@ def recovery_terms(steered: Tensor, unsteered: Tensor, truth_target: Tensor) -> 
 def spectrum_distance(velocity: Tensor, reference: Tensor, floor: float = SPECTRUM_FLOOR) -> Tensor:
     """Return the RMS over shells of ln(E(k)/E_ref(k)): 0 for equal spectra, 0.1 where shells differ by about 10 %.
 
-    Logarithms weigh every scale alike. In a relative L2 norm of E(k) only the few largest scales would count, and it is
-    small scales that damage shows in first. Shells go from 1 (a mean flow is a change of frame) to the last one that
-    the shortest axis holds completely; to both spectra `floor` times the reference's total energy without shell 0 is
-    added, so that shells without energy in either do not count.
+    Logarithms give every scale the same weight. In a relative L2 norm of E(k) only the few largest scales would count,
+    but damage appears first in the small ones. Shells are 1 (shell 0 is the mean flow, a change of frame) to the last
+    one that fits the shortest axis. `floor` times the reference's total energy without shell 0 is added to both
+    spectra, so that shells without energy in either do not count.
 
     Args:
         velocity: [..., 3, H, W, D].
         reference: E_ref(k) [..., shells], from `reference_spectrum`; may lack or repeat leading axes.
-        floor: of the reference's energy.
+        floor: share of the reference's energy.
 
     Returns:
         [...], float64; not finite where either is not, or where the reference does not vary.
@@ -172,7 +172,7 @@ def reference_spectrum(velocity: Tensor) -> Tensor:
 
 
 def movement(steered: Tensor, unsteered: Tensor, spread: Tensor) -> Tensor:
-    """Return √⟨(ŷ_steered − ŷ_unsteered)²⟩ / σ: how far steering moves a field, in units of its spread.
+    """Return √⟨(ŷ_steered − ŷ_unsteered)²⟩ / σ: the change of a field by steering, in units of its spread.
 
     Args:
         steered: [..., H, W, D].

@@ -1,7 +1,7 @@
-"""What probes look for: flow quantities in the units the network sees, per token or pooled.
+"""Targets of probes: flow quantities in the units of the network's inputs, per token or pooled.
 
-The network gets every field divided by the window's own scale r, so amplitude is not in its activations; targets are
-computed from the same divided fields. Lengths stay those of the grid. Viscosity and diffusivity are the parameters'.
+The network gets every field divided by the window's own scale r, so that activations do not contain amplitudes. Targets
+are computed from the same divided fields. Lengths are those of the grid. Viscosity and diffusivity are parameters.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from physteer.metrics.flow import SPACE, Periodic, Spacing, derivative, vorticit
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """Fields as the network sees them, divided by the window's scales r, and their grid."""
+    """Fields divided by the window's scales r, as in the network's inputs, and their grid."""
 
     spacing: Spacing
     periodic: Periodic
@@ -36,37 +36,37 @@ class Flow:
 
 @dataclass(frozen=True)
 class Target:
-    """A quantity to probe for."""
+    """A flow quantity that probes are fitted to."""
 
     compute: Callable[[Flow], Tensor]
-    """[B, T, H, W, D], or [B] for a parameter, which every cell of a window shares."""
+    """Returns [B, T, H, W, D], or [B] for a parameter, which is the same in every cell of a window."""
     units: str
-    """r is the scale of the field that the quantity is of, L the data set's unit of length."""
+    """With r the scale of the quantity's field, and L the data set's unit of length."""
     needs: tuple[str, ...]
-    """Fields of `Flow`."""
+    """Names of the fields of `Flow` that it is computed from."""
 
 
 def _vorticity(flow: Flow) -> Tensor:
-    return vorticity(_there(flow.velocity), flow.spacing, flow.periodic).select(-4, 2)
+    return vorticity(_present(flow.velocity), flow.spacing, flow.periodic).select(-4, 2)
 
 
 def _speed_squared(flow: Flow) -> Tensor:
-    return _there(flow.velocity).square().sum(-4)
+    return _present(flow.velocity).square().sum(-4)
 
 
 def _strain_squared(flow: Flow) -> Tensor:
     """Return S:S = ¼ Σ_ij (∂_i u_j + ∂_j u_i)², [B, T, H, W, D]."""
-    u = _there(flow.velocity)
+    u = _present(flow.velocity)
     d = [[derivative(u.select(-4, j), i, flow.spacing, flow.periodic) for j in range(3)] for i in range(3)]
     return torch.stack([(d[i][j] + d[j][i]).square() for i in range(3) for j in range(3)]).sum(0) / 4
 
 
 def _dissipation(flow: Flow) -> Tensor:
-    return 2 * _there(flow.viscosity).view(-1, 1, 1, 1, 1).to(_there(flow.velocity)) * _strain_squared(flow)
+    return 2 * _present(flow.viscosity).view(-1, 1, 1, 1, 1).to(_present(flow.velocity)) * _strain_squared(flow)
 
 
 def _gradient(flow: Flow) -> Tensor:
-    slopes = [derivative(_there(flow.tracer), axis, flow.spacing, flow.periodic) for axis in range(3)]
+    slopes = [derivative(_present(flow.tracer), axis, flow.spacing, flow.periodic) for axis in range(3)]
     return torch.stack(slopes).square().sum(0).sqrt()
 
 
@@ -77,9 +77,9 @@ TARGETS: dict[str, Target] = {
     "shear_rate": Target(lambda flow: (2 * _strain_squared(flow)).sqrt(), "r/L", ("velocity",)),  # √(2 S:S)
     "dissipation_rate": Target(_dissipation, "ν r²/L²", ("velocity", "viscosity")),  # 2ν S:S
     "tracer_gradient": Target(_gradient, "r/L", ("tracer",)),  # |∇c|
-    "pressure": Target(lambda flow: _there(flow.pressure), "r", ("pressure",)),
-    "log_viscosity": Target(lambda flow: _there(flow.viscosity).log10(), "log10 L²/time", ("viscosity",)),
-    "log_diffusivity": Target(lambda flow: _there(flow.diffusivity).log10(), "log10 L²/time", ("diffusivity",)),
+    "pressure": Target(lambda flow: _present(flow.pressure), "r", ("pressure",)),
+    "log_viscosity": Target(lambda flow: _present(flow.viscosity).log10(), "log10 L²/time", ("viscosity",)),
+    "log_diffusivity": Target(lambda flow: _present(flow.diffusivity).log10(), "log10 L²/time", ("diffusivity",)),
 }
 """Name → quantity."""
 
@@ -88,7 +88,7 @@ def target(name: str, flow: Flow) -> Tensor:
     """Compute a quantity: [B, T, H, W, D], or [B] for a parameter.
 
     Raises:
-        PhysteerError: There is no such quantity, or the data lack what it is made of.
+        PhysteerError: There is no such quantity, or the data lack a field that it is computed from.
     """
     if name not in TARGETS:
         raise PhysteerError(f"no probe target {name!r}, only {', '.join(TARGETS)}{did_you_mean(name, TARGETS)}")
@@ -100,24 +100,24 @@ def target(name: str, flow: Flow) -> Tensor:
 
 @dataclass(frozen=True)
 class TokenAxis:
-    """How the cells of one axis belong to tokens: token i has `cells` cells, from cell `first` + i · `cells`."""
+    """The tokens along one axis: token i covers `cells` cells, from cell `first` + i · `cells` on."""
 
     tokens: int
     cells: int = 1
     first: int = 0
-    """Negative where tokens begin in the padding."""
+    """Negative where the first token begins in the padding."""
 
     def weights(self, size: int, periodic: bool) -> Tensor:
-        """Return the averages over tokens' cells as a matrix [tokens, size] whose rows add up to 1.
+        """Return the matrix [tokens, size] that averages cells over tokens; its rows sum to 1.
 
-        Cells beyond the end are those of the other end on a periodic axis. Elsewhere they are left out; a token with
-        no cell inside gets the nearest one.
+        On a periodic axis, cells beyond an end are those of the other end. Elsewhere they are left out; a token without
+        any cell inside gets the nearest cell.
         """
         cells = self.first + torch.arange(self.tokens * self.cells).view(self.tokens, self.cells)
         inside = torch.ones_like(cells) if periodic else ((cells >= 0) & (cells < size)).long()
         cells = cells % size if periodic else cells.clamp(0, size - 1)
-        lonely = inside.sum(1, keepdim=True) == 0
-        inside = torch.where(lonely, 1, inside)
+        empty = inside.sum(1, keepdim=True) == 0
+        inside = torch.where(empty, 1, inside)
         counts = torch.zeros(self.tokens, size, dtype=torch.float64).scatter_add_(1, cells, inside.double())
         return counts / counts.sum(1, keepdim=True)
 
@@ -131,7 +131,7 @@ def token_means(field: Tensor, grid: TokenGrid, periodic: Periodic) -> Tensor:
 
     Args:
         field: [..., H, W, D].
-        grid: how cells belong to tokens.
+        grid: the cells of each token.
         periodic: per axis.
 
     Returns:
@@ -151,7 +151,7 @@ def token_targets(names: Sequence[str], flow: Flow, grid: TokenGrid) -> Tensor:
         [B, T, h, w, δ, m] for m names.
 
     Raises:
-        PhysteerError: There is no such quantity, or the data lack what it is made of.
+        PhysteerError: There is no such quantity, or the data lack a field that it is computed from.
     """
     like = _any_field(flow)
     shape = (*like.shape[:2], *(axis.tokens for axis in grid))
@@ -169,7 +169,7 @@ def pooled_targets(names: Sequence[str], flow: Flow) -> Tensor:
     """Compute quantities averaged over space, frame by frame: [B, T, m].
 
     Raises:
-        PhysteerError: There is no such quantity, or the data lack what it is made of.
+        PhysteerError: There is no such quantity, or the data lack a field that it is computed from.
     """
     like = _any_field(flow)
     fields = [target(name, flow) for name in names]
@@ -179,37 +179,37 @@ def pooled_targets(names: Sequence[str], flow: Flow) -> Tensor:
 
 
 def patches(fields: Tensor, grid: TokenGrid, periodic: Periodic) -> Tensor:
-    """Return the raw cells of every token, as features: does a layer add anything to its input?
+    """Return the raw cells of every token, as features of a control: a layer's probes should beat those of its input.
 
-    Cells beyond an end are those of the other end on a periodic axis, elsewhere those at the end.
+    On a periodic axis, cells beyond an end are those of the other end; elsewhere they repeat the last cell.
 
     Args:
-        fields: [B, T, C, H, W, D], as the network sees them.
-        grid: how cells belong to tokens.
+        fields: [B, T, C, H, W, D], as in the network's inputs.
+        grid: the cells of each token.
         periodic: per axis.
 
     Returns:
         [B, T, h, w, δ, C · cells].
     """
     for axis in range(3):
-        one, size = grid[axis], fields.shape[3 + axis]
-        cells = one.first + torch.arange(one.tokens * one.cells)
+        axis_tokens, size = grid[axis], fields.shape[3 + axis]
+        cells = axis_tokens.first + torch.arange(axis_tokens.tokens * axis_tokens.cells)
         cells = cells % size if periodic[axis] else cells.clamp(0, size - 1)
         fields = fields.index_select(3 + axis, cells.to(fields.device))
-    split = [count for one in grid for count in (one.tokens, one.cells)]
+    split = [count for axis_tokens in grid for count in (axis_tokens.tokens, axis_tokens.cells)]
     cells = fields.view(*fields.shape[:3], *split)  # [B, T, C, h, p, w, q, δ, r]
     return cells.permute(0, 1, 3, 5, 7, 2, 4, 6, 8).flatten(5)
 
 
 def _any_field(flow: Flow) -> Tensor:
-    """Return a field [B, T, …], for its batch, frames, precision and device."""
+    """Return some field [B, T, …], whose batch, frames, precision and device the targets take."""
     for field in (flow.velocity, flow.tracer, flow.pressure):
         if field is not None:
             return field
     raise PhysteerError("a flow without velocity, tracer and pressure has nothing to probe for")
 
 
-def _there(field: Tensor | None) -> Tensor:
-    """Return what `target` has checked to be there."""
+def _present(field: Tensor | None) -> Tensor:
+    """Return a field that `target` has checked to be present."""
     assert field is not None
     return field

@@ -33,7 +33,7 @@ def vrmse(prediction: Tensor, truth: Tensor) -> Tensor:
 class RolloutVRMSE(Metric):
     """Mean over samples of the VRMSE at every rollout step and field.
 
-    Sums and counts are kept, so the result does not depend on how samples fall into batches or on processes.
+    Sums and counts are kept, so that the result does not depend on batches or processes.
     """
 
     full_state_update = False
@@ -41,7 +41,7 @@ class RolloutVRMSE(Metric):
     count: Tensor
 
     def __init__(self, n_steps: int, fields: Sequence[str], **kwargs: Any) -> None:
-        """Begin with nothing seen.
+        """Start with no samples.
 
         Args:
             n_steps: steps of a rollout.
@@ -60,7 +60,7 @@ class RolloutVRMSE(Metric):
         Args:
             prediction: [B, S, C, H, W, D]: S consecutive steps, the scored fields only.
             truth: the same shape and units.
-            first_step: which step, from 0, is the first of them.
+            first_step: the first of these steps, counted from 0.
 
         Raises:
             PhysteerError: Fields or steps do not fit.

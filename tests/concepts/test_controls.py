@@ -69,7 +69,7 @@ def test_a_direction_depends_on_seed_and_number_alone():
         random_directions(concept[0], 1)
 
 
-# --- rosters
+# --- permutations of labels
 
 
 def crossed(n_conditions=3, parameters=(100, 200, 1000, 2000)):
@@ -89,21 +89,21 @@ def count(labels, groups):
 
 
 def test_shuffles_keep_the_labels_of_every_initial_condition():
-    roster = crossed()
-    shuffles = roster.shuffled(50, seed=1)
+    permutations = crossed()
+    shuffles = permutations.shuffled(50, seed=1)
     for labels in shuffles:
-        assert count(labels, roster.groups) == count(roster.labels, roster.groups)
-        assert labels != roster.labels
+        assert count(labels, permutations.groups) == count(permutations.labels, permutations.groups)
+        assert labels != permutations.labels
     assert len({tuple(sorted(labels.items())) for labels in shuffles}) == 50
 
 
 def test_every_arrangement_is_as_likely():
-    roster = crossed(2, (100, 1000, 2000))  # 3 × 3 arrangements
-    assert roster.arrangements() == 9
-    seen = [tuple(sorted(roster.shuffled(1, seed)[0].items())) for seed in range(1600)]
+    permutations = crossed(2, (100, 1000, 2000))  # 3 × 3 arrangements
+    assert permutations.arrangements() == 9
+    seen = [tuple(sorted(permutations.shuffled(1, seed)[0].items())) for seed in range(1600)]
     counts = [seen.count(labels) for labels in set(seen)]
     assert len(counts) == 8 and all(140 < n < 260 for n in counts)  # 200 ± 13
-    assert len(roster.shuffled(8)) == 8  # all there are
+    assert len(permutations.shuffled(8)) == 8  # all there are
 
 
 def test_more_shuffles_than_arrangements_are_refused():
@@ -123,43 +123,45 @@ def test_initial_conditions_without_both_classes_are_not_matched():
 
 
 def test_shuffles_are_the_same_in_every_process_and_order():
-    roster = crossed()
-    backwards = LabelPermutations(dict(reversed(roster.labels.items())), dict(reversed(roster.groups.items())))
-    assert backwards.shuffled(5, 2) == roster.shuffled(5, 2)
+    permutations = crossed()
+    backwards = LabelPermutations(
+        dict(reversed(permutations.labels.items())), dict(reversed(permutations.groups.items()))
+    )
+    assert backwards.shuffled(5, 2) == permutations.shuffled(5, 2)
     code = (
         "from physteer.concepts.label_permutation import LabelPermutations\n"
-        f"print(LabelPermutations({dict(roster.labels)!r}, {dict(roster.groups)!r}).shuffled(5, 2))"
+        f"print(LabelPermutations({dict(permutations.labels)!r}, {dict(permutations.groups)!r}).shuffled(5, 2))"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert other.stdout.strip() == repr(roster.shuffled(5, 2))  # another hash seed, another process
+    assert other.stdout.strip() == repr(permutations.shuffled(5, 2))  # another hash seed, another process
 
 
 # --- shuffled concepts
 
 
-def activations(roster, strength=0.0, own=3.0, seed=0, windows=2):
+def activations(permutations, strength=0.0, own=3.0, seed=0, windows=2):
     """Activations [windows, 2, *GRID, D] per unit: its initial condition's pattern, the concept's, and noise."""
     generator = torch.Generator().manual_seed(seed)
-    groups = sorted(set(roster.groups.values()))
+    groups = sorted(set(permutations.groups.values()))
     patterns = {group: own * torch.randn(*GRID, D, generator=generator) for group in groups}
     concept = torch.randn(*GRID, D, generator=generator)
     return concept, {
-        unit: patterns[roster.groups[unit]]
+        unit: patterns[permutations.groups[unit]]
         + strength * concept * (1 if label == "feature" else -1)
         + torch.randn(windows, 2, *GRID, D, generator=generator)
-        for unit, label in roster.labels.items()
+        for unit, label in permutations.labels.items()
     }
 
 
 def test_each_is_the_difference_of_means_of_its_shuffled_labels():
-    roster = crossed()
-    _, seen = activations(roster)
-    shuffled = ShuffledDifferences(roster, 4, seed=7)
+    permutations = crossed()
+    _, seen = activations(permutations)
+    shuffled = ShuffledDifferences(permutations, 4, seed=7)
     for unit, h in seen.items():
         shuffled.update([unit] * len(h), h)
     concepts = shuffled.fit(site="blocks.1", model="m", data="d", selections={"feature": "Re > 500"})
     assert len(concepts) == 4
-    for i, (labels, concept) in enumerate(zip(roster.shuffled(4, seed=7), concepts, strict=True)):
+    for i, (labels, concept) in enumerate(zip(permutations.shuffled(4, seed=7), concepts, strict=True)):
         one = DifferenceOfMeans()
         for unit, h in seen.items():
             one.update(labels[unit], h)
@@ -171,15 +173,15 @@ def test_each_is_the_difference_of_means_of_its_shuffled_labels():
 
 @pytest.mark.parametrize("split", [[24], [1] * 24, [5, 0, 19]])
 def test_any_batching_and_number_of_processes_give_the_same_concepts(split):
-    roster = crossed()
-    _, seen = activations(roster)
+    permutations = crossed()
+    _, seen = activations(permutations)
     units = [unit for unit, h in seen.items() for _ in h]
     h = torch.cat(list(seen.values()))
-    whole = ShuffledDifferences(roster, 3)
+    whole = ShuffledDifferences(permutations, 3)
     whole.update(units, h)
-    merged, first = ShuffledDifferences(roster, 3), 0
+    merged, first = ShuffledDifferences(permutations, 3), 0
     for n in split:
-        process, sent = ShuffledDifferences(roster, 3), ShuffledDifferences(roster, 3)
+        process, sent = ShuffledDifferences(permutations, 3), ShuffledDifferences(permutations, 3)
         process.update(units[first : first + n], h[first : first + n])
         sent.load_state_dict(process.state_dict())
         merged.merge(sent)
@@ -190,11 +192,11 @@ def test_any_batching_and_number_of_processes_give_the_same_concepts(split):
 
 
 def test_shuffling_within_initial_conditions_takes_the_concept_out_and_keeps_initial_conditions_out():
-    roster = crossed(8)
-    truth, seen = activations(roster, strength=0.5)
-    real, shuffled = DifferenceOfMeans(), ShuffledDifferences(roster, 19)
+    permutations = crossed(8)
+    truth, seen = activations(permutations, strength=0.5)
+    real, shuffled = DifferenceOfMeans(), ShuffledDifferences(permutations, 19)
     for unit, h in seen.items():
-        real.update(roster.labels[unit], h)
+        real.update(permutations.labels[unit], h)
         shuffled.update([unit] * len(h), h)
 
     def cosine(direction):
@@ -209,8 +211,8 @@ def test_shuffling_within_initial_conditions_takes_the_concept_out_and_keeps_ini
 
 
 def test_what_does_not_fit_is_refused():
-    roster = crossed()
-    shuffled = ShuffledDifferences(roster, 2)
+    permutations = crossed()
+    shuffled = ShuffledDifferences(permutations, 2)
     h = torch.randn(1, 1, *GRID, D)
     with pytest.raises(PhysteerError, match="no window was seen"):
         shuffled.fit(site="a")
@@ -224,12 +226,12 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(PhysteerError, match=r"\[2, 6, 1, 8\] cannot join those of \[4, 6, 1, 8\]"):
         shuffled.update(["re100/0"], h[:, :, :2])
     with pytest.raises(PhysteerError, match="different labels"):
-        shuffled.merge(ShuffledDifferences(roster, 2, seed=5))
+        shuffled.merge(ShuffledDifferences(permutations, 2, seed=5))
     with pytest.raises(PhysteerError, match="sums of 2 shuffles were given for 3"):
-        ShuffledDifferences(roster, 3).load_state_dict(shuffled.state_dict())
+        ShuffledDifferences(permutations, 3).load_state_dict(shuffled.state_dict())
     with pytest.raises(PhysteerError, match="class 'control' is neither 'feature' nor 'laminar'"):
-        ShuffledDifferences(roster, 2, control="laminar")
-    for unit in roster.labels:
+        ShuffledDifferences(permutations, 2, control="laminar")
+    for unit in permutations.labels:
         shuffled.update([unit], torch.ones(1, 1, *GRID, D))
     with pytest.raises(PhysteerError, match="constant or not finite"):
         shuffled.fit(site="a")

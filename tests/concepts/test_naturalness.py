@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from physteer.concepts import NaturalDistances, TokenCovariance
+from physteer.concepts import Covariance, NaturalDistances, NaturalSpace
 from physteer.errors import PhysteerError
 from physteer.interventions import Steer
 
@@ -20,10 +20,14 @@ def natural(n=4, frames=2, grid=(3, 4, 1), seed=0, offset=2.0):
     return torch.randn(n, frames, *grid, D, generator=generator) * SCALES @ rotation.mT + offset
 
 
+def covariance(h):
+    sums = Covariance()
+    sums.update(h.flatten(0, -2))
+    return sums
+
+
 def fitted(h, directions=64):
-    fitter = TokenCovariance()
-    fitter.update(h)
-    return fitter.fit(directions)
+    return NaturalSpace.of(covariance(h), directions)
 
 
 # --- mean and covariance
@@ -33,13 +37,13 @@ def fitted(h, directions=64):
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_any_batching_and_number_of_processes_give_the_covariance_of_all_at_once(split, offset):
     h = natural(10, offset=offset)
-    merged = TokenCovariance()
+    merged = Covariance()
     for part in h.split(split):
-        process, sent = TokenCovariance(), TokenCovariance()
-        process.update(part)
+        process, sent = Covariance(), Covariance()
+        process.update(part.flatten(0, -2))
         sent.load_state_dict(process.state_dict())
         merged.merge(sent)
-    space = merged.fit(D)
+    space = NaturalSpace.of(merged, D)
     flat = h.double().flatten(0, 4)
     assert space.tokens == len(flat) == 240
     torch.testing.assert_close(space.mean, flat.mean(0))
@@ -152,22 +156,16 @@ def test_the_farthest_percentile_says_how_many_were_held_out():
 
 def test_what_cannot_be_measured_is_refused():
     with pytest.raises(PhysteerError, match="0 tokens were seen"):
-        TokenCovariance().fit()
+        NaturalSpace.of(Covariance())
     with pytest.raises(PhysteerError, match="do not vary"):
         fitted(torch.ones(1, 1, 2, 2, 1, D))
-    with pytest.raises(PhysteerError, match="natural activation is not finite"):
+    with pytest.raises(PhysteerError, match="an activation is not finite"):
         fitted(natural() * math.inf)
-    fitter = TokenCovariance()
-    fitter.update(natural())
-    with pytest.raises(PhysteerError, match="width 5 cannot join those of width 12"):
-        fitter.update(natural()[..., :5])
-    with pytest.raises(PhysteerError, match=r"\[B, T, h, w, δ, d\]"):
-        fitter.update(natural()[0])
     with pytest.raises(PhysteerError, match=r"\[B, T, h, w, δ, 12\]"):
-        fitter.fit().distances(natural()[..., :5])
+        fitted(natural()).distances(natural()[..., :5])
     with pytest.raises(PhysteerError, match="no held-out natural activation"):
-        NaturalDistances(fitter.fit()).fit()
-    held_out = NaturalDistances(fitter.fit())
+        NaturalDistances(fitted(natural())).fit()
+    held_out = NaturalDistances(fitted(natural()))
     held_out.update(natural() * math.nan)
     with pytest.raises(PhysteerError, match="held-out natural activation is not finite"):
         held_out.fit()

@@ -1,8 +1,8 @@
 """Distributed alignment search on a frozen network: which subspace of an activation carries a variable.
 
-`InterventionVariant`s are the interventions that are trained or compared side by side; `InterchangeObjective` is what
-``fit`` minimises, `InterchangeEvaluation` what validation and test measure, and `write_learned` leaves what was learned
-in files. The `DAS` callback puts them on a `ForecastModule`.
+`InterventionVariant`s are the interventions that are trained or compared. ``fit`` minimises `InterchangeObjective`,
+validation and test compute `InterchangeEvaluation`, and `write_learned` writes the learned subspaces to files. The
+`DAS` callback installs them on a `ForecastModule`.
 """
 
 from physteer.analyses.das.class_loss import ClassLoss

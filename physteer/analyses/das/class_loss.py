@@ -1,4 +1,4 @@
-"""The loss of a class readout: frozen probes should read the sources' classes off an edited pass."""
+"""The class loss: frozen probes of an edited pass should predict the sources' classes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from physteer.interventions import Site, site_names
 
 @dataclass(frozen=True, eq=False)
 class ClassReadout:
-    """A frozen probe, and the file it is from."""
+    """A frozen class probe, and its file."""
 
     path: str
     probe: ClassProbe
@@ -31,7 +31,7 @@ class ClassReadout:
         """Read a class probe.
 
         Raises:
-            PhysteerError: the file is none, or holds several penalties.
+            PhysteerError: The file is no class probe, or holds several penalties.
         """
         probe = ClassProbe.load(path)
         if len(probe.alphas) != 1:
@@ -40,25 +40,25 @@ class ClassReadout:
 
     @property
     def parameter(self) -> str:
-        """Whose values the classes are."""
+        """The parameter whose values are the classes."""
         return self.probe.parameter
 
     @property
     def site(self) -> Site:
-        """What it reads."""
+        """Site of the activations that it reads."""
         return Site.parse(self.probe.site)
 
     def scores(self, activations: Mapping[Site, Tensor]) -> Tensor:
-        """Return the classes' scores [B, K], of the last frame's mean over tokens.
+        """Return the classes' scores [B, K], from the mean over the tokens of the last frame.
 
         Args:
-            activations: of its site at least, [B, T, …, d].
+            activations: by site, [B, T, …, d]; its own site must be among them.
         """
         last = activations[self.site][:, -1].flatten(1, -2)  # [B, tokens, d]
         return self.probe.scores(last.float().mean(1))[0]
 
     def source(self, pairs: PairBatch) -> tuple[Window, ...]:
-        """Return the addresses of the sources that give its parameter."""
+        """Return the addresses of the sources of its parameter."""
         variables = [name for name, _ in pairs.pairs[0].changed]
         return pairs.source_windows[variables.index(self.parameter)]
 
@@ -66,27 +66,27 @@ class ClassReadout:
         """Return the indices of the sources' values among the classes, [B].
 
         Raises:
-            PhysteerError: one is no class.
+            PhysteerError: A value is no class.
         """
         return self.probe.labels(pairs.parameters(self.source(pairs), self.parameter)).to(pairs.device)
 
 
 def read(readouts: Sequence[ClassReadout], activations: Mapping[Site, Tensor]) -> dict[str, Tensor]:
-    """Return by parameter the indices of the classes that are read, [B]."""
+    """Return the indices of the predicted classes, [B], by parameter."""
     return {readout.parameter: readout.scores(activations).argmax(-1) for readout in readouts}
 
 
 def read_sources(readouts: Sequence[ClassReadout], forecaster: Forecaster, pairs: PairBatch) -> dict[str, Tensor]:
-    """Return what is read off the sources' own passes, as `read`; the sources take their base's jitter."""
+    """Return the classes predicted from the sources' own passes, as `read`; sources get the jitter of their base."""
     classes: dict[str, Tensor] = {}
     for readout in readouts:
 
-        def look(site: Site, h: Tensor, readout: ClassReadout = readout) -> None:
+        def read_classes(site: Site, h: Tensor, readout: ClassReadout = readout) -> None:
             classes.update(read([readout], {site: h}))
 
         source = pairs.read(readout.source(pairs))
         reader = ActivationReader(forecaster, [readout.site], all_frames=False)
-        reader.read(source, look, jitter_of=pairs.base_windows)
+        reader.read(source, read_classes, jitter_of=pairs.base_windows)
     return classes
 
 
@@ -97,7 +97,7 @@ class ClassLoss(nn.Module):
 
     Args:
         probes: files ``probes/<site>_<parameter>_classes.safetensors``, one for each of ``data.variables``, at sites
-            that are computed after all that are edited.
+            that are computed after all edited sites.
     """
 
     def __init__(self, probes: list[str]) -> None:
@@ -106,18 +106,18 @@ class ClassLoss(nn.Module):
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """What the probes read."""
-        return tuple(dict.fromkeys(one.site for one in self.readouts))
+        """Sites of the activations that the probes read."""
+        return tuple(dict.fromkeys(readout.site for readout in self.readouts))
 
     def forward(self, outcome: Outcome, pairs: PairBatch) -> Tensor:
         """Return the loss, in nats.
 
         Args:
             outcome: of the edited pass.
-            pairs: whose sources have the classes that should be read.
+            pairs: whose sources have the classes that the probes should predict.
 
         Raises:
-            PhysteerError: a source's value is no class of its probe.
+            PhysteerError: A source's value is no class of its probe.
         """
         losses = [cross_entropy(r.scores(outcome.activations), r.wanted(pairs)) for r in self.readouts]
         return torch.stack(losses).mean()
@@ -128,51 +128,57 @@ class ClassLoss(nn.Module):
         """Check that the probes fit a search.
 
         Args:
-            forecaster: whose network they read.
+            forecaster: whose activations they read.
             edited: the sites of the search.
             variables: of its pairs.
-            splits: pairs whose values must be classes; windows are shaped like those of the first.
+            splits: pairs whose values must be classes; all windows have the shape of the first split's.
 
         Raises:
-            PhysteerError: there is not one probe for each variable; or a probe is of another model or width, is not
-                behind an edited site, or does not have all values of its variable as classes.
+            PhysteerError: A variable has no probe or several; or a probe is of another model or width, is not after an
+                edited site, or lacks a value of its variable among its classes.
         """
-        if sorted(one.parameter for one in self.readouts) != sorted(variables):
-            found = ", ".join(f"{one.parameter} ({one.path})" for one in self.readouts) or "none"
+        if sorted(readout.parameter for readout in self.readouts) != sorted(variables):
+            probes = ", ".join(f"{readout.parameter} ({readout.path})" for readout in self.readouts) or "none"
             raise PhysteerError(
-                f"ClassLoss needs one probe for each of data.variables, {', '.join(variables)}; found {found}"
+                f"ClassLoss needs one probe for each of data.variables, {', '.join(variables)}; found {probes}"
             )
         first, model = splits[0].windows, forecaster.identity
         shapes = forecaster.site_shapes(self.sites, first.metadata, first.spec.n_input)
         widths = {site: shape[-1] for site, shape in shapes.items()}
-        order = site_names(forecaster.network)
-        for one in self.readouts:
-            if one.probe.model and one.probe.model != model:
-                raise PhysteerError(f"probe {one.path} was fitted to model {one.probe.model}; this model is {model}")
-            width = one.probe.weights.shape[1]
-            if width != widths[one.site]:
-                raise PhysteerError(f"probe {one.path} has width {width}; site {one.site} has width {widths[one.site]}")
+        module_order = site_names(forecaster.network)
+        for readout in self.readouts:
+            if readout.probe.model and readout.probe.model != model:
+                raise PhysteerError(
+                    f"probe {readout.path} was fitted to model {readout.probe.model}; this model is {model}"
+                )
+            width = readout.probe.weights.shape[1]
+            if width != widths[readout.site]:
+                raise PhysteerError(
+                    f"probe {readout.path} has width {width}; site {readout.site} has width {widths[readout.site]}"
+                )
             for site in edited:
-                if not _comes_after(one.site, site, order):
+                if not _comes_after(readout.site, site, module_order):
                     raise PhysteerError(
-                        f"probe {one.path} reads {one.site}, which is not computed after the edited site {site}: give "
-                        "a probe of a later site, or take this one out of DAS.sites"
+                        f"probe {readout.path} reads {readout.site}, which is not computed after the edited site {site}"
+                        ": give a probe of a later site, or take this one out of DAS.sites"
                     )
             for pairs in splits:
-                values = {pairs.windows.parameters_of(window)[one.parameter] for window in pairs.windows.windows}
-                if not values <= set(one.probe.classes):
+                values = {pairs.windows.parameters_of(window)[readout.parameter] for window in pairs.windows.windows}
+                if not values <= set(readout.probe.classes):
                     raise PhysteerError(
-                        f"{pairs.windows.path} has {one.parameter} {_listed(values)}; "
-                        f"probe {one.path} has the classes {_listed(one.probe.classes)}"
+                        f"{pairs.windows.path} has {readout.parameter} {_listed(values)}; "
+                        f"probe {readout.path} has the classes {_listed(readout.probe.classes)}"
                     )
 
 
-def _comes_after(site: Site, edited: Site, order: Sequence[str]) -> bool:
-    """Return whether a site is computed after another; `order` lists the modules as they are computed."""
-    for one in (site, edited):
-        if one.module not in order:
-            raise PhysteerError(f"ClassLoss knows the order of the sites that 'physteer sites' lists; {one} is none")
-    return order.index(site.module) > order.index(edited.module)
+def _comes_after(site: Site, edited: Site, module_order: Sequence[str]) -> bool:
+    """Return whether a site is computed after another; `module_order` lists modules in the order of computation."""
+    for compared in (site, edited):
+        if compared.module not in module_order:
+            raise PhysteerError(
+                f"ClassLoss knows the order of the sites that 'physteer sites' lists; {compared} is none"
+            )
+    return module_order.index(site.module) > module_order.index(edited.module)
 
 
 def _listed(values: Iterable[float]) -> str:

@@ -1,8 +1,7 @@
-"""What a search leaves for other runs: its subspaces, and directions to steer along."""
+"""Files of a search for other runs: its subspaces, and directions to steer along."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +13,26 @@ from torchmetrics import Metric
 
 from physteer.analyses.das.variants import InterventionVariant
 from physteer.concepts import Concept, ConceptSubspace
+from physteer.files import file_name
 from physteer.interventions import BoundlessRotation, ColumnGroup, LowRankRotation, Site
 
 FORMULA = "Π mean sign(θ_s − θ_b)(h_s − h_b)"
 
 
 class SourceShift(Metric):
-    """Mean over pairs of sign(θ_s − θ_b)(h_s − h_b), itself a mean over frames and tokens: where larger values lie."""
+    """Mean over pairs, frames and tokens of sign(θ_s − θ_b)(h_s − h_b): points to larger values of the variable θ."""
 
     full_state_update = False
     total: Tensor
     pairs: Tensor
 
     def __init__(self, width: int, **kwargs: Any) -> None:
-        """Begin with nothing seen; width d, and torchmetrics' own arguments."""
+        """Start with no pairs.
+
+        Args:
+            width: d.
+            **kwargs: torchmetrics' own.
+        """
         super().__init__(**kwargs)
         self.add_state("total", torch.zeros(width, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("pairs", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
@@ -36,7 +41,7 @@ class SourceShift(Metric):
         """Add pairs.
 
         Args:
-            base: h_b [B, T, …, d], the frames that are exchanged.
+            base: h_b [B, T, …, d] of the exchanged frames.
             source: h_s, of the same shape.
             sign: of θ_s − θ_b, [B].
         """
@@ -45,16 +50,16 @@ class SourceShift(Metric):
         self.pairs += len(shift)
 
     def compute(self) -> tuple[Tensor, int]:
-        """Return the mean over the pairs of all processes, [d], and how many they are."""
+        """Return the mean over the pairs of all processes, [d], and the number of pairs."""
         return self.total / self.pairs, int(self.pairs)
 
 
 @dataclass(frozen=True)
 class Shifts:
-    """`SourceShift`s of a split."""
+    """The `SourceShift`s of a split."""
 
     of: Mapping[tuple[Site, int], Tensor]
-    """By site and place of the variable, [d]."""
+    """By site and index of the variable, [d]."""
     data: str
     """Folder of the split."""
     pairs: int
@@ -64,15 +69,15 @@ class Shifts:
 def learned_subspaces(
     variants: Sequence[InterventionVariant], variables: Sequence[str], model: str, data: str
 ) -> list[ConceptSubspace]:
-    """Return what was learned at every site and rank, for every variable."""
-    found = []
+    """Return the learned subspaces of every site, rank and variable."""
+    learned = []
     for variant in variants:
         if variant.kind == "learned":
             for variable, space in zip(variables, variant.subspaces, strict=True):
                 assert isinstance(space, LowRankRotation | ColumnGroup | BoundlessRotation)
-                how = "distributed alignment search" + (", boundless" if variant.boundless else "")
-                found.append(ConceptSubspace(space.basis, str(variant.site), variable, model, data, how))
-    return found
+                formula = "distributed alignment search" + (", boundless" if variant.boundless else "")
+                learned.append(ConceptSubspace(space.basis, str(variant.site), variable, model, data, formula))
+    return learned
 
 
 def write_learned(folder: Path, subspaces: Sequence[ConceptSubspace], variables: Sequence[str], shifts: Shifts) -> None:
@@ -80,20 +85,20 @@ def write_learned(folder: Path, subspaces: Sequence[ConceptSubspace], variables:
 
     Args:
         folder: of the run.
-        subspaces: what was learned.
+        subspaces: from `learned_subspaces`.
         variables: of the run, in their order.
-        shifts: measured on other pairs than the subspaces were learned from; they give a direction its sign, and
-            inside a subspace of several dimensions its place.
+        shifts: measured on other pairs than those of the training. The direction is the part of the shift that lies in
+            the subspace, so they also give it its sign.
     """
-    for one in subspaces:
-        how = "_boundless" if "boundless" in one.formula else ""
-        name = re.sub(r"[^\w.+-]+", "_", f"das_{one.variable}_{one.site}_rank{one.basis.shape[1]}{how}")
-        one.save(folder / f"rotations/{name}.safetensors")
-        shift = shifts.of[Site.parse(one.site), variables.index(one.variable)]
+    for subspace in subspaces:
+        suffix = "_boundless" if "boundless" in subspace.formula else ""
+        name = file_name(f"das_{subspace.variable}_{subspace.site}_rank{subspace.basis.shape[1]}{suffix}")
+        subspace.save(folder / f"rotations/{name}.safetensors")
+        shift = shifts.of[Site.parse(subspace.site), variables.index(subspace.variable)]
         Concept(
-            one.along(shift)[None, None, None],
-            one.site,
-            one.model,
+            subspace.along(shift)[None, None, None],
+            subspace.site,
+            subspace.model,
             shifts.data,
             FORMULA,
             counts={"pairs": shifts.pairs},

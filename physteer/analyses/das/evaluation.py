@@ -1,4 +1,4 @@
-"""How well interchanges give the counterfactual: scores of every intervention variant on held-out pairs."""
+"""Scores of every intervention variant on held-out pairs: how close interchanges come to the counterfactual."""
 
 from __future__ import annotations
 
@@ -26,22 +26,23 @@ from physteer.interventions import Site
 from physteer.metrics import Movement
 
 PAIRS, NULLS = 0, 1
-"""The data loaders of validation and test: counterfactual pairs, and pairs whose answer is the base's own future."""
+"""The data loaders of validation and test: counterfactual pairs, and null pairs, whose answer is the base's future."""
 
 
 class InterchangeEvaluation(nn.Module):
     """Scores of the variants over counterfactual pairs (first loader) and, if there is one, null pairs (second).
 
-    * recovery: 1 − Σ‖ŷ' − y*‖² / Σ‖ŷ_b − y*‖², per field and their mean. Beside it the model's own ceiling, with the
-      error ŷ_b − y_b of the unedited prediction of the base's own future in place of ŷ' − y*: no edit can be expected
-      to predict better than the model does. Where the answer is a readout, ŷ are readouts of predictions.
+    * recovery: 1 − Σ‖ŷ' − y*‖² / Σ‖ŷ_b − y*‖², per field and their mean. The model's own ceiling is the same with
+      ŷ_b − y_b, the error of the unedited prediction of the base's own future, in place of ŷ' − y*: an edit cannot be
+      expected to predict better than the model. Where the answer is a readout, ŷ are readouts of predictions.
     * interchange accuracy: share of pairs whose edited prediction is nearer to the counterfactual future than to the
-      base's, in units of r_Δ over all fields: whether it is of the source's class.
-    * class accuracy, where the loss is a `ClassLoss`: share of pairs whose edited activation the frozen probe reads as
-      of the source's class. Beside it what it reads off the sources' own passes, and off the unedited bases.
-    * movement: how far fields move, in units of r_Δ; on null pairs they must not.
+      base's own, in units of r_Δ over all fields.
+    * class accuracy, where the loss is a `ClassLoss`: share of pairs for which the frozen probe predicts the source's
+      class from the edited activation. For comparison, its accuracy in the sources' own passes and in the unedited
+      bases.
+    * movement: how far edits move fields, in units of r_Δ; on null pairs it must be 0.
 
-    The validations of ``fit`` score what is trained, on counterfactual pairs: the rest comes out the same every time.
+    Validation during ``fit`` scores trained variants on counterfactual pairs only: the others do not change.
     """
 
     def __init__(
@@ -53,18 +54,18 @@ class InterchangeEvaluation(nn.Module):
         self.readouts = objective.readouts
         self.scores, self.moves = nn.ModuleDict(), nn.ModuleDict()
         self.read_off = nn.ModuleDict()
-        """What the probes read off passes that are not edited."""
+        """Class accuracies of passes without edits."""
         self.rows: list[InterchangeScore] = []
         """The table, after `results`."""
         self._scored = self.variants
-        self._fitting, self._origin = False, ""
+        self._fitting, self._data = False, ""
         self._readout: str | None = None
 
     def begin(self, forecaster: Forecaster, loaders: Any, stage: Stage) -> None:
-        """Make empty scores.
+        """Start new scores.
 
         Raises:
-            PhysteerError: the data module yields no pairs.
+            PhysteerError: The data module yields no pairs.
         """
         datasets = [loader.dataset for loader in (loaders if isinstance(loaders, list) else [loaders])]
         if not all(isinstance(dataset, PairDataset) for dataset in datasets):
@@ -73,7 +74,7 @@ class InterchangeEvaluation(nn.Module):
         self._scored = tuple(variant for variant in self.variants if variant.trained or not self._fitting)
         self.rows = []
         pairs = datasets[PAIRS]
-        self._origin = pairs.windows.metadata.path
+        self._data = pairs.windows.metadata.path
         self._readout = pairs.truth.readout if isinstance(pairs.truth, ReadoutTruth) else None
         channels = pairs.windows.metadata.channels
         fields = [channels.names[i] for i in channels.predicted]
@@ -81,7 +82,7 @@ class InterchangeEvaluation(nn.Module):
         names, nulls = datasets[PAIRS].initial_conditions, None
         if len(datasets) > NULLS and not self._fitting:
             nulls = datasets[NULLS].initial_conditions
-        parameters = [one.parameter for one in self.readouts]
+        parameters = [readout.parameter for readout in self.readouts]
         self.scores = nn.ModuleDict(
             {variant.key: VariantScores(judged, fields, parameters, names, nulls) for variant in self._scored}
         )
@@ -104,22 +105,22 @@ class InterchangeEvaluation(nn.Module):
         names = [str(pair.initial_condition) for pair in batch.pairs]
         scored = batch.metadata.channels.predicted
         prepared = objective.suffix.prepare(forecaster, batch)
-        wanted = {one.parameter: one.wanted(batch) for one in self.readouts}
+        wanted = {readout.parameter: readout.wanted(batch) for readout in self.readouts}
         for number, site in enumerate(dict.fromkeys(variant.site for variant in self._scored)):
             activations = objective.suffix.at(forecaster, site, prepared)
             scale = activations.scale.differences[:, 0, scored]  # [B, C, 1, 1, 1]
-            as_it_is = objective.unedited(forecaster, batch, activations)
-            unedited = as_it_is.prediction  # [B, 1, C, H, W, D]
+            unedited_outcome = objective.unedited(forecaster, batch, activations)
+            unedited = unedited_outcome.prediction  # [B, 1, C, H, W, D]
             if loader == PAIRS:
                 self._add_shifts(site, batch, activations)
-                base, own = self._judged(batch, unedited), self._judged(batch, batch.base.targets[:, :1])
+                base, own_future = self._judged(batch, unedited), self._judged(batch, batch.base.targets[:, :1])
                 truth = self._judged(batch, batch.truth[:, :1]) if self._readout is None else batch.truth.view_as(base)
-                ceiling = truth + (base - own)  # the model's own error, at the counterfactual
+                ceiling = truth + (base - own_future)  # the model's own error, at the counterfactual
                 if self.read_off and number == 0:
                     sources = read_sources(self.readouts, forecaster, batch)
                     self._part(MODEL).update(sources, wanted, names)
-                    self._part(UNEDITED).update(read(self.readouts, as_it_is.activations), wanted, names)
-            for variant in (one for one in self._scored if one.site == site):
+                    self._part(UNEDITED).update(read(self.readouts, unedited_outcome.activations), wanted, names)
+            for variant in (v for v in self._scored if v.site == site):
                 outcome, scores = objective.edited(forecaster, batch, variant, activations), self._of(variant)
                 frame = outcome.prediction
                 moved = frame[:, 0, scored], unedited[:, 0, scored], scale[..., 0, 0, 0], names
@@ -130,24 +131,25 @@ class InterchangeEvaluation(nn.Module):
                 edited = self._judged(batch, frame)
                 scores.recovery.update(edited, base, truth, ceiling, names)
                 unit = scale if self._readout is None else 1.0
-                scores.add_nearer(_distance(edited, truth, unit) < _distance(edited, own, unit), names)
+                scores.add_nearer(_distance(edited, truth, unit) < _distance(edited, own_future, unit), names)
                 scores.classes.update(read(self.readouts, outcome.activations), wanted, names)
 
     def shifts(self) -> Shifts:
-        """Return where larger values of the variables lie at every site; a collective over the processes."""
+        """Return the mean shift towards larger values of the variables, at every site; a collective over processes."""
         sites = dict.fromkeys(variant.site for variant in self._scored)
-        places = [(site, i) for site in sites for i in range(len(self.variables))]
-        found = {place: cast(SourceShift, self.moves[_shift_name(*place)]).compute() for place in places}
+        keys = [(site, i) for site in sites for i in range(len(self.variables))]
+        means_and_counts = {key: cast(SourceShift, self.moves[_shift_name(*key)]).compute() for key in keys}
         moved = self._of(self._scored[0]).movement.compute()  # [initial conditions, fields + 1]
-        (pairs, *_) = {n for _, n in found.values()}
-        shifts = {place: shift.cpu() for place, (shift, _) in found.items()}
-        return Shifts(shifts, self._origin, pairs, int((moved[:, -1] > 0).sum()))
+        (pairs, *_) = {count for _, count in means_and_counts.values()}
+        shifts = {key: mean.cpu() for key, (mean, _) in means_and_counts.items()}
+        return Shifts(shifts, self._data, pairs, int((moved[:, -1] > 0).sum()))
 
     def results(self, stage: str) -> dict[str, float]:
-        """Compute the table; name what goes to the logger.
+        """Compute the table; a collective over the processes.
 
-        That is the recovery of every variant, where a `ClassLoss` is trained its class accuracy too (with several
-        variables the mean), and of the learned variants the best. A collective over the processes.
+        Returns:
+            Values for the logger, by name: the recovery of every variant, its class accuracy where the loss is a
+            `ClassLoss` (the mean over variables), and the best of each among the learned variants.
         """
         ceiling = self._of(self._scored[0]).recovery.recovery().ceiling
         self.rows = [score_row(("", MODEL, 0, ""), "recovery", "", ceiling)]
@@ -162,9 +164,9 @@ class InterchangeEvaluation(nn.Module):
                 "recovery": [row.value for row in rows if (row.metric, row.field) == ("recovery", "")],
                 "class_accuracy": [row.value for row in rows if row.metric == "class_accuracy"],
             }
-            for metric, found in values.items():
-                if found:
-                    mean = sum(found) / len(found)
+            for metric, metric_values in values.items():
+                if metric_values:
+                    mean = sum(metric_values) / len(metric_values)
                     logged[f"{stage}/{metric}/{variant.label.replace(' ', '_')}"] = mean
                     if variant.kind == "learned":
                         best[f"{stage}/{metric}"] = max(mean, best.get(f"{stage}/{metric}", mean))
@@ -177,7 +179,7 @@ class InterchangeEvaluation(nn.Module):
         return cast(ClassAccuracy, self.read_off[kind])
 
     def _judged(self, batch: PairBatch, frame: Tensor) -> Tensor:
-        """Return what of a frame [B, 1, C, H, W, D] the truth is about: its fields [B, C, H, W, D], or a readout."""
+        """Return what the truth has of a frame [B, 1, C, H, W, D]: its fields [B, C, H, W, D], or a readout."""
         if self._readout is None:
             return frame[:, 0, batch.metadata.channels.predicted]
         value = readouts(batch.frames(frame), [self._readout])[self._readout]
@@ -197,5 +199,5 @@ def _shift_name(site: Site, variable: int) -> str:
 
 
 def _distance(frame: Tensor, other: Tensor, scale: Tensor | float) -> Tensor:
-    """[B]: squared distance of frames [B, C, H, W, D], each field in units of its scale."""
+    """Return the mean squared distance [B] of frames [B, C, H, W, D], each field in units of its scale."""
     return ((frame - other) / scale).square().mean(dim=(1, 2, 3, 4))

@@ -1,4 +1,4 @@
-"""Subspaces that a search compares its own with: concepts, probes, main directions, and what other searches learned."""
+"""Fixed subspaces, with which a search is compared: concepts, probes, main directions, subspaces of other searches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from physteer.tensor_files import tensor_kind
 
 @dataclass(frozen=True, eq=False)
 class FixedSubspace:
-    """A subspace at a site, not to be trained."""
+    """A subspace at a site that is not trained."""
 
     name: str
     site: Site
@@ -26,80 +26,87 @@ class FixedSubspace:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _SubspaceFile:
     site: str
     model: str
     bases: Mapping[str, Tensor]
-    """[d, k] by what is said behind the file's name; columns that span the subspace."""
+    """Columns [d, k] that span a subspace, by the text that is added to the file's name."""
 
 
 def read_fixed_subspaces(paths: Sequence[str], model: str, ranks: Sequence[int]) -> list[FixedSubspace]:
-    """Read subspaces to compare with.
+    """Read fixed subspaces.
 
     Args:
-        paths: of a concept: the direction of its mean over space; of what a search learned; of ridge probes: the
-            direction that each target is read along; of a class probe: what the classes' scores differ by; of a
-            natural space: its main directions (principal components), the first k of them for every rank k.
-        model: which weights they must be of.
-        ranks: of the natural spaces' parts.
+        paths: files of any kind:
+            a concept gives the direction of its mean over space;
+            a learned subspace gives itself;
+            ridge probes give the weights of each target;
+            a class probe gives the span of the differences of the classes' weights;
+            a natural space gives, for every rank k, the first k main directions (principal components).
+        model: the weights that they must be of.
+        ranks: of the parts of natural spaces.
 
     Raises:
-        PhysteerError: a file is nothing of these, or of another model; two files have one name; a direction is zero; a
-            natural space has fewer directions than a rank.
+        PhysteerError: A file is of another kind, or of another model; two files have one name; a direction is zero; or
+            a natural space has fewer directions than a rank.
     """
-    found: list[FixedSubspace] = []
+    fixed_subspaces: list[FixedSubspace] = []
     stems = [Path(path).stem for path in paths]
     for path, stem in zip(paths, stems, strict=True):
         kind = tensor_kind(path)
         reader = _READERS.get(kind or "concept")
         if reader is None:
             raise PhysteerError(f"direction {path} is of the kind {kind.replace('_', ' ')}, not {_ALLOWED}")
-        one = reader(path, ranks)
-        if one.model and one.model != model:
-            raise PhysteerError(f"direction {path} was measured on model {one.model}; this model is {model}")
-        # Runs write files of one name into folders of their own; those tell them apart.
-        own = stem if stems.count(stem) == 1 else f"{Path(path).parent.name}/{stem}"
-        for what, basis in one.bases.items():
-            found.append(FixedSubspace(f"{own} {what}".strip(), Site.parse(one.site), _orthonormal(basis, path)))
-    names = [one.name for one in found]
+        subspace_file = reader(path, ranks)
+        if subspace_file.model and subspace_file.model != model:
+            raise PhysteerError(f"direction {path} was measured on model {subspace_file.model}; this model is {model}")
+        # Several runs write files of one name, each into its own folder: add the folder's name.
+        name = stem if stems.count(stem) == 1 else f"{Path(path).parent.name}/{stem}"
+        for detail, basis in subspace_file.bases.items():
+            fixed_subspaces.append(
+                FixedSubspace(f"{name} {detail}".strip(), Site.parse(subspace_file.site), _orthonormal(basis, path))
+            )
+    names = [subspace.name for subspace in fixed_subspaces]
     for name in names:
         if names.count(name) > 1:
             raise PhysteerError(f"DAS.directions has two files called {name}: rename one")
-    return found
+    return fixed_subspaces
 
 
-def _concept(path: str, ranks: Sequence[int]) -> _Found:
-    one = Concept.load(path)
-    return _Found(one.site, one.model, {"": one.direction.double().mean(dim=(0, 1, 2))[:, None]})
+def _concept(path: str, ranks: Sequence[int]) -> _SubspaceFile:
+    concept = Concept.load(path)
+    return _SubspaceFile(concept.site, concept.model, {"": concept.direction.double().mean(dim=(0, 1, 2))[:, None]})
 
 
-def _subspace(path: str, ranks: Sequence[int]) -> _Found:
-    one = ConceptSubspace.load(path)
-    return _Found(one.site, one.model, {"": one.basis})
+def _subspace(path: str, ranks: Sequence[int]) -> _SubspaceFile:
+    subspace = ConceptSubspace.load(path)
+    return _SubspaceFile(subspace.site, subspace.model, {"": subspace.basis})
 
 
-def _probes(path: str, ranks: Sequence[int]) -> _Found:
-    one = RidgeProbes.load(path)
-    return _Found(one.site, one.model, {name: one.weights[0, :, [i]] for i, name in enumerate(one.targets)})
+def _probes(path: str, ranks: Sequence[int]) -> _SubspaceFile:
+    probes = RidgeProbes.load(path)
+    return _SubspaceFile(
+        probes.site, probes.model, {name: probes.weights[0, :, [i]] for i, name in enumerate(probes.targets)}
+    )
 
 
-def _class_probe(path: str, ranks: Sequence[int]) -> _Found:
-    one = ClassProbe.load(path)
-    return _Found(one.site, one.model, {one.parameter: one.weights[0, :, 1:] - one.weights[0, :, :1]})
+def _class_probe(path: str, ranks: Sequence[int]) -> _SubspaceFile:
+    probe = ClassProbe.load(path)
+    return _SubspaceFile(probe.site, probe.model, {probe.parameter: probe.weights[0, :, 1:] - probe.weights[0, :, :1]})
 
 
-def _main_directions(path: str, ranks: Sequence[int]) -> _Found:
-    one = Naturalness.load(path)
-    directions = one.space.directions
+def _main_directions(path: str, ranks: Sequence[int]) -> _SubspaceFile:
+    natural = Naturalness.load(path)
+    directions = natural.space.directions
     for rank in ranks:
         if rank > directions.shape[1]:
             raise PhysteerError(
                 f"direction {path} has {directions.shape[1]} main directions; DAS.ranks asks for {rank}"
             )
-    return _Found(one.site, one.model, {f"main {rank}": directions[:, :rank] for rank in ranks})
+    return _SubspaceFile(natural.site, natural.model, {f"main {rank}": directions[:, :rank] for rank in ranks})
 
 
-_READERS: dict[str, Callable[[str, Sequence[int]], _Found]] = {
+_READERS: dict[str, Callable[[str, Sequence[int]], _SubspaceFile]] = {
     "concept": _concept,
     "subspace": _subspace,
     "probe": _probes,

@@ -1,7 +1,7 @@
-"""What an interchange should achieve: losses of an edited pass.
+"""Losses of an edited pass.
 
-A loss of your own is a module called with an `Outcome` and its batch of pairs; name its class path as ``DAS.loss``. It
-gets the activations of the sites that its attribute `sites`, if it has one, lists.
+A loss of your own is a module that is called with an `Outcome` and its batch of pairs; give its class path as
+``DAS.loss``. If it has an attribute `sites`, the outcome holds the activations of these sites.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class FieldLoss(nn.Module):
             pairs: with the true frames.
 
         Raises:
-            PhysteerError: the answer is a readout, not a frame; or the outcome has no scale.
+            PhysteerError: The answer is a readout, not a frame; or the outcome has no scale.
         """
         if pairs.truth.ndim != 6:
             raise PhysteerError("FieldLoss needs frames as the answer; with ReadoutTruth use ReadoutLoss")

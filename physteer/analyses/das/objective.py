@@ -1,4 +1,4 @@
-"""What ``fit`` minimises when it trains interventions on a frozen network."""
+"""The objective of ``fit`` that trains interventions on a frozen network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from physteer.interventions import Locus, Site, check_gradient
 class InterchangeObjective(nn.Module):
     """The sum over trained variants of the loss of their edited predictions, plus λβ for each boundless rotation.
 
-    The variants share nothing, so each one's gradient is what it would be alone. Only what follows a site is run.
+    The variants share no parameters, so each has the gradient of its own loss. Only the blocks after a site are run.
     """
 
     def __init__(
@@ -31,14 +31,14 @@ class InterchangeObjective(nn.Module):
         spatial_mean_only: bool = False,
         boundary_penalty: float = 1.0,
     ) -> None:
-        """Put together an objective.
+        """Make an objective.
 
         Args:
-            variants: trained and others; they belong to ``ForecastModule.interventions``.
-            suffix: how the model is run on a batch, up to the variants' sites and from there.
-            loss: called with an `Outcome` and its batch; it gets the activations of its ``sites``, if it has any.
-            locus: which frames (or tokens) are exchanged.
-            spatial_mean_only: exchange spatial means alone.
+            variants: trained and others; they are modules of ``ForecastModule.interventions``.
+            suffix: runs the model on a batch, up to the variants' sites and from there.
+            loss: called with an `Outcome` and its batch; the outcome has the activations of the loss's ``sites``.
+            locus: the frames (or tokens) that are exchanged.
+            spatial_mean_only: whether to exchange spatial means only.
             boundary_penalty: λ.
         """
         super().__init__()
@@ -52,12 +52,12 @@ class InterchangeObjective(nn.Module):
         """Return the loss of a batch.
 
         Args:
-            model: what the suffix runs: a forecaster.
+            model: a forecaster, or whatever model the suffix runs.
             batch: of (base, source) pairs.
             step: of the optimiser, from 0.
 
         Raises:
-            PhysteerError: the loss is not finite; or, at the first step, a rotation has no gradient.
+            PhysteerError: The loss is not finite; or, at the first step, a rotation has no gradient.
         """
         trained = [variant for variant in self.variants if variant.trained]
         mismatched = any(variant.kind == "shuffled" for variant in trained) and not self.readouts
@@ -66,9 +66,9 @@ class InterchangeObjective(nn.Module):
         for site in dict.fromkeys(variant.site for variant in trained):
             activations = self.suffix.at(model, site, prepared)
             for variant in (v for v in trained if v.site == site):
-                sources, asked = self._question(variant, activations, batch)
+                sources, answers = self._sources_and_answers(variant, activations, batch)
                 with self._edits(variant, sources) as edits:
-                    loss: Tensor = self.loss(self.suffix.outcome(model, batch, activations, edits, self.read), asked)
+                    loss: Tensor = self.loss(self.suffix.outcome(model, batch, activations, edits, self.read), answers)
                     if step == 0 and variant.kind == "learned":
                         check_gradient(edits, loss)
                     for rotation in variant.boundless:
@@ -88,26 +88,29 @@ class InterchangeObjective(nn.Module):
             return self.suffix.outcome(model, batch, activations, edits, self.read)
 
     def unedited(self, model: Any, batch: Any, activations: Any) -> Outcome:
-        """Return the outcome of the bases as they are, by the same suffix."""
+        """Return the outcome of the bases without edits, by the same suffix."""
         return self.suffix.outcome(model, batch, activations, [], self.read)
 
     def _edits(self, variant: InterventionVariant, sources: Sequence[Tensor]) -> Any:
         return variant.edits(sources, self.locus, spatial_mean_only=self.spatial_mean_only)
 
-    def _question(self, variant: InterventionVariant, activations: Any, batch: Any) -> tuple[Sequence[Tensor], Any]:
-        """Return the sources of a variant, and the batch whose answers it should reach; shuffled: those of others."""
+    def _sources_and_answers(
+        self, variant: InterventionVariant, activations: Any, batch: Any
+    ) -> tuple[Sequence[Tensor], Any]:
+        """Return the sources of a variant and the batch of its answers; for shuffled variants the two do not match."""
         if variant.kind == "learned":
             return activations.sources, batch
         if self.readouts:
-            # The other way round would be no control: the own class is never the base's, and tells what must not stay.
+            # Mismatched sources with the pair's own class would be no control: that class is never the base's, so the
+            # pair's answer still tells which class must not remain.
             return activations.sources, batch.with_mismatched_sources()
         return activations.mismatched, batch
 
 
 def _without_graph(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """Return a scalar of the loss's value and gradient that holds on to no activation.
+    """Return a scalar with the loss's value and gradient that keeps no activation alive.
 
-    Differentiated at once, one variant's graph is gone before the next one's is built.
+    The loss is differentiated at once, so that the graph of a variant is freed before the next one is built.
     """
     if not torch.is_grad_enabled():
         return loss

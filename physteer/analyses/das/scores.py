@@ -1,4 +1,4 @@
-"""What is measured of one intervention over pairs, and its rows of the table."""
+"""The scores of one intervention over pairs, and its rows of the table."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor, nn
 from physteer.analyses.das.table import InterchangeScore
 from physteer.metrics import CounterfactualRecovery, InterchangeAccuracy, Interval, Movement
 
-Who = tuple[str, str, int, str]
+RowIdentity = tuple[str, str, int, str]
 """Site, kind, rank and name of a row."""
 
 
 class ClassAccuracy(nn.Module):
-    """Share of pairs whose activation frozen probes read as of the source's class, by parameter.
+    """Share of pairs for which a frozen probe predicts the source's class from the activation, by parameter.
 
-    Of edited activations it is the interchange-intervention accuracy for "the parameter's value" as the variable of the
+    For edited activations it is the interchange-intervention accuracy of the variable "value of the parameter" in the
     high-level model (Geiger et al., 2301.04709).
     """
 
     def __init__(self, parameters: Sequence[str], initial_conditions: Sequence[str]) -> None:
-        """Begin with nothing seen.
+        """Start with no pairs.
 
         Args:
-            parameters: of the probes; there may be none.
+            parameters: of the probes; may be empty.
             initial_conditions: names of all there are.
         """
         super().__init__()
@@ -39,23 +39,23 @@ class ClassAccuracy(nn.Module):
         """Add pairs.
 
         Args:
-            read: by parameter, the classes that its probe reads, [B].
-            wanted: the sources' classes.
+            read: the classes that the probe predicts, [B], by parameter.
+            wanted: the sources' classes, likewise.
             initial_conditions: of each pair's base.
         """
         for parameter, score in self._each():
             score.update(read[parameter], wanted[parameter], initial_conditions)
 
-    def rows(self, who: Who) -> list[InterchangeScore]:
+    def rows(self, identity: RowIdentity) -> list[InterchangeScore]:
         """Return a row for each parameter; a collective over the processes."""
-        return [score_row(who, "class_accuracy", parameter, score.accuracy()) for parameter, score in self._each()]
+        return [score_row(identity, "class_accuracy", parameter, score.accuracy()) for parameter, score in self._each()]
 
     def _each(self) -> Iterable[tuple[str, InterchangeAccuracy]]:
         return zip(self._names, cast(Sequence[InterchangeAccuracy], self.scores), strict=True)
 
 
 class VariantScores(nn.Module):
-    """The scores of a variant (see `InterchangeEvaluation` for what they mean)."""
+    """The scores of a variant (defined in `InterchangeEvaluation`)."""
 
     def __init__(
         self,
@@ -65,14 +65,14 @@ class VariantScores(nn.Module):
         initial_conditions: Sequence[str],
         null_initial_conditions: Sequence[str] | None,
     ) -> None:
-        """Begin with nothing seen.
+        """Start with no pairs.
 
         Args:
-            judged: what the answer is about: fields, or a readout.
-            fields: that are predicted.
-            parameters: that frozen probes read.
-            initial_conditions: names of all that bases have.
-            null_initial_conditions: the same of null pairs; None without such pairs.
+            judged: names of the fields of the answer, or of its readout.
+            fields: names of the predicted fields.
+            parameters: of the frozen probes.
+            initial_conditions: names of the initial conditions of all bases.
+            null_initial_conditions: the same for null pairs; None without such pairs.
         """
         super().__init__()
         self.recovery = CounterfactualRecovery(judged, initial_conditions)
@@ -85,21 +85,21 @@ class VariantScores(nn.Module):
         """Add pairs to the interchange accuracy: whether each prediction is nearer to the counterfactual, [B]."""
         self.accuracy.update(nearer.long(), torch.ones_like(nearer, dtype=torch.long), initial_conditions)
 
-    def rows(self, who: Who) -> list[InterchangeScore]:
+    def rows(self, identity: RowIdentity) -> list[InterchangeScore]:
         """Return the rows of the table; a collective over the processes."""
         recovery = self.recovery.recovery()
-        rows = [score_row(who, "recovery", "", recovery.mean)]
-        rows += [score_row(who, "recovery", field, interval) for field, interval in recovery.per_field.items()]
-        rows.append(score_row(who, "interchange_accuracy", "", self.accuracy.accuracy()))
-        rows += self.classes.rows(who)
+        rows = [score_row(identity, "recovery", "", recovery.mean)]
+        rows += [score_row(identity, "recovery", field, interval) for field, interval in recovery.per_field.items()]
+        rows.append(score_row(identity, "interchange_accuracy", "", self.accuracy.accuracy()))
+        rows += self.classes.rows(identity)
         for metric, score in (("movement", self.movement), ("null_movement", self.null_movement)):
             if score is not None:
-                rows += [score_row(who, metric, field, interval) for field, interval in score.movement().items()]
+                rows += [score_row(identity, metric, field, interval) for field, interval in score.movement().items()]
         return rows
 
 
-def score_row(who: Who, metric: str, field: str, interval: Interval) -> InterchangeScore:
+def score_row(identity: RowIdentity, metric: str, field: str, interval: Interval) -> InterchangeScore:
     """Return a row of the table."""
     return InterchangeScore(
-        *who, metric, field, interval.value, interval.low, interval.high, interval.initial_conditions
+        *identity, metric, field, interval.value, interval.low, interval.high, interval.initial_conditions
     )

@@ -1,4 +1,4 @@
-"""The interventions that one run trains or compares."""
+"""The intervention variants that a run trains or compares."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from physteer.interventions import (
 )
 
 Kind = Literal["learned", "shuffled", "random", "direction", "full"]
-"""Learned from pairs; learned with the sources of other pairs; drawn at random; given; everything."""
+"""Learned from pairs; learned with mismatched sources; a random rotation; a fixed direction; the full activation."""
 
 
 class InterventionVariant(nn.Module):
-    """An interchange at one site: what of the base's activation is taken from the sources."""
+    """An interchange at one site: the part of the base's activation in some subspaces is taken from the sources."""
 
     def __init__(
         self,
@@ -41,49 +41,49 @@ class InterventionVariant(nn.Module):
         rank: int,
         name: str = "",
     ) -> None:
-        """Put together a variant.
+        """Make a variant.
 
         Args:
-            site: where.
-            width: channels there.
-            kind: what it is there for.
-            subspaces: for each variable what is taken from its source; none: everything.
+            site: of the interchange.
+            width: number of channels at the site.
+            kind: of the subspaces.
+            subspaces: for each variable the part that is taken from its source; None for everything.
             rank: dimensions per variable; 0 where they are learned.
-            name: of a given direction, or the number of a random one.
+            name: of a fixed direction, or the number of a random one.
         """
         super().__init__()
         self.site, self.width, self.kind, self.rank, self.name = site, width, kind, rank, name
-        self.subspaces = nn.ModuleList(nn.Identity() if one is None else one for one in subspaces)
+        self.subspaces = nn.ModuleList(nn.Identity() if subspace is None else subspace for subspace in subspaces)
 
     @property
     def label(self) -> str:
-        """What logs call it, unique within a run."""
+        """Its name in logs, unique within a run."""
         rank = f"rank {self.rank}" if self.kind in ("learned", "shuffled", "random") and self.rank else ""
         return " ".join(filter(None, (str(self.site), self.kind, rank, self.name)))
 
     @property
     def key(self) -> str:
-        """The label as the name of a part of a network."""
+        """The label as a name in a `ModuleDict`, which allows no dots."""
         return re.sub(r"\W+", "_", self.label)
 
     @property
     def trained(self) -> bool:
-        """Whether ``fit`` changes it."""
+        """Whether ``fit`` trains it."""
         return self.kind in ("learned", "shuffled")
 
     @property
     def boundless(self) -> list[BoundlessRotation]:
-        """Its subspaces that learn their own size."""
-        return [one for one in self.subspaces if isinstance(one, BoundlessRotation)]
+        """Its subspaces that also learn their number of dimensions."""
+        return [subspace for subspace in self.subspaces if isinstance(subspace, BoundlessRotation)]
 
     @contextmanager
     def edits(self, sources: Sequence[Tensor], locus: Locus, *, spatial_mean_only: bool) -> Iterator[list[Edit]]:
-        """Give the edits of one forward and its backward pass; rotations are evaluated once while the context is open.
+        """Yield the edits of one forward and backward pass; rotations are evaluated once while the context is open.
 
         Args:
             sources: the site's activation in each variable's sources, row by row.
-            locus: which frames are exchanged.
-            spatial_mean_only: exchange the spatial mean alone, for sources of other initial conditions.
+            locus: the frames that are exchanged.
+            spatial_mean_only: whether to exchange the spatial mean only, for sources of other initial conditions.
         """
         replacement = InterchangeMean if spatial_mean_only else Interchange
         with evaluated_once(self):
@@ -95,34 +95,36 @@ class InterventionVariant(nn.Module):
 
 @dataclass(frozen=True)
 class VariantPlan:
-    """What variants a run has at each of its sites."""
+    """The variants of a run at each of its sites."""
 
     ranks: tuple[int, ...]
-    """Of learned rotations, per variable."""
+    """Ranks of learned rotations, per variable."""
     boundless: bool = False
-    """Learn one rotation of unknown size too."""
+    """Whether to also learn a boundless rotation."""
     shuffled: bool = True
-    """Beside each learned rotation, train one with the sources of other pairs."""
+    """Whether to train, for each learned rotation, a control with mismatched sources."""
     random: int = 3
-    """Random rotations beside each rank."""
+    """Number of random rotations of each rank."""
     seed: int = 0
-    """Of all rotations' first values."""
+    """Seed of the rotations' initial values."""
 
 
 def make_variants(
     widths: Mapping[Site, int], n_variables: int, plan: VariantPlan, fixed: Sequence[FixedSubspace]
 ) -> list[InterventionVariant]:
-    """Make the variants of every site; of one variable, everything is exchanged too, and fixed subspaces are compared.
+    """Make the variants of every site.
+
+    With a single variable they include the full interchange and the fixed subspaces.
 
     Args:
-        widths: channels at each site.
-        n_variables: each has a source of its own, and columns of its own in every rotation.
-        plan: which variants.
+        widths: number of channels at each site.
+        n_variables: each has its own source, and its own columns in every rotation.
+        plan: the variants to make.
         fixed: subspaces to compare with.
 
     Raises:
-        PhysteerError: a rank is below 1 or, times the variables, above a width; a fixed subspace is where no site is,
-            or of another width; there are several variables where only one can be.
+        PhysteerError: A rank is below 1 or, times the variables, above a width; a fixed subspace is at another site or
+            of another width; or there are several variables where only one is possible.
     """
     if n_variables > 1 and (plan.boundless or fixed):
         raise PhysteerError(
@@ -137,7 +139,7 @@ def make_variants(
             )
     variants: list[InterventionVariant] = []
     for number, (site, width) in enumerate(widths.items()):
-        seed = plan.seed + 1000 * number  # sites of one width would share their draws
+        seed = plan.seed + 1000 * number  # else sites of equal width would have equal rotations
 
         def add(
             kind: Kind,

@@ -1,4 +1,4 @@
-"""What analyses share: reading activations, prefixes that are never run twice, suffix passes, sums over processes."""
+"""The engine of all analyses: reading activations, the prefix cache, suffix passes, and sums over processes."""
 
 from physteer.analyses.engine.activation_reader import ActivationReader
 from physteer.analyses.engine.distributed import from_everyone, merged, summed

@@ -14,16 +14,16 @@ from physteer.forecast.steered_rollout import initial_windows, steered_rollout
 from physteer.interventions import UNSTEERED, Condition, Site, stack_conditions
 
 Use = Callable[[Site, Tensor], None]
-"""Gets a site and its activation [B, T, …, d]: the live tensor, not to be kept or changed."""
+"""Called with a site and its activation [B, T, …, d]: the live tensor, which must not be kept or changed."""
 
 
 class ActivationReader:
-    """Shows the activations of some sites to a function. Nothing behind the deepest of the sites is computed.
+    """Calls a function with the activations of some sites. Nothing after the deepest of the sites is computed.
 
     Args:
-        forecaster: whose network.
+        forecaster: whose network is run.
         sites: one or more.
-        all_frames: whether frames before the last are needed; without them the last block computes the last one alone.
+        all_frames: whether frames before the last are needed; if not, the last block computes the last frame alone.
     """
 
     def __init__(self, forecaster: Forecaster, sites: Sequence[Site], *, all_frames: bool = True) -> None:
@@ -35,11 +35,11 @@ class ActivationReader:
 
         Args:
             batch: B windows.
-            use: gets every site's activation, one after the other as they are computed.
-            jitter_of: windows whose random shifts are taken, row by row; their own when None.
+            use: called with every site's activation, in the order of computation.
+            jitter_of: windows whose random shifts are used, row by row; None for the batch's own.
         """
         drawn = batch if jitter_of is None else dataclasses.replace(batch, windows=tuple(jitter_of))
-        observe_pass(self.forecaster, batch.context, drawn, _Look(self, use, (0,)))
+        observe_pass(self.forecaster, batch.context, drawn, _StepObserver(self, use, (0,)))
 
     @torch.no_grad()
     def read_rollout(
@@ -49,28 +49,28 @@ class ActivationReader:
         steps: Sequence[int],
         condition: Condition = UNSTEERED,
     ) -> None:
-        """Roll windows out, steered or not, and look at the forwards of some steps; the last of them stops early.
+        """Roll windows out, steered or not, and read activations at some steps; the last of these forwards stops early.
 
         Args:
             batch: B windows.
-            use: gets the step, the site and its activation, after the edits.
-            steps: of the rollout, from 0: step n sees the model's own predictions in its last n frames.
-            condition: the edits.
+            use: called with the step, the site and its activation, after the edits.
+            steps: of the rollout, from 0. The last n input frames of step n are the model's own predictions.
+            condition: its edits are applied.
         """
-        look = _Look(self, lambda site, h: use(look.step, site, h), steps)
+        observer = _StepObserver(self, lambda site, h: use(observer.step, site, h), steps)
         last, window = max(steps), initial_windows(batch, [condition])
-        for frame in steered_rollout(self.forecaster, batch, last, [condition], [look]):
+        for frame in steered_rollout(self.forecaster, batch, last, [condition], [observer]):
             window = torch.cat([window[:, 1:], frame], dim=1)
-        observe_pass(self.forecaster, window, batch, look, last, stack_conditions([condition], len(batch)))
+        observe_pass(self.forecaster, window, batch, observer, last, stack_conditions([condition], len(batch)))
 
 
-class _Look:
+class _StepObserver:
     """Observes some steps of a rollout (`physteer.forecast.RolloutObserver`)."""
 
     def __init__(self, reader: ActivationReader, use: Use, steps: Sequence[int]) -> None:
         self._reader, self._use, self._steps = reader, use, frozenset(steps)
         self.step = 0
-        """Of the forward that is running."""
+        """The rollout step of the current forward."""
 
     @property
     def all_frames(self) -> bool:

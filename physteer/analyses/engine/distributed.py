@@ -12,53 +12,53 @@ T = TypeVar("T")
 
 
 class Sums(Protocol):
-    """Running sums that can be sent to another process and added to its own."""
+    """Running sums that can be sent to another process and added to the sums there."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums, on the CPU."""
 
     def load_state_dict(self, state: Any) -> None:
-        """Replace the sums by what `state_dict` returned."""
+        """Replace the sums by those of `state_dict`."""
 
     def merge(self, other: Self) -> None:
-        """Add what another process has seen."""
+        """Add the sums of another process."""
 
 
 S = TypeVar("S", bound=Sums)
 
 
-def from_everyone(mine: T) -> list[T]:
+def from_everyone(own: T) -> list[T]:
     """Return every process's object, by rank; a collective. Tensors inside must be on the CPU."""
     if not _several():
-        return [mine]
-    everyone: list[T | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(everyone, mine)
-    return everyone  # type: ignore[return-value]
+        return [own]
+    objects: list[T | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(objects, own)
+    return objects  # type: ignore[return-value]
 
 
-def summed(mine: Tensor, device: torch.device) -> Tensor:
+def summed(own: Tensor, device: torch.device) -> Tensor:
     """Return the sum over processes of a tensor of one shape, on the CPU; a collective.
 
     Args:
-        mine: of this process.
-        device: on which processes exchange tensors.
+        own: the tensor of this process.
+        device: of the exchange between processes.
     """
     if not _several():
-        return mine.cpu()
-    total = mine.to(device, copy=True)
+        return own.cpu()
+    total = own.to(device, copy=True)
     torch.distributed.all_reduce(total)
     return total.cpu()
 
 
-def merged(mine: S, empty: Callable[[], S]) -> S:
+def merged(own: S, empty: Callable[[], S]) -> S:
     """Return the sums of all processes; a collective.
 
     Args:
-        mine: of this process.
-        empty: makes sums of the same kind, with nothing seen.
+        own: the sums of this process.
+        empty: makes sums of the same kind, without samples.
     """
     total = empty()
-    for state in from_everyone(mine.state_dict()):
+    for state in from_everyone(own.state_dict()):
         other = empty()
         other.load_state_dict(state)
         total.merge(other)

@@ -1,4 +1,4 @@
-"""What a frozen forecaster computes before some sites, once per window of a pair."""
+"""The prefix cache: the part of a frozen forecaster before some sites is computed once per window of a pair."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ class PreparedPairs:
     """A batch of pairs, run up to all sites. Holding this keeps uncached snapshots alive."""
 
     base: list[Prefix]
-    """Of each window, as the cache holds it."""
+    """The prefix of each base, as in the cache."""
     sources: list[list[Prefix]]
-    """The same per variable."""
+    """The prefix of each source, per variable."""
     mismatched: list[list[Prefix]]
+    """The prefix of each mismatched source, per variable; empty unless asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,29 +42,29 @@ class PairActivations:
     """One site of a batch of pairs."""
 
     base: Snapshot
-    """From where the pass of the bases continues."""
+    """The snapshot from which the pass of the bases continues."""
     sources: list[Tensor]
-    """The site's activation per variable, [B, T, …, d]; T = 1 where only last frames are edited, as in the base."""
+    """The site's activation of each variable's sources, [B, T, …, d]; T = 1 where only last frames are edited."""
     mismatched: list[Tensor]
-    """The same of the sources of other pairs."""
+    """The same for mismatched sources, those of other pairs."""
     last: Tensor
     """The last context frame of the bases, [B, 1, C, H, W, D]."""
     scale: SampleScale
-    """Of the bases."""
+    """The scales of the bases."""
 
 
 class PrefixCache:
-    """Snapshots of windows at some sites, from a cache. A window is run once, and gives those of all sites.
+    """Snapshots of windows at some sites. A window is run once for all sites, and then kept in a `SnapshotCache`.
 
-    A window that the cache holds is not read from disk.
+    A window that is in the cache is not read from disk.
 
     Args:
-        forecaster: its network is frozen from now on.
-        sites: where.
-        last_frame: only the last frame will be edited, so that only it is run through the suffix.
-        max_bytes: of what is kept in memory, or of the folder.
-        folder: where snapshots are kept; none: in memory.
-        needed_by: who asks for a network that runs in stages, for the error.
+        forecaster: its network must not change any more.
+        sites: of the snapshots.
+        last_frame: whether only the last frame will be edited; then only that frame is run after the sites.
+        max_bytes: largest size of the cache, in memory or in the folder.
+        folder: of the cache; None to keep it in memory.
+        needed_by: the name of the analysis, for the error about a network that does not run in stages.
     """
 
     def __init__(
@@ -84,12 +85,14 @@ class PrefixCache:
         self._cache = SnapshotCache(sites, model_key, max_bytes, folder, kind)
 
     def prepare(self, forecaster: Forecaster, pairs: PairBatch, *, mismatched: bool = False) -> PreparedPairs:
-        """Run a batch up to the sites where the cache lacks it; sources take their base's jitter: tokens correspond.
+        """Run a batch up to the sites, except for windows in the cache.
+
+        Sources get the jitter of their base, so that tokens correspond.
 
         Args:
-            forecaster: the one the cache was made for.
-            pairs: B of them.
-            mismatched: also run the sources of other pairs.
+            forecaster: the forecaster of the cache.
+            pairs: B pairs.
+            mismatched: whether to run the mismatched sources too.
         """
 
         def run(windows: Sequence[Window]) -> list[Prefix]:
@@ -102,18 +105,18 @@ class PrefixCache:
         """Return the activations of one of the sites, on the forecaster's device."""
         device = forecaster.device
 
-        def beside(name: str) -> Tensor:
+        def joined(name: str) -> Tensor:
             return torch.cat([prefix.beside[name].to(device) for prefix in prepared.base])
 
-        def activation(prefixes: Sequence[Prefix]) -> Tensor:
-            return torch.cat([prefix.snapshots[site].activation.to(device) for prefix in prefixes])
+        def activation(rows: Sequence[Prefix]) -> Tensor:
+            return torch.cat([prefix.snapshots[site].activation.to(device) for prefix in rows])
 
         return PairActivations(
             base=join_snapshots([prefix.snapshots[site].to(device) for prefix in prepared.base]),
-            sources=[activation(prefixes) for prefixes in prepared.sources],
-            mismatched=[activation(prefixes) for prefixes in prepared.mismatched],
-            last=beside("last"),
-            scale=SampleScale(beside("fields"), beside("differences")),
+            sources=[activation(rows) for rows in prepared.sources],
+            mismatched=[activation(rows) for rows in prepared.mismatched],
+            last=joined("last"),
+            scale=SampleScale(joined("fields"), joined("differences")),
         )
 
     def _run(self, forecaster: Forecaster, pairs: PairBatch, windows: Sequence[Window]) -> list[Prefix]:
@@ -134,7 +137,7 @@ class PrefixCache:
 
 
 def _key(forecaster: Forecaster, pairs: PairBatch, window: Window, draws: Window) -> str:
-    """Write out all that decides a network's inputs: data, fields, boundaries, precision and jitter."""
+    """Return a text of everything that determines a network's inputs: data, fields, boundaries, precision, jitter."""
     dataset = pairs.reader.dataset
     jitter: Any = None if forecaster.jitter_seed is None else (forecaster.jitter_seed, str(draws))
     channels, boundaries = dataset.metadata.channels.sources, dataset.metadata.grid.boundaries

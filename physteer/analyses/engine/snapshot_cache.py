@@ -1,4 +1,4 @@
-"""A cache of prefixes by window: what a frozen network computes up to some sites is computed once, for all sites."""
+"""A cache of prefixes: passes of a frozen network up to some sites, kept by window."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ HEADER = "physteer.snapshot"
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """What a pass up to some sites leaves of a batch of windows."""
+    """The result of a pass of some windows that stops at some sites."""
 
     snapshots: Mapping[Site, Snapshot]
     """By site."""
     beside: Mapping[str, Tensor]
-    """More tensors of the windows by name, each [B, …]: what turns outputs into frames."""
+    """Further tensors of the windows by name, each [B, …], which turn outputs into frames."""
 
     def rows(self, index: Sequence[int]) -> Prefix:
-        """Return some of the windows, copied; what sites share stays shared."""
+        """Return some of the windows, copied; tensors that sites share stay shared."""
         places = torch.tensor(index, dtype=torch.long, device="cpu")
         beside = {name: tensor.index_select(0, places.to(tensor.device)) for name, tensor in self.beside.items()}
         return Prefix(select_rows(self.snapshots, index), beside)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors by name; what sites share is there once."""
+        """Return all tensors by name; shared tensors appear once."""
         return all_tensors(self.snapshots) | {f"beside.{name}": tensor for name, tensor in self.beside.items()}
 
 
 class SnapshotCache:
     """Prefixes of windows at some sites of one model, in memory or in a folder, up to a size.
 
-    A window is found by a hash of all that decides its prefix: the weights, the precision, the kind of snapshot, the
-    source code of the network, and the caller's key (the window's address and jitter). So a stale prefix cannot be
-    found, and one folder can serve many models, sites and processes. Files are whole or not there (two processes may
-    write the same one), are read memory-mapped, and hold nothing but tensors and JSON.
+    The key of a window is a hash of everything that determines its prefix: the weights, the precision, the kind of
+    snapshot, the source code of the network, and the caller's key (the window's address and jitter). Stale prefixes are
+    therefore impossible, and one folder can serve many models, sites and processes. Files are written atomically (two
+    processes may write the same one), are read memory-mapped, and contain only tensors and JSON.
 
-    A window is kept with all sites or not at all, and what sites share is kept once. A file that lacks one of the sites
-    is written again with the sites that it had.
+    A window is stored with all sites or not at all, and shared tensors are stored once. A file that lacks one of the
+    sites is written again, with its earlier sites too.
 
-    Prefixes beyond the size limit are not stored but computed each time. Nothing is evicted: where every window comes
-    once per epoch, a part that is kept for good is found in each epoch, while keeping the latest finds less.
+    Prefixes beyond the size limit are not stored but computed each time. Nothing is evicted: every window is used once
+    per epoch, so a fixed part of the windows gives more hits than the most recent ones.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class SnapshotCache:
         folder: Path | str | None = None,
         kind: type[Snapshot] = Snapshot,
     ) -> None:
-        """Open a cache; a folder keeps what it had.
+        """Open a cache; files that are already in the folder are used.
 
         Args:
-            sites: where the snapshots are taken.
-            model_key: names the weights and the source code of the model (`Forecaster.identity`, `source_version`);
-                the weights must not change meanwhile.
-            max_bytes: of the tensors kept in memory, or of the files of the folder, whoever wrote them.
-            folder: where files go, made at need; none: memory, on the device where the snapshots were made.
+            sites: of the snapshots.
+            model_key: identifies the weights and the source code of the model (`Forecaster.identity`,
+                `source_version`); the weights must not change.
+            max_bytes: largest size of the tensors in memory, or of all files of the folder.
+            folder: of the files, made if needed; None for memory, on the device of the snapshots.
             kind: `Snapshot` or `LastFrameSnapshot`.
         """
         self.sites = frozenset(map(Site.parse, sites))
@@ -85,19 +85,19 @@ class SnapshotCache:
         self._checked: set[str] = set()
         self._used = 0
         self._unmeasured = max_bytes  # bytes written since the folder was last measured
-        self._told = False
+        self._warned = False
 
     def get(self, keys: Sequence[str], make: Callable[[list[int]], Prefix]) -> list[Prefix]:
-        """Return the prefixes of a batch, those of windows that are in the cache from there.
+        """Return the prefixes of a batch, from the cache where possible.
 
         Args:
-            keys: of the batch's rows: their addresses and whatever else decides their inputs; a window may come twice.
-            make: given positions in `keys`, runs these rows up to the sites (`take_snapshots`); called at most once,
-                for what is missing.
+            keys: of the batch's rows: everything that determines their inputs. A window may appear twice.
+            make: called with positions in `keys`, runs these rows up to the sites (`take_snapshots`); called at most
+                once, for the missing rows.
 
         Returns:
-            For each key a prefix of this one row: on the CPU from a folder, else where it was computed. They are the
-            cache's own: not to be changed in place.
+            For each key the prefix of this row: on the CPU from a folder, else on the device of the pass. The tensors
+            belong to the cache and must not be changed in place.
         """
         names = [self._name(key) for key in keys]
         rows = {name: self._load(name) for name in dict.fromkeys(names)}
@@ -157,17 +157,17 @@ class SnapshotCache:
         self._unmeasured += size
 
     def _stop(self, why: str) -> None:
-        if not self._told:
-            where = "memory" if self.folder is None else self.folder
-            warnings.warn(f"the snapshot cache in {where} stores no more windows: {why}", stacklevel=5)
-        self._told = True
+        if not self._warned:
+            place = "memory" if self.folder is None else self.folder
+            warnings.warn(f"the snapshot cache in {place} stores no more windows: {why}", stacklevel=5)
+        self._warned = True
 
 
 def write_prefix(prefix: Prefix, path: Path) -> None:
-    """Write a prefix as safetensors; the file is whole or not there.
+    """Write a prefix as safetensors, atomically.
 
     Raises:
-        PhysteerError: the folder cannot be written to, or the disk is full.
+        PhysteerError: The folder cannot be written to, or the disk is full.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in prefix.tensors().items()}
     first = next(iter(prefix.snapshots.values()))
@@ -189,12 +189,12 @@ def read_prefix(path: Path, check: bool = True) -> Prefix:
 
     Args:
         path: of the file.
-        check: whether to read every number once to see whether the file is undamaged.
+        check: whether to compare the checksum, which reads the whole file.
 
     Raises:
-        FileNotFoundError: there is none.
-        SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError: it is not whole, its numbers are not
-            those that were written, or it holds no snapshots.
+        FileNotFoundError: There is no such file.
+        SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError: The file is incomplete, its checksum is
+            wrong, or it holds no snapshots.
     """
     with safe_open(path, framework="pt") as file:
         header: dict[str, str] = file.metadata() or {}

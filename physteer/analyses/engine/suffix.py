@@ -1,4 +1,4 @@
-"""Suffix passes: what a frozen model makes of edited activations, from their site to its output."""
+"""Suffix passes: a frozen model is run on edited activations, from their site to its output."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Outcome:
     """The output of an edited pass, with gradients to the edits."""
 
     prediction: Tensor
-    """Of a forecaster the edited next frame ŷ', [B, 1, C, H, W, D] in the data set's units; else the model's output."""
+    """The edited next frame ŷ' of a forecaster, [B, 1, C, H, W, D] in the data set's units; else the model's output."""
     scale: SampleScale | None
-    """Of the base windows; None for a model without one."""
+    """The scales of the base windows; None for a model without scales."""
     activations: Mapping[Site, Tensor]
-    """Of the sites that were asked for, after the edits: [B, T, …, d]; T = 1 where only the last frame was run."""
+    """Activations of the sites to read, after the edits: [B, T, …, d]; T = 1 where only the last frame was run."""
 
 
 class SiteActivations(Protocol):
@@ -35,25 +35,25 @@ class SiteActivations(Protocol):
 
     @property
     def base(self) -> Snapshot:
-        """From where the pass of the bases continues."""
+        """The snapshot from which the pass of the bases continues."""
         ...
 
     @property
     def sources(self) -> Sequence[Tensor]:
-        """Per variable, [B, T, …, d]."""
+        """Activation of each variable's sources, [B, T, …, d]."""
         ...
 
     @property
     def mismatched(self) -> Sequence[Tensor]:
-        """The same of other pairs' sources; empty where they were not asked for."""
+        """The same for mismatched sources; empty where they were not asked for."""
         ...
 
 
 class Suffix(Protocol[M, B]):
-    """How a model M is run on batches B of (base, sources), up to a site once and from there under any edits."""
+    """Runs a model M on batches B of (base, sources): once up to a site, and from there under any edits."""
 
     def prepare(self, model: M, batch: B, *, mismatched: bool = False) -> Any:
-        """Run bases and sources up to all sites; on request the sources of other pairs too."""
+        """Run bases and sources up to all sites; on request the mismatched sources too."""
         ...
 
     def at(self, model: M, site: Site, prepared: Any) -> Any:
@@ -66,14 +66,14 @@ class Suffix(Protocol[M, B]):
         """Continue the pass of the bases under edits.
 
         Args:
-            model: the one that was prepared.
-            batch: likewise.
+            model: as in `prepare`.
+            batch: as in `prepare`.
             activations: of the edited site.
-            edits: there or later.
-            read: sites whose activations are wanted.
+            edits: at this site or later ones.
+            read: sites whose activations are returned.
 
         Raises:
-            PhysteerError: one of `read` is not computed after the edited site.
+            PhysteerError: A site of `read` is not computed after the edited site.
         """
         ...
 
@@ -82,14 +82,14 @@ class ForecastSuffix:
     """Suffix passes of a forecaster over pairs of windows (`Suffix`).
 
     Args:
-        cache: of the snapshots.
+        cache: of the prefixes.
     """
 
     def __init__(self, cache: PrefixCache) -> None:
         self.cache = cache
 
     def prepare(self, model: Forecaster, batch: PairBatch, *, mismatched: bool = False) -> PreparedPairs:
-        """Run bases and sources up to all sites, where the cache lacks them."""
+        """Run bases and sources up to all sites, except for windows in the cache."""
         return self.cache.prepare(model, batch, mismatched=mismatched)
 
     def at(self, model: Forecaster, site: Site, prepared: PreparedPairs) -> PairActivations:
@@ -134,10 +134,10 @@ class PlainActivations:
 
 
 class PlainSuffix:
-    """Suffix passes of any staged model over plain batches of inputs (`Suffix`); nothing is kept between batches.
+    """Suffix passes of any staged model over plain batches of inputs (`Suffix`), without a cache.
 
     Args:
-        sites: where.
+        sites: of the edits.
     """
 
     def __init__(self, sites: Sequence[Site]) -> None:
@@ -149,7 +149,7 @@ class PlainSuffix:
         """Run bases and sources up to all sites.
 
         Raises:
-            PhysteerError: sources of other pairs are asked for.
+            PhysteerError: Mismatched sources are asked for.
         """
         if mismatched:
             raise PhysteerError("a plain batch has no sources of other pairs, which shuffled variants are trained on")
@@ -180,7 +180,7 @@ def continued(
     """Continue a pass under edits; return the output for the last frame, and the activations of some sites.
 
     Raises:
-        PhysteerError: one of the sites is not computed after the snapshot.
+        PhysteerError: A site is not computed after the snapshot.
     """
     seen: dict[Site, Tensor] = {}
     with observed(model, read, seen.__setitem__):  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
 """Probes on a frozen network: where a quantity can be read, learned on simple flows and tested on full simulations.
 
-`ProbeReader` says what is read and looked for, `ProbeFit` is the pass over the training windows, `ProbeEvaluation`
-chooses penalties on validation windows and scores on test windows. The `Probe` callback puts them on a
-`ForecastModule`.
+`ProbeReader` reads activations and computes targets. `ProbeFit` collects the sums over training windows.
+`ProbeEvaluation` chooses penalties on validation windows, and scores on test windows. The `Probe` callback installs
+them on a `ForecastModule`.
 """
 
 from physteer.analyses.probing.evaluation import ProbeEvaluation

@@ -1,4 +1,4 @@
-"""The pass over the training windows that class probes are made of."""
+"""The sums over training windows from which class probes are fitted."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ UNKNOWN = -1
 
 @dataclass(frozen=True)
 class ClassTask:
-    """What one class probe reads, and what it tells apart."""
+    """One class probe: the place of its activations, and the parameter whose values it classifies."""
 
     place: str
     parameter: str
     shuffled: bool
-    """Whether it gets the values of other windows, as a control."""
+    """Whether its labels are those of other windows, as a control."""
 
 
 class ClassFit:
-    """Adds up the sums of probes that tell the values of parameters apart, from means over a frame's tokens.
+    """Sums of class probes over training windows; samples are the means over the tokens of every context frame.
 
-    Every frame of a context is a sample. Every place is fitted to the windows' own values, and sites also to those of
-    other windows; what reads the input is a control itself.
+    The probes of every place are fitted to the windows' own values. The probes of sites are also fitted to the values
+    of other windows, as a control; places that read the input are controls themselves.
     """
 
     def __init__(self, parameters: Sequence[str], reader: ProbeReader, windows: ProbeWindows) -> None:
-        """Begin with nothing seen.
+        """Start with no samples.
 
         Args:
-            parameters: of the data, whose values are the classes; none is allowed.
-            reader: whose places are read.
+            parameters: of the data, whose values are the classes; may be empty.
+            reader: whose places have probes.
             windows: of ``train``.
 
         Raises:
@@ -67,7 +67,7 @@ class ClassFit:
         }
 
     def check(self, dataset: WindowDataset) -> None:
-        """Look at windows that will be scored; those whose value is no class are left out, with a warning.
+        """Check windows that will be scored; those whose value is no class are left out, with a warning.
 
         Raises:
             PhysteerError: The data lack a parameter, or none of its values is a class.
@@ -77,21 +77,21 @@ class ClassFit:
                 values = _values(dataset, name)
             except PhysteerError as error:
                 raise PhysteerError(f"Probe.classes: {dataset.path}: {error}") from error
-            strange = sorted(set(values) - set(classes))
-            if not strange:
+            unknown = sorted(set(values) - set(classes))
+            if not unknown:
                 continue
-            count = sum(value in strange for value in values)
-            found = f"{dataset.path}: {name} {_listed(strange)} is not in {self.windows.dataset.path}, which has"
+            count = sum(value in unknown for value in values)
+            message = f"{dataset.path}: {name} {_listed(unknown)} is not in {self.windows.dataset.path}, which has"
             if count == len(values):
-                raise PhysteerError(f"Probe.classes: {found} {_listed(classes)} only: no window can be scored")
+                raise PhysteerError(f"Probe.classes: {message} {_listed(classes)} only: no window can be scored")
             left_out = f"{count} of {len(values)} windows are left out of accuracies"
-            warnings.warn(f"{found} {_listed(classes)}: {left_out}", stacklevel=2)
+            warnings.warn(f"{message} {_listed(classes)}: {left_out}", stacklevel=2)
 
     def labels(self, task: ClassTask, windows: ProbeWindows, batch: Batch) -> Tensor:
-        """Return the places of the windows' values among the classes, [B]; `UNKNOWN` where they are none."""
+        """Return the indices of the windows' values among the classes, [B]; `UNKNOWN` where a value is no class."""
         classes = self.classes[task.parameter]
-        those = map(windows.other, batch.windows) if task.shuffled else batch.windows
-        values = [windows.dataset.parameters_of(window)[task.parameter] for window in those]
+        windows_of_labels = map(windows.other, batch.windows) if task.shuffled else batch.windows
+        values = [windows.dataset.parameters_of(window)[task.parameter] for window in windows_of_labels]
         return torch.tensor([classes.index(value) if value in classes else UNKNOWN for value in values])
 
     def add(self, place: str, features: Tensor, batch: Batch) -> None:
@@ -100,16 +100,16 @@ class ClassFit:
         Raises:
             PhysteerError: An activation is not finite.
         """
-        mine = [task for task in self.fitters if task.place == place]
-        if not mine:
+        tasks = [task for task in self.fitters if task.place == place]
+        if not tasks:
             return
         pooled = samples(features, "pooled")  # [B, T, d]
-        for task in mine:
+        for task in tasks:
             labels = self.labels(task, self.windows, batch).repeat_interleave(pooled.shape[1])
             self.fitters[task].update_classes(pooled.flatten(0, 1), labels)
 
     def merge(self) -> None:
-        """Add up the processes' sums; a collective."""
+        """Sum over all processes; a collective."""
         for task in self.fitters:
             self.fitters[task] = merged(self.fitters[task], partial(self._empty, task))
 
@@ -118,7 +118,7 @@ class ClassFit:
 
         Args:
             alphas: penalties to choose from.
-            model: which weights.
+            model: the weights.
         """
         data = self.windows.dataset.path
         return {
@@ -135,7 +135,7 @@ def _values(dataset: WindowDataset, name: str) -> list[float]:
     if name not in parameters[0]:
         known = ", ".join(parameters[0]) or "none"
         raise PhysteerError(f"there is no parameter {name!r}, only {known}{did_you_mean(name, parameters[0])}")
-    return [one[name] for one in parameters]
+    return [values[name] for values in parameters]
 
 
 def _listed(values: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""The table of a run that fits class probes: how often they are right, by place and parameter."""
+"""The table of class probes: their accuracy, by place and parameter."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ class ClassScore:
     site: str
     """Empty for controls that read the input."""
     parameter: str
-    """Whose values are told apart."""
+    """The parameter whose values are the classes."""
     data: str
-    """As of a `ProbeScore`."""
+    """As in `ProbeScore`."""
     control: Control
     alpha: float
-    """The penalty whose cross-entropy was smallest on validation windows."""
+    """The penalty with the smallest cross-entropy on validation windows."""
     accuracy: float
-    """Share of frames, each read from the mean over its tokens."""
+    """Share of frames whose class is predicted correctly, from the mean over the frame's tokens."""
     low: float
-    """Of the 95 % interval over initial conditions."""
+    """Lower end of the 95 % interval over initial conditions."""
     high: float
     chance: float
-    """Share of the commonest class."""
+    """Share of the most frequent class."""
     initial_conditions: int
 
 
@@ -39,7 +39,7 @@ def write_class_table(run_folder: Path, rows: Sequence[ClassScore]) -> None:
 
 
 def class_text(rows: Sequence[ClassScore]) -> str:
-    """Lay the accuracies out for reading: per parameter, data set and place, beside shuffled values and chance."""
+    """Return the accuracies as text: per parameter, data set and place, beside shuffled values and chance."""
     lines = [
         "accuracy of class probes, from the mean of a frame's tokens",
         f"{'parameter':<18}{'data':<10}{'site':<17}{'α':>8}{'accuracy':>10}  {'95 % interval':<14}"
@@ -49,10 +49,10 @@ def class_text(rows: Sequence[ClassScore]) -> str:
     for row in rows:
         if row.control == "shuffled":
             continue
-        beside = shuffled.get((row.parameter, row.data, row.site))
+        control = shuffled.get((row.parameter, row.data, row.site))
         lines.append(
             f"{row.parameter:<18}{row.data:<10}{row.site or row.control.replace('_', ' '):<17}{row.alpha:>8.0e}"
             f"{row.accuracy:>10.2f}  {f'[{row.low:.2f}, {row.high:.2f}]':<14}"
-            f"{f'{beside.accuracy:.2f}' if beside else '–':>9}{row.chance:>8.2f}"
+            f"{f'{control.accuracy:.2f}' if control else '–':>9}{row.chance:>8.2f}"
         )
     return "\n".join(lines)

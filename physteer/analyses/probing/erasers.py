@@ -1,4 +1,4 @@
-"""Erasers of what probes read, and random ones of the same kind to compare them with."""
+"""Erasers of probe targets, and random erasers as their controls."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from physteer.concepts.linear import principal
 
 
 def erasers(fit: ProbeFit, targets: Sequence[str], model: str, n_random: int, seed: int) -> Iterator[LeaceEraser]:
-    """Yield for every site an eraser of each target, then random ones (`random_eraser`).
+    """Yield for every site an eraser of each target, then random erasers (`random_eraser`).
 
     Args:
-        fit: whose sums, of all processes.
-        targets: that vary.
-        model: which weights.
-        n_random: random erasers per site.
-        seed: of the random ones.
+        fit: the sums of all processes.
+        targets: names of targets that vary.
+        model: the weights.
+        n_random: number of random erasers per site.
+        seed: of the random erasers.
     """
     data = fit.windows.dataset.path
     for number, site in enumerate(map(str, fit.reader.sites)):
@@ -36,10 +36,11 @@ def erasers(fit: ProbeFit, targets: Sequence[str], model: str, n_random: int, se
 def random_eraser(
     moments: CrossMoments, generator: torch.Generator, *, name: str, site: str, model: str, data: str
 ) -> LeaceEraser:
-    """Return what erases one random direction as LEACE erases a target's: r(x) = x − W⁺ u uᵀ W (x − μ).
+    """Return an eraser of one random direction, in the form of LEACE's for a scalar target.
 
-    u is uniform on the sphere, W = Σ_xx^(−½): as many directions are lost as with a scalar target, and they are drawn
-    as activations vary, so that the change is of the size that erasing something by chance has.
+    r(x) = x − W⁺ u uᵀ W (x − μ) with u uniform on the sphere and W = Σ_xx^(−½). It removes as many directions as the
+    eraser of a scalar target. The direction is random in whitened coordinates, so that the change of activations has
+    the size of a random erasure.
     """
     eigenvalues, vectors = principal(moments.scatter_xx.cpu() / moments.count)
     u = torch.randn(len(eigenvalues), 1, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""How well probes read what they were fitted to: on held-out simple flows, and on full simulations."""
+"""Scores of probes, on held-out simple flows and on full simulations."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from physteer.concepts import RidgeProbes
 from physteer.data.batch import Batch
 from physteer.forecast import Forecaster
 from physteer.forecast.evaluation import Stage
-from physteer.metrics import ProbeScores, best_match, bootstrap, mae_of, r2_of
+from physteer.metrics import ConditionSums, ProbeScores, best_match, bootstrap, mae_of, r2_of
 from physteer.metrics.probes import SQUARES, SUM, N
 from physteer.metrics.statistics import Floats
 
 Key = tuple[str, Resolution]
 DATA = {1: ("held_out",), 2: ("simple", "full")}
-"""The data loaders of ``test``, by how many there are."""
+"""Names of the data loaders of ``test``, by their number."""
 
 
 class ProbeEvaluation(nn.Module):
-    """Chooses every probe's penalty on ``valid``, then scores the chosen ones on ``test`` and on full simulations.
+    """Chooses the penalty of every probe on ``valid``, and scores the chosen probes on ``test`` and full simulations.
 
-    Validation fits the probes to the sums of the pass before it. The scores are sums over tokens by initial condition,
-    added up over processes, so that they do not depend on how windows are shared out.
+    At the start of validation, probes are fitted to the sums over ``train``. Scores are sums over tokens by initial
+    condition and over processes, so that they do not depend on the distribution of windows over processes.
 
     Args:
-        fit: the pass over ``train``.
+        fit: the sums over ``train``.
         alphas: penalties to choose from.
-        maps: number of trajectories of each data set whose predictions are kept token by token.
+        maps: number of trajectories of each data set whose predictions are kept for every token.
         seed: of the shuffles.
     """
 
@@ -49,23 +49,23 @@ class ProbeEvaluation(nn.Module):
         super().__init__()
         self.fit, self.alphas, self.n_maps, self.seed = fit, tuple(alphas), maps, seed
         self.probes: dict[Key, RidgeProbes] = {}
-        """After `begin` of validation with every penalty, after its `results` with the best for each target."""
+        """With every penalty after `begin` of validation, with the best for each target after its `results`."""
         self.maps: list[TrajectoryMaps] = []
-        """Of the kept trajectories, after `results` of test."""
+        """Maps of the kept trajectories, after `results` of test."""
         self.lens = LensErrors()
-        """Of full simulations."""
+        """Decoder-lens errors on full simulations."""
         self.classes = ClassEvaluation(fit.classes)
-        """What probes of classes score."""
+        """Scores of the class probes."""
         self._testing = False
         self._data: tuple[str, ...] = ()  # of each loader
         self._windows: list[ProbeWindows] = []
         self._scores: list[dict[Key, ProbeScores]] = []  # by loader
-        self._matches: list[dict[tuple[str, str], Tensor]] = []  # by loader; by place and initial condition
+        self._matches: list[dict[str, ConditionSums]] = []  # by loader and place; [m, 3] each
         self._maps: list[MapCollector] = []
 
     @property
     def reader(self) -> ProbeReader:
-        """What is read and looked for."""
+        """The places and targets of the probes."""
         return self.fit.reader
 
     def targets(self, resolution: Resolution) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ class ProbeEvaluation(nn.Module):
         return tuple(name for name in names if not name.startswith(SHUFFLED))
 
     def begin(self, forecaster: Forecaster, loaders: Any, stage: Stage) -> None:
-        """Make empty scores; before validation, fit the probes. A collective over the processes."""
+        """Start new scores; before validation, fit the probes. A collective over processes."""
         self._testing = stage == "test"
         if not self._testing:
             self.fit.merge()
@@ -91,7 +91,9 @@ class ProbeEvaluation(nn.Module):
         self._scores = [
             {key: ProbeScores(probes.targets, centres[key]) for key, probes in self.probes.items()} for _ in loaders
         ]
-        self._matches, self.lens = [{} for _ in loaders], LensErrors()
+        places = self.reader.places if self._testing and self.probes else ()
+        self._matches = [{place: ConditionSums() for place in places} for _ in loaders]
+        self.lens = LensErrors()
         self._maps = [
             MapCollector(windows.some_trajectories(self.n_maps if self._testing and self.probes else 0))
             for windows in self._windows
@@ -118,35 +120,39 @@ class ProbeEvaluation(nn.Module):
                 self._scores[loader][key].update(predicted, truth, names)
                 if not self._testing:
                     continue
-                own = predicted[0, ..., : n_own[resolution]]
-                self._maps[loader].add(place, resolution, own)
+                own_predictions = predicted[0, ..., : n_own[resolution]]
+                self._maps[loader].add(place, resolution, own_predictions)
                 if resolution == "token":
-                    self._match(loader, place, own, truth, names, shape[0])
+                    self._match(loader, place, own_predictions, truth, names, shape[0])
 
         self.reader.read(forecaster, batch, use)
         if self._data[loader] == "full":
             self.lens.add(forecaster, batch, names)
 
     def results(self, stage: str) -> dict[str, float]:
-        """Add the processes' scores up; after validation, choose the penalties. A collective over the processes."""
+        """Sum the scores of all processes; after validation, choose the penalties. A collective over processes."""
         for scores in self._scores:
-            for key, mine in scores.items():
-                scores[key] = merged(mine, partial(ProbeScores, mine.targets))
+            for key, own_scores in scores.items():
+                scores[key] = merged(own_scores, partial(ProbeScores, own_scores.targets))
         logged = self.classes.results(stage)
         if stage == "val":
             [scores] = self._scores
-            r2 = {key: one.r2() for key, one in scores.items()}
+            r2 = {key: target_scores.r2() for key, target_scores in scores.items()}
             self.probes = {key: probes.best(r2[key]) for key, probes in self.probes.items()}
-            return logged | self._logged({key: one.amax(0) for key, one in r2.items()}, "val/r2")
-        self._matches = [_added(from_everyone(mine)) for mine in self._matches]
+            return logged | self._logged({key: target_scores.amax(0) for key, target_scores in r2.items()}, "val/r2")
+        for matches in self._matches:
+            for place, matched in matches.items():
+                matches[place] = merged(matched, ConditionSums)
         self.lens.merge(from_everyone)
         sites = tuple(map(str, self.reader.sites))
         self.maps = []
         for data, collector in zip(self._data, self._maps, strict=True):
-            pieces = [piece for mine in from_everyone(collector.pieces) for piece in mine]
+            pieces = [piece for part in from_everyone(collector.pieces) for piece in part]
             self.maps += assembled(pieces, data, sites, self.targets("token"), self.targets("pooled"))
         for name, scores in zip(self._data, self._scores, strict=True):
-            logged |= self._logged({key: one.r2()[0] for key, one in scores.items()}, f"test/{name}/r2")
+            logged |= self._logged(
+                {key: target_scores.r2()[0] for key, target_scores in scores.items()}, f"test/{name}/r2"
+            )
         return logged
 
     def table(self) -> list[ProbeScore]:
@@ -161,7 +167,9 @@ class ProbeEvaluation(nn.Module):
                     shuffled, site = name.startswith(SHUFFLED), "" if place in INPUTS else place
                     if shuffled and not site:
                         continue  # a control of a control
-                    found = bootstrap(terms[:, column].numpy(), conditions, _r2_where_varied(terms[:, column].sum(0)))
+                    interval = bootstrap(
+                        terms[:, column].numpy(), conditions, _r2_where_varied(terms[:, column].sum(0))
+                    )
                     row = ProbeScore(
                         site=site,
                         target=name.removeprefix(SHUFFLED),
@@ -169,40 +177,36 @@ class ProbeEvaluation(nn.Module):
                         data=data,
                         control="shuffled" if shuffled else INPUTS.get(place, "probe"),
                         alpha=float(alphas[column]),
-                        r2=found.value,
-                        low=found.low,
-                        high=found.high,
+                        r2=interval.value,
+                        low=interval.low,
+                        high=interval.high,
                         mae=float(mae_of(terms[:, column].sum(0))),
-                        initial_conditions=found.initial_conditions,
+                        initial_conditions=interval.initial_conditions,
                     )
                     if resolution == "token" and not shuffled:
-                        own, other = self._best_match(loader, place, column)
-                        row = dataclasses.replace(row, best_match=own, best_match_shuffled=other)
+                        own_match, shuffled_match = self._best_match(loader, place, column)
+                        row = dataclasses.replace(row, best_match=own_match, best_match_shuffled=shuffled_match)
                     rows.append(row)
         return rows
 
     def _columns(self, resolution: Resolution) -> list[int]:
-        """Positions among all targets, and all shuffled ones, of those that vary."""
+        """Return the positions of the varying targets among all targets and their shuffled controls."""
         kept = self.probes[self.reader.places[0], resolution].targets
         return [self.fit.names.index(name) for name in kept]
 
     def _match(
         self, loader: int, place: str, predicted: Tensor, truth: Tensor, names: Sequence[str], n_frames: int
     ) -> None:
-        """Add up the nearest that a token comes to its own truth and to that of another window, frame by frame."""
+        """Add each frame's smallest error over tokens, against its own truth and against that of another window."""
         b, _, m = predicted.shape
         frames = predicted.reshape(b * n_frames, -1, m)
-        pair = [best_match(frames, one.reshape(b * n_frames, -1, m)) for one in (truth[..., :m], truth[..., m:])]
+        pair = [best_match(frames, truths.reshape(b * n_frames, -1, m)) for truths in (truth[..., :m], truth[..., m:])]
         matched = torch.stack([*pair, torch.ones_like(pair[0])], -1).view(b, n_frames, m, 3).sum(1).cpu()
-        for name, terms in zip(names, matched, strict=True):
-            key = (place, name)
-            mine = self._matches[loader]
-            mine[key] = mine[key] + terms if key in mine else terms
+        self._matches[loader][place].add(names, matched)
 
     def _best_match(self, loader: int, place: str, column: int) -> tuple[float, float]:
         """Return the mean best match over frames of all windows, and that with shuffled truths."""
-        terms = [terms[column] for (where, _), terms in self._matches[loader].items() if where == place]
-        own, other, count = torch.stack(terms).sum(0).tolist()
+        own, other, count = self._matches[loader][place].total()[column].tolist()
         return own / count, other / count
 
     def _logged(self, r2: dict[Key, Tensor], prefix: str) -> dict[str, float]:
@@ -214,7 +218,7 @@ class ProbeEvaluation(nn.Module):
 
 
 def _r2_where_varied(total: Tensor) -> Callable[[Floats], Floats]:
-    """Return R² of resampled sums; NaN where a resample has only initial conditions in which the truth hardly varies.
+    """Return a function of resampled sums: R², or NaN where the truth hardly varies in the resample.
 
     Args:
         total: the sums of all initial conditions, [5].
@@ -223,19 +227,11 @@ def _r2_where_varied(total: Tensor) -> Callable[[Floats], Floats]:
 
     def r2(sums: Floats) -> Floats:
         resampled = torch.from_numpy(sums)
-        found: Floats = torch.where(_variance(resampled) > least, r2_of(resampled), torch.nan).numpy()
-        return found
+        values: Floats = torch.where(_variance(resampled) > least, r2_of(resampled), torch.nan).numpy()
+        return values
 
     return r2
 
 
 def _variance(terms: Tensor) -> Tensor:
     return terms[..., SQUARES] / terms[..., N] - (terms[..., SUM] / terms[..., N]).square()
-
-
-def _added(parts: Sequence[dict[tuple[str, str], Tensor]]) -> dict[tuple[str, str], Tensor]:
-    total: dict[tuple[str, str], Tensor] = {}
-    for part in parts:
-        for key, terms in part.items():
-            total[key] = total[key] + terms if key in total else terms
-    return total

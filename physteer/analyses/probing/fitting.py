@@ -1,4 +1,4 @@
-"""The pass over the training windows that probes and erasers are made of."""
+"""The sums over training windows from which probes and erasers are fitted."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from physteer.forecast import Forecaster
 from physteer.metrics import TARGETS
 
 SHUFFLED = "shuffled "
-"""Before the names of targets whose truths are those of other windows."""
+"""Prefix of the names of targets whose truths are those of other windows."""
 _ROUND_OFF = 1e-5
-"""A mean over a frame whose spread is below this, in units of the tokens' spread, is that of float32 numbers."""
+"""Share of the tokens' spread; means over frames with a smaller spread vary by float32 round-off only."""
 
 
 class ProbeFit(nn.Module):
-    """An objective that minimises nothing step by step: it adds up the sums that ridge regression needs.
+    """An objective without optimiser steps: it collects the sums that ridge regression needs.
 
-    Every place is fitted to every target, and to the same targets of other windows, per token and pooled. Memory: d²
-    float64 numbers per place and resolution, however many tokens there are. And to the classes that `ClassFit` says.
+    Every place has probes of every target, and of the same targets of other windows, per token and pooled. It needs d²
+    float64 numbers per place and resolution, whatever the number of tokens. `ClassFit` collects those of class probes.
     """
 
     def __init__(self, reader: ProbeReader, windows: ProbeWindows, classes: Sequence[str] = ()) -> None:
-        """Begin with nothing seen.
+        """Start with no samples.
 
         Args:
-            reader: what is read and looked for.
+            reader: the places and targets of the probes.
             windows: of ``train``.
-            classes: parameters whose values are told apart.
+            classes: parameters whose values are the classes of class probes.
 
         Raises:
             PhysteerError: There is no such parameter, or it has one value only.
@@ -59,7 +59,7 @@ class ProbeFit(nn.Module):
         """Add a batch of windows.
 
         Raises:
-            PhysteerError: an activation or a target is not finite.
+            PhysteerError: An activation or a target is not finite.
         """
         truths = both_truths(self.reader, self.windows, forecaster, batch)
 
@@ -75,7 +75,7 @@ class ProbeFit(nn.Module):
         self.reader.read(forecaster, batch, add)
 
     def merge(self) -> None:
-        """Add up the processes' sums; a collective."""
+        """Sum over all processes; a collective."""
         for key in self.fitters:
             self.fitters[key] = merged(self.fitters[key], partial(RidgeFitter, self.names))
         self.classes.merge()
@@ -83,12 +83,12 @@ class ProbeFit(nn.Module):
     def fit(self, alphas: Sequence[float], model: str) -> dict[tuple[str, Resolution], RidgeProbes]:
         """Return the ridge probes of every place and resolution; targets that do not vary are left out, with a warning.
 
-        Means over a frame may be 0 by a theorem, such as vorticity's where flows are periodic: what varies then is
-        round-off.
+        The mean over a frame may be 0 by a theorem, such as the mean vorticity of a periodic flow. Its variation is
+        round-off, and it is left out too.
 
         Args:
             alphas: penalties to choose from.
-            model: which weights.
+            model: the weights.
         """
         if not self.fitters:
             return {}
@@ -113,9 +113,9 @@ class ProbeFit(nn.Module):
             warnings.simplefilter("ignore")  # said above, once
             return {
                 (place, resolution): selected(
-                    one.fit(alphas, site=place, units=units, **described), [self.names[i] for i in kept[resolution]]
+                    fitter.fit(alphas, site=place, units=units, **described), [self.names[i] for i in kept[resolution]]
                 )
-                for (place, resolution), one in self.fitters.items()
+                for (place, resolution), fitter in self.fitters.items()
             }
 
 
@@ -135,7 +135,7 @@ def selected(probes: RidgeProbes, targets: Sequence[str]) -> RidgeProbes:
 def both_truths(
     reader: ProbeReader, windows: ProbeWindows, forecaster: Forecaster, batch: Batch
 ) -> dict[Resolution, Tensor]:
-    """Return the truths of a batch and then those of other windows, [B, n, 2m], by resolution; none without targets."""
+    """Return the truths of a batch, then those of other windows, [B, n, 2m], by resolution; empty without targets."""
     if not reader.targets:
         return {}
     both = (batch, windows.others(batch))

@@ -1,4 +1,4 @@
-"""Decoder lens over a data set: how good the prediction would be if the blocks from there on did nothing."""
+"""Decoder lens over a data set: the error of decoding the activation at every depth."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from physteer.metrics import bootstrap_mean, vrmse
 
 
 class LensErrors:
-    """VRMSE of the next frame that each depth's activation is decoded to, per field, by initial condition."""
+    """VRMSE of the next frame decoded from the activation at each depth, per field and initial condition."""
 
     def __init__(self) -> None:
         self._fields: list[str] = []
-        self._found: dict[str, list[tuple[str, Tensor]]] = {}  # by depth: initial condition and errors [C]
+        self._errors: dict[str, list[tuple[str, Tensor]]] = {}  # by depth: initial condition and errors [C]
 
     @torch.no_grad()
     def add(self, forecaster: Forecaster, batch: Batch, initial_conditions: Sequence[str]) -> None:
@@ -36,24 +36,25 @@ class LensErrors:
             frames[name] = forecaster.next_frame(y, last, scale, batch)
         for name, frame in frames.items():
             errors = vrmse(frame[:, 0, scored].float(), batch.targets[:, 0, scored]).cpu()  # [B, C]
-            self._found.setdefault(name, []).extend(zip(initial_conditions, errors, strict=True))
+            self._errors.setdefault(name, []).extend(zip(initial_conditions, errors, strict=True))
 
     def merge(self, from_everyone: Callable[[Any], list[Any]]) -> None:
-        """Add what the other processes have seen; a collective."""
-        everyone = from_everyone((self._fields, self._found))
-        self._fields = next((fields for fields, _ in everyone if fields), [])
-        depths = list(dict.fromkeys(name for _, found in everyone for name in found))
-        # in an order that does not depend on who saw what
-        self._found = {
-            name: sorted((one for _, found in everyone for one in found.get(name, ())), key=_place) for name in depths
+        """Add the errors of the other processes; a collective."""
+        parts = from_everyone((self._fields, self._errors))
+        self._fields = next((fields for fields, _ in parts if fields), [])
+        depths = list(dict.fromkeys(name for _, errors_by_depth in parts for name in errors_by_depth))
+        # sorted, so that the order does not depend on the processes
+        self._errors = {
+            name: sorted((row for _, errors_by_depth in parts for row in errors_by_depth.get(name, ())), key=_sort_key)
+            for name in depths
         }
 
     def table(self) -> list[LensScore]:
         """Return the errors with intervals over initial conditions, per field and (field empty) their mean."""
         rows = []
-        for depth, found in self._found.items():
-            names = [name for name, _ in found]
-            errors = torch.stack([errors for _, errors in found])  # [windows, C]
+        for depth, errors_by_window in self._errors.items():
+            names = [name for name, _ in errors_by_window]
+            errors = torch.stack([errors for _, errors in errors_by_window])  # [windows, C]
             columns = [("", errors.mean(1)), *zip(self._fields, errors.unbind(1), strict=True)]
             for field, values in columns:
                 interval = bootstrap_mean(values.numpy(), names)
@@ -66,8 +67,8 @@ class LensErrors:
 def decoder_lens(model: StagedModel, inputs: NetworkInputs) -> Iterator[Tensor]:
     """Yield the decoded last frame after the encoder, then after each block; the last one is the network's own output.
 
-    Blocks add to a residual stream, so the decoder reads an earlier one's output too (nostalgebraist's logit lens;
-    Langedijk et al. 2023 for decoders). One activation is in memory at a time.
+    Blocks add to a residual stream, so the decoder can be applied to the output of an earlier block (nostalgebraist's
+    logit lens; Langedijk et al. 2023 for decoders). One activation is in memory at a time.
 
     Yields:
         [B, 1, C, H, W, D], blocks + 1 times.
@@ -79,5 +80,5 @@ def decoder_lens(model: StagedModel, inputs: NetworkInputs) -> Iterator[Tensor]:
         yield model.decode(h, context, last_frame_only=True)
 
 
-def _place(one: tuple[str, Tensor]) -> tuple[Any, ...]:
-    return (one[0], *one[1].tolist())
+def _sort_key(row: tuple[str, Tensor]) -> tuple[Any, ...]:
+    return (row[0], *row[1].tolist())

@@ -22,11 +22,11 @@ class Piece:
     truth: dict[Resolution, Tensor]
     """Tokens [T, h, w, δ, m], and pooled [T, m]."""
     predicted: dict[tuple[str, Resolution], Tensor] = field(default_factory=dict)
-    """By place, shaped alike."""
+    """By place and resolution, of the same shapes."""
 
 
 class MapCollector:
-    """Keeps what probes predict for some trajectories of a data set.
+    """Keeps the predictions of probes for some trajectories of a data set.
 
     Args:
         trajectories: (file, trajectory) of each.
@@ -39,7 +39,7 @@ class MapCollector:
         self._shape: tuple[int, ...] = ()
 
     def begin(self, batch: Batch, truths: Mapping[Resolution, Tensor], shape: Sequence[int]) -> None:
-        """Look at a batch.
+        """Start a batch.
 
         Args:
             batch: B windows.
@@ -47,57 +47,57 @@ class MapCollector:
             shape: T, h, w, δ.
         """
         self._shape = tuple(shape)
-        rows = [i for i, one in enumerate(batch.windows) if (one.file, one.trajectory) in self._trajectories]
+        rows = [i for i, window in enumerate(batch.windows) if (window.file, window.trajectory) in self._trajectories]
         self._rows = [
             (row, Piece(batch.windows[row], {r: self._shaped(t[row], r) for r, t in truths.items()})) for row in rows
         ]
         self.pieces += [piece for _, piece in self._rows]
 
     def add(self, place: str, resolution: Resolution, predicted: Tensor) -> None:
-        """Keep what was predicted for the batch, [B, n, m]."""
+        """Keep the predictions for the batch, [B, n, m]."""
         for row, piece in self._rows:
             piece.predicted[place, resolution] = self._shaped(predicted[row], resolution)
 
-    def _shaped(self, one: Tensor, resolution: Resolution) -> Tensor:
-        one = one.detach().float().cpu()
-        return one.view(*self._shape, -1) if resolution == "token" else one
+    def _shaped(self, values: Tensor, resolution: Resolution) -> Tensor:
+        values = values.detach().float().cpu()
+        return values.view(*self._shape, -1) if resolution == "token" else values
 
 
 def assembled(
     pieces: Sequence[Piece], data: str, sites: Sequence[str], targets: Sequence[str], pooled_targets: Sequence[str]
 ) -> list[TrajectoryMaps]:
-    """Put the windows of each trajectory together; of a frame in several windows, the one with most context counts."""
-    found = []
+    """Join the windows of each trajectory; a frame in several windows is taken from the one with most context."""
+    maps = []
     ordered = sorted(pieces, key=lambda piece: (*_trajectory(piece), piece.window.start))
-    for (file, trajectory, stride), some in groupby(ordered, key=_trajectory):
-        where: dict[int, tuple[int, Piece]] = {}  # by frame: its position in the window
-        for piece in some:
+    for (file, trajectory, stride), windows in groupby(ordered, key=_trajectory):
+        best_window: dict[int, tuple[int, Piece]] = {}  # by frame: its position in the window
+        for piece in windows:
             for position in range(len(piece.truth["pooled"])):
                 frame = piece.window.start + stride * position
-                if frame not in where or position > where[frame][0]:
-                    where[frame] = (position, piece)
-        chosen = [where[frame] for frame in sorted(where)]
+                if frame not in best_window or position > best_window[frame][0]:
+                    best_window[frame] = (position, piece)
+        chosen = [best_window[frame] for frame in sorted(best_window)]
         truth: dict[Resolution, Tensor] = {}  # [m, frames, …]
         predicted: dict[Resolution, Tensor] = {}  # [sites, m, frames, …]
         for resolution in RESOLUTIONS:
             truth[resolution] = torch.stack([piece.truth[resolution][i] for i, piece in chosen]).movedim(-1, 0)
             by_site = [torch.stack([piece.predicted[site, resolution][i] for i, piece in chosen]) for site in sites]
             predicted[resolution] = torch.stack(by_site).movedim(-1, 1)
-        found.append(
+        maps.append(
             TrajectoryMaps(
                 name=f"{file}_trajectory{trajectory:04d}" + ("" if stride == 1 else f"_stride{stride}"),
                 data=data,
                 sites=tuple(sites),
                 targets=tuple(targets),
                 pooled_targets=tuple(pooled_targets),
-                frames=torch.tensor(sorted(where)),
+                frames=torch.tensor(sorted(best_window)),
                 prediction=predicted["token"],
                 truth=truth["token"],
                 pooled_prediction=predicted["pooled"],
                 pooled_truth=truth["pooled"],
             )
         )
-    return found
+    return maps
 
 
 def _trajectory(piece: Piece) -> tuple[str, int, int]:

@@ -1,4 +1,4 @@
-"""What probes read of a batch: activations at sites, and the raw input beside them; and what they should find."""
+"""Inputs of probes for a batch: activations at sites, and features of the raw input; and the targets."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from physteer.metrics import TARGETS, patches, pooled_targets, token_targets
 Resolution = Literal["token", "pooled"]
 RESOLUTIONS: tuple[Resolution, ...] = ("token", "pooled")
 RAW_PATCH, RANDOM_FEATURES = "raw patch", "random features"
-"""What is read instead of a site, as controls: the cells of the token, and tanh features of them, as many as the
-network is wide."""
+"""Places that read the input, as controls: the cells of each token, and random tanh features of them, as many as the
+network has channels."""
 INPUTS: dict[str, Control] = {RAW_PATCH: "raw_patch", RANDOM_FEATURES: "random_features"}
-"""Places that are controls."""
+"""These places, and the name of each control in tables."""
 TOKENS = (2, 3, 4)
 """Axes h, w, δ of activations."""
 
 
 @dataclass(frozen=True, eq=False)
 class Truths:
-    """Targets of a batch, in the units the network sees."""
+    """Targets of a batch, in the units of the network's inputs."""
 
     token: Tensor
     """[B, T, h, w, δ, m]."""
@@ -40,7 +40,7 @@ class Truths:
     """[B, T, m]."""
 
     def samples(self, resolution: Resolution) -> Tensor:
-        """Return them as samples of each window, [B, n, m]."""
+        """Return the targets as samples of each window, [B, n, m]."""
         return self.token.flatten(1, 4) if resolution == "token" else self.pooled
 
 
@@ -48,12 +48,12 @@ class ProbeReader:
     """Reads sites and the raw input of windows, and computes the targets.
 
     Args:
-        sites: where; outputs of the encoder, of blocks, and of what is in them.
-        targets: names in `physteer.metrics.TARGETS`; none is allowed.
+        sites: outputs of the encoder, of blocks, and of modules in them.
+        targets: names in `physteer.metrics.TARGETS`; may be empty.
         seed: of the random features.
 
     Raises:
-        PhysteerError: there is no such target.
+        PhysteerError: There is no such target.
     """
 
     def __init__(self, sites: Sequence[Site], targets: Sequence[str], seed: int) -> None:
@@ -62,26 +62,26 @@ class ProbeReader:
                 raise PhysteerError(f"no probe target {name!r}, only {', '.join(TARGETS)}{did_you_mean(name, TARGETS)}")
         self.sites, self.targets, self.seed = tuple(sites), tuple(targets), seed
         self.places = (*map(str, self.sites), RAW_PATCH, RANDOM_FEATURES)
-        """Names of what is read."""
+        """Names of the sites, then of the controls."""
         self._random: dict[int, RandomFeatures] = {}  # by the size of a patch
 
     @torch.no_grad()
     def read(self, forecaster: Forecaster, batch: Batch, use: Callable[[str, Tensor], None]) -> None:
-        """Run the network on a batch's contexts and hand every place's features over, one at a time.
+        """Run the network on a batch's contexts, and call a function with the features of every place.
 
         Args:
-            forecaster: whose network.
+            forecaster: whose network is run.
             batch: B windows.
-            use: gets a place and its features [B, T, h, w, δ, d], not to be kept or changed.
+            use: called with a place and its features [B, T, h, w, δ, d], which must not be kept or changed.
         """
         width = 0
 
-        def look(site: Site, h: Tensor) -> None:
+        def observe(site: Site, h: Tensor) -> None:
             nonlocal width
             width = max(width, h.shape[-1])
             use(str(site), h)
 
-        ActivationReader(forecaster, self.sites).read(batch, look)
+        ActivationReader(forecaster, self.sites).read(batch, observe)
         inputs, _ = forecaster.inputs(batch.context, batch)
         raw = patches(inputs.fields, forecaster.token_grid(batch.metadata), batch.grid.periodic)
         use(RAW_PATCH, raw)
@@ -90,10 +90,15 @@ class ProbeReader:
         use(RANDOM_FEATURES, self._random[raw.shape[-1]](raw))
 
     def truths(self, forecaster: Forecaster, batch: Batch, scale: SampleScale) -> Truths:
-        """Compute the targets of a batch whose fields the network sees divided by a scale.
+        """Compute the targets of a batch.
+
+        Args:
+            forecaster: for the tokens' cells.
+            batch: B windows.
+            scale: by which the fields are divided in the network's inputs.
 
         Raises:
-            PhysteerError: the data lack what a target is made of, or a target is not finite.
+            PhysteerError: The data lack a field of a target, or a target is not finite.
         """
         flow = normalised_flow(batch, scale.fields)
         token = token_targets(self.targets, flow, forecaster.token_grid(batch.metadata))

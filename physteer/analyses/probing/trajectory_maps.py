@@ -1,4 +1,4 @@
-"""What probes predict along a trajectory, in a file."""
+"""The file of the probes' predictions along a trajectory."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class TrajectoryMaps:
     """Predictions of the probes of every site, layers × frames × tokens, and the truth."""
 
     name: str
-    """Of the trajectory."""
+    """Name of the trajectory."""
     data: str
     """``simple`` or ``full``."""
     sites: tuple[str, ...]
     targets: tuple[str, ...]
     pooled_targets: tuple[str, ...]
-    """Those whose means over frames vary."""
+    """Targets whose means over frames vary."""
     frames: Tensor
     """[F], indices of the trajectory's frames."""
     prediction: Tensor
@@ -36,7 +36,7 @@ class TrajectoryMaps:
     """[pooled targets, F]."""
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file, whole or not at all; the names of sites and targets are in its metadata."""
+        """Write a safetensors file atomically; the names of sites and targets are in its metadata."""
         tensors = {name: getattr(self, name) for name in ("frames", "prediction", "truth")}
         tensors |= {name: getattr(self, name) for name in ("pooled_prediction", "pooled_truth")}
         described = {name: getattr(self, name) for name in ("name", "data", "sites", "targets", "pooled_targets")}

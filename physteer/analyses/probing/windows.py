@@ -1,4 +1,4 @@
-"""The windows of a split, for probes: which share an initial condition, and whose truth a control gets."""
+"""The windows of a split, for probes: their initial conditions, and the windows whose truths controls get."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from physteer.errors import PhysteerError
 
 
 class ProbeWindows:
-    """The windows of one split with their initial conditions, and for each another window, for shuffled truths.
+    """The windows of one split with their initial conditions; each has another window, for shuffled truths.
 
-    The first frame of every trajectory is read, by every process.
+    Every process reads the first frame of every trajectory.
     """
 
     def __init__(self, dataset: WindowDataset, seed: int) -> None:
         """Read initial conditions and draw the other windows.
 
         Args:
-            dataset: the windows, those of all processes.
+            dataset: the windows of all processes.
             seed: of the shuffle.
 
         Raises:
-            PhysteerError: more than half of the windows share an initial condition.
+            PhysteerError: More than half of the windows share an initial condition.
         """
         self.dataset = dataset
         matched = initial_conditions(dataset)
@@ -40,16 +40,16 @@ class ProbeWindows:
         return [self._names[window] for window in windows]
 
     def other(self, window: Window) -> Window:
-        """Return the window whose truth one gets as a control."""
+        """Return the window whose truth this window gets as a control."""
         return self._others[window]
 
     def others(self, batch: Batch) -> Batch:
-        """Return, on the batch's device, the windows whose truths its windows get as a control."""
+        """Return the windows whose truths the batch's windows get as a control, on the batch's device."""
         samples = [self.dataset.read(self.other(window)) for window in batch.windows]
         return collate(samples, n_input=batch.n_input, metadata=batch.metadata).to(batch.fields.device)
 
     def some_trajectories(self, count: int) -> frozenset[tuple[str, int]]:
-        """Return (file, trajectory) of that many trajectories, evenly spaced in the list of all."""
-        every = sorted({(window.file, window.trajectory) for window in self.dataset.windows})
-        count = min(count, len(every))
-        return frozenset(every[round(i * (len(every) - 1) / max(count - 1, 1))] for i in range(count))
+        """Return (file, trajectory) of `count` trajectories, evenly spaced in the list of all."""
+        trajectories = sorted({(window.file, window.trajectory) for window in self.dataset.windows})
+        count = min(count, len(trajectories))
+        return frozenset(trajectories[round(i * (len(trajectories) - 1) / max(count - 1, 1))] for i in range(count))

@@ -8,10 +8,11 @@ from physteer.concepts import (
     ClassFitter,
     Concept,
     ConceptSubspace,
+    Covariance,
     LeaceFitter,
     NaturalDistances,
+    NaturalSpace,
     RidgeFitter,
-    TokenCovariance,
 )
 from physteer.errors import PhysteerError
 from physteer.metrics import largest_principal_angle
@@ -41,9 +42,9 @@ def files(tmp_path):
     labels = torch.arange(len(x)) % 3
     classes.update_classes(x + 5 * torch.eye(D)[labels], labels)
     classes.fit([1e-6], site="blocks.1", model=MODEL).save(made["classes"])
-    natural = TokenCovariance()
-    natural.update(x.view(2, 1, 10, 10, 1, D))
-    distances = NaturalDistances(natural.fit())
+    natural = Covariance()
+    natural.update(x)
+    distances = NaturalDistances(NaturalSpace.of(natural))
     distances.update(x.view(2, 1, 10, 10, 1, D))
     distances.fit(site="blocks.1", model=MODEL).save(made["natural"])
     return {name: str(path) for name, path in made.items()}
