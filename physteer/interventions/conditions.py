@@ -36,6 +36,11 @@ class Condition:
     context: Callable[[Any], Tensor] | None = None
     """Given the batch, the frames to start from, shaped as its own context; None: its own. Rows of NaN: no rollout."""
 
+    @property
+    def site(self) -> str:
+        """Where the model is edited, sites joined by commas; empty where it is not."""
+        return ", ".join(str(edit.site) for edit in self.edits)
+
 
 UNSTEERED = Condition("unsteered")
 """Every comparison's other side."""
