@@ -218,7 +218,7 @@ def control_p_value(observed: float, controls: ArrayLike, alternative: Alternati
 
 
 def _same_windows(finite: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], list[int]]]:
-    """Yield which windows are kept, [windows], and the columns of ``finite`` [windows, columns] that keep just these."""
+    """Yield each choice of kept windows, [windows], and the columns of ``finite`` [windows, columns] that make it."""
     columns: dict[bytes, list[int]] = {}
     for column in range(finite.shape[1]):
         columns.setdefault(finite[:, column].tobytes(), []).append(column)

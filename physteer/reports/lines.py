@@ -70,10 +70,11 @@ def legend_range(label: str) -> Patch:
 
 def control_legend(roles: Iterable[str]) -> list[Line2D]:
     """Return a legend's entries for controls that are black lines."""
+    known = set(roles)
     return [
         legend_line(CONTROL_LABELS[role], linewidth=1.2, linestyle=CONTROL_STYLES[role])
         for role in ("shuffled", "data")
-        if role in set(roles)
+        if role in known
     ]
 
 

@@ -28,7 +28,7 @@ def measure_rollouts(run_folder: Path, *, only_spectra: bool = False) -> None:
     """Write ``tables/metrics`` and ``tables/spectra`` from ``rollouts/<condition>/data/<split>``.
 
     Rollouts are compared with the unsteered one of their window, and with the stored truth where the run kept it;
-    windows without an unsteered rollout are left out. Other parameters are not known here, so alignment is not measured.
+    windows without an unsteered rollout are left out. Other parameters are not known here: there is no alignment.
 
     Args:
         run_folder: nothing is done where it has no unsteered rollouts.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from physteer.analyses.steering.metric_array import MetricArray, Floats
+from physteer.analyses.steering.metric_array import Floats, MetricArray
 from physteer.analyses.steering.summary_rows import MEAN_OVER_FIELDS
 from physteer.metrics.statistics import (
     Alternative,
