@@ -67,7 +67,9 @@ def shown(request, tmp_path_factory):
     page = report(folder)
     table = pd.read_csv(folder / "tables/summary.csv", keep_default_na=False)
     columns = ["role", "direction", "site", "mode", "quantity", "field", "step", "strength"]
-    rows = {tuple(row[c] for c in columns[:-1]) + (str(row["strength"]),): row for row in table.to_dict("records")}
+    rows = {
+        (*tuple(row[c] for c in columns[:-1]), str(float(row["strength"]))): row for row in table.to_dict("records")
+    }
     return folder, rows, Tables(page.read_text()).tables
 
 
@@ -83,7 +85,7 @@ def same(text, value, unit):
 
 def setting_of(label, strength):
     """Return role, direction, site, mode and strength as in the table."""
-    named = re.fullmatch(r"(.+?)(?: at (\S+))?(?:, (\w+))?", label)
+    named = re.fullmatch(r"(.+?)(?: at ([^\s,]+))?(?:, (\w+))?", label)
     number = float(strength.replace("−", "-")) if strength else 1.0 if named[3] == "erased" else 0.0
     if label.startswith("truth"):
         return "truth", "", "", "", {"truth": 0.0}.get(label, 1.0 if label.endswith("above") else -1.0)
@@ -127,7 +129,7 @@ def test_on_the_terminal(shown):
     for line in summary_of(folder).splitlines():
         if re.match(r" +(α +)?step ", line):
             header = re.split(r"  +", line.strip().removeprefix("α").strip())[1:]
-        elif re.match(r"  \S", line):
+        elif re.match(r"  [^\s+−]", line):
             series = line.strip()
         elif (found := re.match(r" *([+−][\d.]+)?  +(\d+)  (.*)", line)) and "enstrophy per α, %" not in header:
             strength = found[1] or strength
