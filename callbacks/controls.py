@@ -12,7 +12,6 @@ import lightning as L
 from torch import Tensor
 
 from physteer.callbacks.base import ConditionCallback, forecast_module
-from physteer.callbacks.naming import site_text
 from physteer.callbacks.steer import read_concept
 from physteer.concepts import Concept, random_directions
 from physteer.errors import PhysteerError
@@ -68,7 +67,7 @@ class Controls(ConditionCallback):
             theirs = sorted({site for shuffle in shuffles for site in shuffle})
             raise PhysteerError(
                 f"Controls.shuffled has concepts of {', '.join(theirs)} only; what is steered is at "
-                f"{' and at '.join(dict.fromkeys(map(site_text, chosen)))}"
+                f"{' and at '.join(dict.fromkeys(condition.site for condition in chosen))}"
             )
         self.add(module, controls)
 
@@ -94,7 +93,7 @@ class Controls(ConditionCallback):
         for condition in chosen:
             steers = _steers(condition)
             like = "" if steers[0].mode == "drop" else condition.direction
-            setting = (site_text(condition), condition.mode, condition.strength, like)
+            setting = (condition.site, condition.mode, condition.strength, like)
             if setting in seen:
                 continue
             seen.add(setting)
@@ -134,7 +133,7 @@ def _along(condition: Condition, name: str, directions: Sequence[Tensor], role: 
         Edit(edit.site, Steer(direction, steer.strength, steer.mode), edit.subspace, edit.locus)
         for edit, steer, direction in zip(condition.edits, _steers(condition), directions, strict=True)
     )
-    called = f"{name} {condition.mode} {condition.strength:+.12g} at {site_text(condition)}"
+    called = f"{name} {condition.mode} {condition.strength:+.12g} at {condition.site}"
     return replace(condition, name=called, edits=edits, direction=name, role=role)
 
 

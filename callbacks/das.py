@@ -21,22 +21,16 @@ from physteer.analyses.das import (
     read_fixed_subspaces,
     write_learned,
 )
-from physteer.analyses.das.table import (
-    InterchangeScore,
-    best_learned,
-    interchange_line,
-    interchange_text,
-    write_interchange_table,
-)
+from physteer.analyses.das.table import write_interchange_table
 from physteer.analyses.engine import ForecastSuffix, PrefixCache
 from physteer.callbacks.base import forecast_module
 from physteer.data.module import Split
 from physteer.data.pair_module import CounterfactualDataModule
 from physteer.errors import PhysteerError
-from physteer.files import file_name
 from physteer.interventions import Locus, Site
-from physteer.reports.html import write_report
-from physteer.reports.interchange import draw_class_accuracy_map, draw_field_bars, draw_recovery_map
+from physteer.reports import write_page
+from physteer.reports.das_report import report_search, search_text
+from physteer.reports.interchange_text import interchange_line
 
 MEBIBYTE = 2**20
 _SPLITS: dict[str, tuple[Split, ...]] = {"fit": ("train", "valid", "test"), "validate": ("valid",), "test": ("test",)}
@@ -110,7 +104,6 @@ class DAS(L.Callback):
         self._variables: tuple[str, ...] = ()
         self._model = self._trained_on = ""
         self._shifts: Shifts | None = None
-        self._best: InterchangeScore | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Freeze the network, make the rotations, and put objective and evaluation on the module."""
@@ -172,9 +165,7 @@ class DAS(L.Callback):
         if trainer.sanity_checking:
             return
         if trainer.state.fn == "fit":
-            evaluation = _evaluation(pl_module)
-            self._shifts = evaluation.shifts()
-            self._best = best_learned(evaluation.rows)
+            self._shifts = _evaluation(pl_module).shifts()
         self._write(trainer, pl_module, "valid")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -188,17 +179,12 @@ class DAS(L.Callback):
         if not trainer.is_global_zero:
             return
         rows, run = _evaluation(pl_module).rows, Path(trainer.default_root_dir)
-        write_interchange_table(run, split, rows)
+        write_interchange_table(run, split, rows, self._variables)
         if trainer.state.fn == "fit":
             pl_module.print(f"step {trainer.global_step}: {interchange_line(rows)}", flush=True)
             return
-        draw_recovery_map(rows, self._variables, run / "figures" / f"recovery_{split}.png")
-        for variable in self._variables:
-            draw_class_accuracy_map(
-                rows, variable, run / "figures" / f"class_accuracy_{file_name(variable)}_{split}.png"
-            )
-        draw_field_bars(rows, self._variables, run / "figures" / f"recovery_fields_{split}.png", self._best)
-        pl_module.print(f"{interchange_text(self._variables, split, rows)}\nreport: {write_report(run)}", flush=True)
+        report_search(run, split)
+        pl_module.print(f"{search_text(run, split)}\nreport: {write_page(run)}", flush=True)
 
 
 def _evaluation(pl_module: L.LightningModule) -> InterchangeEvaluation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +9,18 @@ import lightning as L
 from lightning.pytorch.strategies import DDPStrategy
 
 from physteer.analyses.probing import ProbeEvaluation, ProbeFit, ProbeReader, ProbeWindows
-from physteer.analyses.probing.class_table import class_text, write_class_table
+from physteer.analyses.probing.class_table import write_class_table
 from physteer.analyses.probing.erasers import erasers
 from physteer.analyses.probing.fitting import selected
-from physteer.analyses.probing.table import LensScore, ProbeScore, probe_text, write_probe_tables
-from physteer.analyses.probing.trajectory_maps import TrajectoryMaps
+from physteer.analyses.probing.table import write_probe_tables
 from physteer.callbacks.base import forecast_module
 from physteer.data.transfer_module import TransferDataModule
 from physteer.errors import PhysteerError
 from physteer.files import file_name
 from physteer.interventions import Site
 from physteer.metrics import TARGETS
-from physteer.reports.html import write_report
-from physteer.reports.probe_class_figure import draw_class_probes
-from physteer.reports.probe_figures import draw_best_matches, draw_lens, draw_r2_map
-from physteer.reports.probe_trajectories import draw_token_maps, draw_traces
+from physteer.reports import write_page
+from physteer.reports.probe_report import probes_text, report_probes
 
 
 class Probe(L.Callback):
@@ -154,31 +150,13 @@ class Probe(L.Callback):
         if not trainer.is_global_zero:
             return
         run, evaluation = Path(trainer.default_root_dir), module.evaluation
-        rows, lens, classes = evaluation.table(), evaluation.lens.table(), evaluation.classes.table()
-        write_probe_tables(run, rows, lens)
-        if classes:
+        write_probe_tables(run, evaluation.table(), evaluation.lens.table())
+        if classes := evaluation.classes.table():
             write_class_table(run, classes)
-            draw_class_probes(classes, run / "figures" / "probe_classes.png")
-        for one in evaluation.maps:
-            one.save(run / "maps" / f"{one.data}_{one.name}.safetensors")
-        _draw(rows, lens, evaluation.maps, run / "figures")
-        told = [*([probe_text(rows)] if rows else []), *([class_text(classes)] if classes else [])]
-        pl_module.print("\n".join([*told, f"report: {write_report(run)}"]), flush=True)
-
-
-def _draw(rows: Sequence[ProbeScore], lens: Sequence[LensScore], maps: Sequence[TrajectoryMaps], folder: Path) -> None:
-    """Draw what there is: without targets no R², without full simulations no lens."""
-    for resolution in ("token", "pooled"):
-        if any(row.resolution == resolution for row in rows):
-            draw_r2_map(rows, resolution, folder / f"probe_r2_{resolution}.png")
-    if any(row.data == "full" for row in rows):
-        draw_best_matches(rows, folder / "probe_best_match.png")
-    if lens:
-        draw_lens(lens, folder / "probe_lens.png")
-    for one in maps:
-        if one.data == "full":
-            draw_traces(one, folder / f"probe_traces_{one.name}.png")
-            draw_token_maps(one, one.targets[0], folder / f"probe_maps_{one.name}.png")
+        for maps in evaluation.maps:
+            maps.save(run / "maps" / f"{maps.data}_{maps.name}.safetensors")
+        report_probes(run)
+        pl_module.print(f"{probes_text(run)}\nreport: {write_page(run)}", flush=True)
 
 
 def _nothing(*args: Any) -> None:

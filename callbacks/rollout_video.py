@@ -8,14 +8,14 @@ import lightning as L
 
 from physteer.callbacks.rollout_writer import RolloutWriter
 from physteer.errors import PhysteerError
-from physteer.reports import film
+from physteer.reports import write_videos
 
 
 class RolloutVideo(L.Callback):
-    """When ``predict`` ends, film truth, unsteered and steered side by side.
+    """When ``predict`` ends, make videos of truth, unsteered and steered rollouts side by side.
 
-    The films are ``videos/steered_*.mp4``, of what ``Erase`` does ``erased_*.mp4``. The colour scale is one, and the
-    caption tells parameters, steering and step. It films what ``RolloutWriter`` wrote; list it before ``Figures``,
+    They are ``videos/steered_*.mp4``, of what ``Erase`` does ``erased_*.mp4``. The colour scale is one, and the caption
+    tells parameters, steering and step. They show what ``RolloutWriter`` wrote; list this callback before ``Figures``,
     whose report shows the videos.
 
     Args:
@@ -35,12 +35,12 @@ class RolloutVideo(L.Callback):
         self.windows, self.fields, self.strengths = windows, fields, strengths
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse a run without rollouts to film."""
+        """Refuse a run without rollouts to show."""
         if not any(isinstance(callback, RolloutWriter) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            raise PhysteerError("RolloutVideo films the rollouts that RolloutWriter writes: list RolloutWriter too")
+            raise PhysteerError("RolloutVideo shows the rollouts that RolloutWriter writes: list RolloutWriter too")
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Film, on the first process, once every process has written its rollouts."""
+        """Write the videos, on the first process, once every process has written its rollouts."""
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            film(trainer.default_root_dir, self.windows, self.fields, self.strengths)
+            write_videos(trainer.default_root_dir, self.windows, self.fields, self.strengths)

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 import lightning as L
 from torch import Tensor
 
+from physteer.analyses.steering.table import TRUTH
 from physteer.callbacks.base import RolloutCallback, forecast_module
-from physteer.callbacks.naming import TRUTH, site_text
 from physteer.callbacks.windows import context_of, predict_dataset
 from physteer.data.batch import Batch, Window
 from physteer.data.matching import initial_conditions
@@ -19,6 +19,9 @@ from physteer.files import file_name
 from physteer.forecast import Rollout
 from physteer.forecast.module import ForecastModule
 from physteer.interventions import Condition
+
+_TRUTH = Condition(TRUTH)
+"""The stored frames, written beside the model's rollouts."""
 
 
 class RolloutWriter(RolloutCallback):
@@ -39,7 +42,7 @@ class RolloutWriter(RolloutCallback):
 
     def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that no two conditions would be written to the same folder."""
-        conditions = [*forecast_module(pl_module, "RolloutWriter").conditions, TRUTH]
+        conditions = [*forecast_module(pl_module, "RolloutWriter").conditions, _TRUTH]
         folders = [file_name(condition.name) for condition in conditions]
         for condition, folder in zip(conditions, folders, strict=True):
             if folders.count(folder) > 1:
@@ -58,7 +61,7 @@ class RolloutWriter(RolloutCallback):
             if self.controls or condition.role not in ("random", "shuffled"):
                 self._write(folder, condition, batch, frames, names)
         if self.truth and rollout.conditions[0] is pl_module.conditions[0]:
-            self._write(folder, TRUTH, batch, batch.targets, names)
+            self._write(folder, _TRUTH, batch, batch.targets, names)
 
     def _write(
         self, folder: Path, condition: Condition, batch: Batch, frames: Tensor, initial: Mapping[Window, str]
@@ -69,7 +72,7 @@ class RolloutWriter(RolloutCallback):
             "direction": condition.direction,
             "strength": condition.strength,
             "mode": condition.mode,
-            "site": site_text(condition),
+            "site": condition.site,
         }
         split, context = PurePosixPath(batch.metadata.path).name, context_of(condition, batch)
         for row, window in enumerate(batch.windows):

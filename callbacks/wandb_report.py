@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import pandas as pd
 from lightning.pytorch.loggers import WandbLogger
 
-from physteer.analyses.steering.summary_rows import Finding, read_summary
-from physteer.analyses.steering.table import read_metrics
+from physteer.analyses.steering.summary_rows import SummaryRow, read_summary
 from physteer.callbacks.steer import Steer
 from physteer.concepts import Concept
 from physteer.files import file_name
-from physteer.reports.html import concept_files
+from physteer.reports.page import concept_files
+from physteer.reports.summary_tables import reported
 
 _STEP = "rollout_step"
-_ROLES = ("truth", "unsteered", "concept", "shuffled", "data")
+_CHANGES = ("enstrophy", "vortex_area")
+"""Quantities of the summary that are changes of the metric of that name, which has a curve of its own."""
 
 
 class WandbReport(L.Callback):
     """When ``predict`` ends, send what is in the run folder to Weights & Biases; without a ``WandbLogger``, do nothing.
 
-    That is, as far as the run has made them: every metric over rollout steps, averaged over windows, as
-    ``steer/<direction>/<site>/<mode>/<α>/<metric>/<field>`` (``unsteered/…`` and ``truth/…`` beside; the mode of
-    ``Erase`` is ``erased``, its α 1); the summary as a table; figures and videos; concepts, captured or steered along,
-    as artifacts of type ``concept``. The command line
+    That is, as far as the run has made them: the summary's values over rollout steps, as
+    ``steer/<direction>/<site>/<mode>/<α>/<quantity>/<field>`` (``unsteered/…`` and ``truth/…`` beside; the mode of
+    ``Erase`` is ``erased``, its α 1), random directions left out; the summary of the first, middle and last step as a
+    table; figures and videos; concepts, captured or steered along, as artifacts of type ``concept``. The command line
     adds this callback, after all others, to every run.
     """
 
@@ -38,47 +39,51 @@ class WandbReport(L.Callback):
         if not loggers or not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir)
-        steered = [one for one in trainer.callbacks if isinstance(one, Steer)]  # type: ignore[attr-defined]
-        concepts = dict.fromkeys([*concept_files(folder), *(Path(path) for one in steered for path in one.concepts)])
+        steers = [callback for callback in trainer.callbacks if isinstance(callback, Steer)]  # type: ignore[attr-defined]
+        steered = [Path(path) for steer in steers for path in steer.concepts]
+        concepts = dict.fromkeys([*concept_files(folder), *steered])
         for logger in loggers:
             run = logger.experiment
-            table = read_metrics(folder)
-            if table is not None:
-                _send_curves(run, table)
-            if media := dict(_media(folder)):
+            rows = read_summary(folder)
+            if rows:
+                _send_curves(run, rows)
+            if media := dict(_media(folder, rows)):
                 run.log(media)
             for path in concepts:
                 run.log_artifact(_artifact(path))
 
 
-def _send_curves(run: Any, table: pd.DataFrame) -> None:
+def _send_curves(run: Any, rows: Sequence[SummaryRow]) -> None:
     """Log one point per rollout step, on an axis of its own."""
     for group in ("steer/*", "unsteered/*", "truth/*"):
         run.define_metric(group, step_metric=_STEP)
-    table = table[table["role"].isin(_ROLES) & (table["metric"] != "blow_up_step")]
-    who = ["role", "direction", "site", "mode", "strength"]
-    means = table.groupby([*who, "metric", "field", "step"], sort=False)["value"].mean().dropna().reset_index()
-    for step, rows in means.groupby("step"):
-        run.log({_STEP: step} | {_key(row): row["value"] for row in rows.to_dict("records")})
+    curves: dict[int, dict[str, float]] = {}
+    for row in rows:
+        together = math.isnan(row.strength)  # all strengths
+        if row.role != "random" and row.step and not together and math.isfinite(row.value):
+            curves.setdefault(row.step, {})[_key(row)] = row.value
+    for step in sorted(curves):
+        run.log({_STEP: step} | curves[step])
 
 
-def _key(row: dict[Any, Any]) -> str:
-    """Return the metric's name: groups from the coarsest to the finest, without those that are empty."""
-    if row["role"] in ("unsteered", "truth"):
-        strength = "" if not row["strength"] else "above" if row["strength"] > 0 else "below"
-        parts = [row["role"], strength]
+def _key(row: SummaryRow) -> str:
+    """Return the curve's name: groups from the coarsest to the finest, without those that are empty."""
+    if row.role in ("unsteered", "truth"):
+        strength = "" if not row.strength else "above" if row.strength > 0 else "below"
+        parts = [row.role, strength]
     else:
-        parts = ["steer", row["direction"], row["site"], row["mode"], f"{row['strength']:+.12g}"]
-    return "/".join(part for part in [*parts, row["metric"], row["field"]] if part)
+        parts = ["steer", row.direction, row.site, row.mode, f"{row.strength:+.12g}"]
+    quantity = f"{row.quantity}_change" if row.quantity in _CHANGES else row.quantity.removesuffix("_value")
+    return "/".join(part for part in [*parts, quantity, row.field.replace(" ", "_")] if part)
 
 
-def _media(folder: Path) -> Iterator[tuple[str, Any]]:
+def _media(folder: Path, rows: Sequence[SummaryRow]) -> Iterator[tuple[str, Any]]:
     """Yield the summary, figures and videos by name."""
     import wandb  # only where it is used: it is slow to import
 
-    rows = [list(astuple(row)) for row in read_summary(folder)]
     if rows:
-        yield "summary", wandb.Table(columns=[field.name for field in fields(Finding)], data=rows)
+        table = [list(astuple(row)) for row in reported(rows)]
+        yield "summary", wandb.Table(columns=[field.name for field in fields(SummaryRow)], data=table)
     for path in sorted((folder / "figures").glob("*.png")):
         yield f"figures/{path.stem}", wandb.Image(str(path))
     for path in sorted((folder / "videos").glob("*.mp4")):

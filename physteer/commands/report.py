@@ -21,13 +21,16 @@ def main(args: list[str]) -> int:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the run folder")
     parser.add_argument("--windows", type=whole, default=4, metavar="N", help="windows whose fields are drawn")
-    parser.add_argument("--videos", type=whole, metavar="N", help="film rollouts of N windows first")
+    parser.add_argument("--videos", type=whole, metavar="N", help="make videos of N windows first")
     options = parser.parse_args(args)
 
-    from physteer.reports import film, report, summary_of  # imports torch and matplotlib: not needed for --help
+    # torch and matplotlib are not needed for --help
+    from physteer.analyses.steering.run_tables import complete_tables
+    from physteer.reports import report, summary_of, write_videos
 
+    complete_tables(options.run)
     if options.videos is not None:
-        film(options.run, options.videos)
+        write_videos(options.run, options.videos)
     path = report(options.run, options.windows)
     if summary := summary_of(options.run):
         print(summary)

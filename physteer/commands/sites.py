@@ -32,6 +32,7 @@ def main(args: Sequence[str]) -> int:
     from physteer.data.batch import Channels, Grid, SplitMetadata
     from physteer.data.fields import ChannelSource
     from physteer.interventions import site_names
+    from physteer.reports.text_table import text_table
 
     with torch.device("meta"):  # a new model's weights take no memory
         cli = run(["predict", "--config", options.config, *overrides], only_build=True)
@@ -48,8 +49,7 @@ def main(args: Sequence[str]) -> int:
     sites = site_names(forecaster.network)
     shapes = forecaster.output_shapes(sites, metadata, data.n_steps_input)
 
-    print(f"{'site':<36}{'shape [B, T, h, w, δ, …]':<34}{'MB per window, float32':>22}")
-    for site in sites:
-        print(f"{site:<36}{list(shapes[site])!s:<34}{shapes[site].numel() * 4 / 1e6:>22.2f}")
+    rows = [(site, str(list(shapes[site])), f"{shapes[site].numel() * 4 / 1e6:.2f}") for site in sites]
+    print(*text_table(["site", "shape [B, T, h, w, δ, …]", "MB per window, float32"], rows, "<<>"), sep="\n")
     print(f"{len(sites)} sites; write site.heads[i] for one attention head")
     return 0

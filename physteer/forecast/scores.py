@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -50,32 +50,17 @@ def score_rows(scores: Mapping[str, nn.Module] | nn.ModuleDict) -> list[Score]:
 def logged(rows: Iterable[Score], stage: str) -> dict[str, float]:
     """Return the values for the logger at a few steps: every field of the model, and the means of the baselines."""
     rows = list(rows)
-    shown = _shown_steps(rows)
+    steps = shown_steps(rows)
     values_by_name = {}
     for row in rows:
-        if row.step in shown[row.loader] and (row.forecast == "model" or row.field == MEAN):
+        if row.step in steps[row.loader] and (row.forecast == "model" or row.field == MEAN):
             step = f"_step_{row.step}" if row.loader == "rollout" else ""
             values_by_name[f"{stage}/{row.loader}/{row.forecast}/vrmse{step}/{row.field}"] = row.vrmse
     return values_by_name
 
 
-def table(rows: Sequence[Score]) -> str:
-    """Return the scores as text, one column per forecast; fields are listed for one step and for the last step only."""
-    forecasts = list(dict.fromkeys(row.forecast for row in rows))
-    cells = {(row.loader, row.step, row.field, row.forecast): row.vrmse for row in rows}
-    shown = _shown_steps(rows)
-    last = {loader: max(steps) for loader, steps in shown.items()}
-    lines = [f"{'VRMSE':<34}" + "".join(f"{forecast:>13}" for forecast in forecasts)]
-    for loader, step, field in dict.fromkeys(key[:3] for key in sorted(cells, key=lambda key: (key[0], key[1]))):
-        if step not in shown[loader] or (field != MEAN and step != last[loader]):
-            continue
-        name = f"{loader.replace('_', ' ')}{f' {step}' if loader == 'rollout' else ''}"
-        values = (cells[loader, step, field, forecast] for forecast in forecasts)
-        lines.append(f"{name:<14}{field:<20}" + "".join(f"{value:>13.4f}" for value in values))
-    return "\n".join(lines)
-
-
-def _shown_steps(rows: Iterable[Score]) -> dict[str, set[int]]:
+def shown_steps(rows: Iterable[Score]) -> dict[str, set[int]]:
+    """Return which steps are printed and logged, by loader: `SHOWN_STEPS` and the last."""
     last: dict[str, int] = {}
     for row in rows:
         last[row.loader] = max(row.step, last.get(row.loader, 0))

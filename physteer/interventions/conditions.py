@@ -37,6 +37,11 @@ class Condition:
     """Returns for a batch the frames to start from, of the shape of its context; None for the context itself. A row of
     NaN has no rollout."""
 
+    @property
+    def site(self) -> str:
+        """Where the model is edited, sites joined by commas; empty where it is not."""
+        return ", ".join(str(edit.site) for edit in self.edits)
+
 
 UNSTEERED = Condition("unsteered")
 """The baseline of every comparison."""

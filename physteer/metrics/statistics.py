@@ -7,8 +7,9 @@ with all the windows that belong to each.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -27,6 +28,7 @@ class Resampling:
     level: float = 0.95
     """Share of the resamples inside."""
     resamples: int = 10_000
+    """0: the value alone, without an interval."""
     seed: int = 0
 
 
@@ -70,27 +72,44 @@ def bootstrap(
     """
     rows = np.asarray(terms, dtype=np.float64)
     rows = rows[:, None] if rows.ndim == 1 else rows
-    if rows.ndim != 2 or len(rows) != len(initial_conditions):
+    if rows.ndim != 2:
+        raise PhysteerError(f"terms are [windows, k]; found the shape {list(rows.shape)}")
+    return bootstrap_columns(rows[:, None], initial_conditions, statistic, resampling)[0]
+
+
+def bootstrap_columns(
+    terms: ArrayLike,
+    initial_conditions: Sequence[str],
+    statistic: Callable[[Floats], Floats],
+    resampling: Resampling = DEFAULT,
+) -> list[Interval]:
+    """Bootstrap many columns, such as rollout steps, as `bootstrap` does each: the resamples are drawn once.
+
+    Args:
+        terms: [windows, columns, k]. In each column, windows with a value that is not finite are left out.
+        initial_conditions: of each window, by name.
+        statistic: sums [..., k] → [...].
+        resampling: level, number and seed.
+
+    Returns:
+        An interval per column.
+
+    Raises:
+        PhysteerError: There are not as many names as windows.
+    """
+    rows = np.asarray(terms, dtype=np.float64)
+    names = np.asarray(initial_conditions, dtype=str)
+    if rows.ndim != 3 or len(rows) != len(names):
         raise PhysteerError(
             f"terms of shape {list(rows.shape)} do not go with {len(initial_conditions)} initial conditions"
         )
-    finite = np.isfinite(rows).all(1)
-    sums, left_out = _sums(rows[finite], np.asarray(initial_conditions, dtype=str)[finite]), int((~finite).sum())
-    n = len(sums)
-    if n == 0:
-        return Interval(math.nan, math.nan, math.nan, 0, left_out)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value = float(statistic(sums.sum(0)))
-        if n == 1:
-            return Interval(value, math.nan, math.nan, 1, left_out)
-        generator = np.random.default_rng(resampling.seed)
-        times = generator.multinomial(n, np.full(n, 1 / n), size=resampling.resamples)  # [resamples, n]: each is drawn
-        resampled = np.asarray(statistic(times @ sums))
-    resampled = resampled[np.isfinite(resampled)]  # a resample may miss all that a denominator consists of
-    if not len(resampled):
-        return Interval(value, math.nan, math.nan, n, left_out)
-    low, high = np.quantile(resampled, [(1 - resampling.level) / 2, (1 + resampling.level) / 2])
-    return Interval(value, float(low), float(high), n, left_out)
+    intervals = [Interval(math.nan, math.nan, math.nan, 0, len(rows))] * rows.shape[1]
+    for kept, columns in _same_windows(np.asarray(np.isfinite(rows).all(2))):
+        n_left_out = int((~kept).sum())
+        sums = _sums(rows[kept][:, columns], names[kept])  # [names, columns, k]
+        for column, interval in zip(columns, _intervals(sums, statistic, resampling, n_left_out), strict=True):
+            intervals[column] = interval
+    return intervals
 
 
 def bootstrap_mean(
@@ -107,16 +126,26 @@ def bootstrap_mean(
         initial_conditions: of each window, by name.
         resampling: level, number and seed.
     """
-    flat = np.asarray(values, dtype=np.float64)
+    return bootstrap_mean_columns(np.asarray(values, np.float64)[:, None], initial_conditions, resampling)[0]
+
+
+def bootstrap_mean_columns(
+    values: ArrayLike,
+    initial_conditions: Sequence[str],
+    resampling: Resampling = DEFAULT,
+) -> list[Interval]:
+    """Return what `bootstrap_mean` returns for each column of values [windows, columns]."""
+    table = np.asarray(values, dtype=np.float64)
     names = np.asarray(initial_conditions, dtype=str)
-    if flat.shape != names.shape:
-        raise PhysteerError(f"values of shape {list(flat.shape)} do not go with {len(names)} initial conditions")
-    finite = np.isfinite(flat)
-    _, index, counts = np.unique(names[finite], return_inverse=True, return_counts=True)
-    weight = 1 / counts[index]  # the windows of one initial condition add up to 1
-    terms = np.full((len(flat), 2), math.nan)
-    terms[finite] = np.stack([flat[finite] * weight, weight], 1)
-    return bootstrap(terms, initial_conditions, pooled_ratio, resampling)
+    if table.ndim != 2 or len(table) != len(names):
+        raise PhysteerError(f"values of shape {list(table.shape)} do not go with {len(names)} initial conditions")
+    terms = np.full((*table.shape, 2), math.nan)
+    for kept, columns in _same_windows(np.isfinite(table)):
+        _, index, counts = np.unique(names[kept], return_inverse=True, return_counts=True)
+        weight = np.broadcast_to(1 / counts[index][:, None], (len(index), len(columns)))
+        places = np.ix_(np.flatnonzero(kept), np.array(columns))
+        terms[places] = np.stack([table[places] * weight, weight], -1)  # an initial condition's weights add up to 1
+    return bootstrap_columns(terms, initial_conditions, pooled_ratio, resampling)
 
 
 def bootstrap_ratio(
@@ -188,9 +217,50 @@ def control_p_value(observed: float, controls: ArrayLike, alternative: Alternati
     return float((1 + (beyond | np.isnan(values)).sum()) / (1 + len(values)))
 
 
+def _same_windows(finite: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], list[int]]]:
+    """Yield each choice of kept windows, [windows], and the columns of ``finite`` [windows, columns] that make it."""
+    columns: dict[bytes, list[int]] = {}
+    for column in range(finite.shape[1]):
+        columns.setdefault(finite[:, column].tobytes(), []).append(column)
+    for members in columns.values():
+        kept = finite[:, members[0]]
+        if kept.any():
+            yield kept, members
+
+
+def _intervals(
+    sums: Floats, statistic: Callable[[Floats], Floats], resampling: Resampling, left_out: int
+) -> Iterator[Interval]:
+    """Yield an interval for each column of sums [names, columns, k]."""
+    n, n_columns, k = sums.shape
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = np.asarray(statistic(sums.sum(0))).tolist()  # [columns]
+        if n == 1 or not resampling.resamples:
+            yield from (Interval(value, math.nan, math.nan, n, left_out) for value in values)
+            return
+        times = _resamples(n, resampling.resamples, resampling.seed)  # [resamples, names]
+        resampled = np.asarray(statistic((times @ sums.reshape(n, -1)).reshape(-1, n_columns, k)))
+    ends = [(1 - resampling.level) / 2, (1 + resampling.level) / 2]
+    finite = np.isfinite(resampled)  # a resample may miss all that a denominator consists of
+    if finite.all():
+        bounds = np.quantile(resampled, ends, axis=0).T.tolist()  # [columns, 2]
+    else:
+        known = [column[kept] for column, kept in zip(resampled.T, finite.T, strict=True)]
+        bounds = [np.quantile(column, ends).tolist() if len(column) else [math.nan] * 2 for column in known]
+    yield from (Interval(value, low, high, n, left_out) for value, (low, high) in zip(values, bounds, strict=True))
+
+
+@lru_cache(maxsize=32)
+def _resamples(n: int, resamples: int, seed: int) -> NDArray[np.float64]:
+    """Return how often each of n initial conditions is drawn, [resamples, n]: the same for the same seed."""
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+    drawn.setflags(write=False)
+    return drawn
+
+
 def _sums(rows: Floats, names: NDArray[np.str_]) -> Floats:
-    """Add up the rows of each name: [windows, k] → [names in alphabetical order, k]."""
+    """Add up the rows of each name: [windows, …] → [names in alphabetical order, …]."""
     known, index = np.unique(names, return_inverse=True)
-    sums = np.zeros((len(known), rows.shape[1]))
+    sums = np.zeros((len(known), *rows.shape[1:]))
     np.add.at(sums, index, rows)
     return sums

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from matplotlib.colors import Normalize
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from physteer.concepts import Concept
-from physteer.reports.style import WIDTH, bare, diverging, heading, new_figure, save, sequential, style
+from physteer.reports.canvas import Canvas, draw_map
+from physteer.reports.style import WIDTH, diverging, sequential, style
 
 _MAP_WIDTH, _TOP = 4.2, 1.05  # inches
 
@@ -29,37 +31,24 @@ def token_alignment(concept: Concept) -> Tensor:
 def draw_concept(concept: Concept, name: str, path: Path) -> Path:
     """Draw both maps, the longer axis of the token grid across, and save the figure; return its path."""
     norms, alignment = token_norms(concept), token_alignment(concept)
-    across, along = "first axis", "second axis"
+    up, across = "first axis", "second axis"
     if norms.shape[0] > norms.shape[1]:
-        norms, alignment, across, along = norms.T, alignment.T, along, across
+        norms, alignment, up, across = norms.T, alignment.T, across, up
     shape = " × ".join(map(str, concept.direction.shape[:3]))
-    title = f"Concept {name} at {concept.site}"
     caption = f"{shape} tokens, {concept.width} channels; largest norm {float(norms.max()):.3g}"
     height = min(max(_MAP_WIDTH * norms.shape[0] / norms.shape[1], 0.8), _MAP_WIDTH)
-    total = _TOP + height + 0.45
+    maps = (
+        (norms, "Norm over channels", sequential(), Normalize(0.0, float(norms.max()) or 1.0)),
+        (alignment, "Cosine with the mean over tokens", diverging(), Normalize(-1.0, 1.0)),
+    )
     with style():
-        figure = new_figure(total)
-        maps = (
-            (norms, "Norm over channels", sequential(), (0.0, float(norms.max()) or 1.0)),
-            (alignment, "Cosine with the mean over tokens", diverging(), (-1.0, 1.0)),
-        )
-        for i, (values, label, colours, limits) in enumerate(maps):
+        canvas = Canvas(_TOP + height + 0.45)
+        for i, (values, label, colours, scale) in enumerate(maps):
             left = 0.35 + i * (_MAP_WIDTH + 1.2)
-            axes = figure.add_axes((left / WIDTH, 0.4 / total, _MAP_WIDTH / WIDTH, height / total))
-            image = axes.imshow(
-                torch.nan_to_num(values).numpy(),
-                origin="lower",
-                cmap=colours,
-                vmin=limits[0],
-                vmax=limits[1],
-                aspect="auto",
-                interpolation="nearest",
-            )
-            bare(axes)
+            axes = canvas.panel(left, _TOP + 0.05, _MAP_WIDTH, height)
+            image = draw_map(axes, torch.nan_to_num(values).numpy(), colours, scale)
             axes.set_title(label)
-            axes.set_xlabel(f"{along} →", fontsize=9, loc="left")
-            axes.set_ylabel(f"{across} →", fontsize=9, loc="bottom")
-            bar = figure.add_axes(((left + _MAP_WIDTH + 0.12) / WIDTH, 0.4 / total, 0.14 / WIDTH, height / total))
-            figure.colorbar(image, cax=bar)
-        heading(figure, title, caption)
-        return save(figure, path, title, caption)
+            axes.set_xlabel(f"{across} →", fontsize=9, loc="left")
+            axes.set_ylabel(f"{up} →", fontsize=9, loc="bottom")
+            canvas.colour_bar(image, WIDTH - left - _MAP_WIDTH, _TOP + 0.05, height)
+        return canvas.save(path, f"Concept {name} at {concept.site}", caption)

@@ -1,4 +1,4 @@
-"""Pictures of fields: which plane is shown, under which name and colours, and on which scale."""
+"""Slices of fields as pictures: which slice is shown, under which name and colours, and on which scale."""
 
 from __future__ import annotations
 
@@ -9,34 +9,32 @@ import numpy as np
 import torch
 from matplotlib.colors import Colormap, Normalize
 from numpy.typing import NDArray
-from torch import Tensor
 
-from physteer.analyses.steering.table import TRUTH, UNSTEERED
+from physteer.analyses.steering.table import Series
 from physteer.errors import PhysteerError, did_you_mean
 from physteer.metrics.flow import vorticity
-from physteer.reports.diagnostics import read_velocity
-from physteer.reports.rollouts import Series, WrittenRollout
+from physteer.reports.rollouts import WrittenRollout, read_velocity
 from physteer.reports.style import INK, diverging, sequential, strength_colour
-from physteer.reports.terminology import Words, words_of
+from physteer.reports.terminology import Terminology, terminology_of
 
 _HEADROOM = 1.5  # how far a steered field may stretch the colour scale beyond that of truth and unsteered
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One image, and its label in the grid of panels."""
+class FieldSlice:
+    """One image, and its label beside others."""
 
     image: NDArray[np.float32]
     """[vertical, horizontal], lowest row first."""
-    row: str
+    label: str
     colour: str | tuple[float, float, float]
-    """Of the row's label."""
-    reference: bool
+    """Of the label."""
+    is_reference: bool
     """Whether it is of the truth or the unsteered rollout: they set the colour scale."""
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownField:
     """What is drawn of a field."""
 
     name: str
@@ -46,7 +44,7 @@ class Shown:
     """Whether zero is the middle of the scale."""
 
 
-def shown_fields(rollout: WrittenRollout) -> list[Shown]:
+def shown_fields(rollout: WrittenRollout) -> list[ShownField]:
     """List what is drawn unless asked otherwise: the vorticity, and the tracer or else the first changing scalar."""
     names = ["vorticity"] if _has_vorticity(rollout) else []
     scalars = [name for name, field in rollout.fields if not field.component and field.time_varying]
@@ -55,7 +53,7 @@ def shown_fields(rollout: WrittenRollout) -> list[Shown]:
     return [shown_field(rollout, name) for name in names]
 
 
-def shown_field(rollout: WrittenRollout, name: str) -> Shown:
+def shown_field(rollout: WrittenRollout, name: str) -> ShownField:
     """Return how a field is drawn.
 
     Args:
@@ -69,45 +67,56 @@ def shown_field(rollout: WrittenRollout, name: str) -> Shown:
     if name not in known:
         raise PhysteerError(f"no field {name!r} to draw, only {', '.join(known)}{did_you_mean(name, known)}")
     signed = name == "vorticity" or bool(dict(rollout.fields)[name].component)
-    return Shown(name, name.replace("_", " ").capitalize(), diverging() if signed else sequential(), signed)
+    return ShownField(name, name.replace("_", " ").capitalize(), diverging() if signed else sequential(), signed)
 
 
 def _has_vorticity(rollout: WrittenRollout) -> bool:
     return rollout.grid == "cartesian" and {"velocity_x", "velocity_y"} <= set(rollout.names)
 
 
-def picture(rollout: WrittenRollout, field: Shown, step: int, largest: float, words: Words) -> Panel:
-    """Return one field of a rollout at a step (0 is the last frame given) as an image.
+def field_slice(
+    rollout: WrittenRollout, field: ShownField, step: int, largest: float, terms: Terminology
+) -> FieldSlice:
+    """Return one field of a rollout at a step (0 is the last frame given to the model) as an image.
 
     Args:
         rollout: whose frame is read.
         field: one of `shown_fields`.
         step: from 1 − n_context.
         largest: strength of the darkest label.
-        words: for the label.
+        terms: for the label.
     """
     frame = step + rollout.n_context - 1
     if field.name == "vorticity":
-        velocity = read_velocity(rollout, slice(frame, frame + 1))
-        values = vorticity(velocity, rollout.spacing, rollout.periodic_axes)[0, 2]
+        values = vorticity(read_velocity(rollout, frame), rollout.spacing, rollout.periodic_axes)[2]
     else:
         values = rollout.read(field.name, frame)
-    plane = _middle(values)  # [x, y]
-    horizontal_is_first = plane_of(rollout)[1] == rollout.axes[0]
-    image = (plane.T if horizontal_is_first else plane).numpy()
-    steered = rollout.condition not in (TRUTH, UNSTEERED)
-    label = words.condition(rollout.condition, rollout.strength)
-    colour = strength_colour(rollout.strength, largest) if steered else INK
-    return Panel(np.where(np.isfinite(image), image, np.nan), label, colour, not steered)
+    middle = values[..., values.shape[-1] // 2]  # [x, y, z] → [x, y]
+    image = (middle.T if slice_axes(rollout).horizontal == rollout.axes[0] else middle).numpy()
+    colour = INK if rollout.is_reference else strength_colour(rollout.strength, largest)
+    return FieldSlice(
+        np.where(np.isfinite(image), image, np.nan), terms.label(rollout.setting), colour, rollout.is_reference
+    )
 
 
-def _middle(values: Tensor) -> Tensor:
-    """Return the middle slice [x, y] of a field [x, y, z]."""
-    return values[..., values.shape[-1] // 2]
+@dataclass(frozen=True)
+class SliceAxes:
+    """Which axis is up and which across, the longer one, to save height."""
+
+    vertical: str
+    horizontal: str
+    extent: tuple[float, float, float, float]
+    """Left, right, bottom and top edge, in the data set's length unit."""
+
+    @property
+    def ratio(self) -> float:
+        """Height over width."""
+        left, right, bottom, top = self.extent
+        return (top - bottom) / (right - left)
 
 
-def plane_of(rollout: WrittenRollout) -> tuple[str, str, tuple[float, float, float, float]]:
-    """Return the vertical axis, the horizontal one (the longer, to save height), and the extent of both."""
+def slice_axes(rollout: WrittenRollout) -> SliceAxes:
+    """Return how slices of a rollout's first two axes lie."""
     names = (*rollout.axes, "")[:2]
     edges = []
     for axis in range(2):
@@ -116,20 +125,20 @@ def plane_of(rollout: WrittenRollout) -> tuple[str, str, tuple[float, float, flo
         edges.append((float(x[0]) - half, float(x[-1]) + half))
     (x0, x1), (y0, y1) = edges
     if x1 - x0 >= y1 - y0:
-        return names[1], names[0], (x0, x1, y0, y1)
-    return names[0], names[1], (y0, y1, x0, x1)
+        return SliceAxes(names[1], names[0], (x0, x1, y0, y1))
+    return SliceAxes(names[0], names[1], (y0, y1, x0, x1))
 
 
-def colour_scale(panels: Sequence[Sequence[Panel]], symmetric: bool) -> Normalize:
+def colour_scale(rows: Sequence[Sequence[FieldSlice]], symmetric: bool) -> Normalize:
     """Cover what the references show, and steered fields up to `_HEADROOM` beyond: a blow-up must not hide the rest."""
-    every = [panel for row in panels for panel in row]
-    low, high = _range([panel.image for panel in every if panel.reference] or [every[0].image])
-    all_low, all_high = _range([panel.image for panel in every])
+    every = [panel for row in rows for panel in row]
+    low, high = _range([panel.image for panel in every if panel.is_reference] or [every[0].image])
+    lowest, highest = _range([panel.image for panel in every])
     if symmetric:
-        limit = min(max(-all_low, all_high), _HEADROOM * max(-low, high)) or 1.0
+        limit = min(max(-lowest, highest), _HEADROOM * max(-low, high)) or 1.0
         return Normalize(-limit, limit)
     margin = (_HEADROOM - 1) / 2 * (high - low)
-    low, high = max(all_low, low - margin), min(all_high, high + margin)
+    low, high = max(lowest, low - margin), min(highest, high + margin)
     return Normalize(low, high if high > low else low + 1)
 
 
@@ -140,9 +149,9 @@ def _range(images: Sequence[NDArray[np.float32]]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def beyond(panels: Sequence[Sequence[Panel]], scale: Normalize) -> str:
+def beyond(rows: Sequence[Sequence[FieldSlice]], scale: Normalize) -> str:
     """Say at which ends of its colour bar there are values beyond the scale, as `Figure.colorbar` wants it."""
-    images = [panel.image for row in panels for panel in row]
+    images = [panel.image for row in rows for panel in row]
     assert scale.vmin is not None and scale.vmax is not None
     slack = 0.02 * (scale.vmax - scale.vmin)
     below = any(np.nanmin(image, initial=np.inf) < scale.vmin - slack for image in images)
@@ -150,7 +159,7 @@ def beyond(panels: Sequence[Sequence[Panel]], scale: Normalize) -> str:
     return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[below, above]
 
 
-def headline(field: Shown, rollout: WrittenRollout, series: Series) -> tuple[str, str]:
+def headline(field: ShownField, rollout: WrittenRollout, series: Series) -> tuple[str, str]:
     """Return the title and subtitle of pictures of one window: field and parameters; steering and source."""
     title = f"{field.title} · {parameter_text(rollout)}" if rollout.parameters else field.title
     parts = (steering_text(series), f"{rollout.split}: {source_text(rollout)}")
@@ -166,9 +175,9 @@ def steering_text(series: Series) -> str:
     """Return along what, how and where it was steered, or what was erased where."""
     if series == Series():
         return ""
-    words = words_of([series.mode])
-    if not words.doses:
-        return f"{series.direction} {words.done} at {series.site}"
+    terms = terminology_of([series.mode])
+    if not terms.has_strengths:
+        return f"{series.direction} {terms.done} at {series.site}"
     mode = f" ({series.mode})" if series.mode else ""
     return f"steered along {series.direction}{mode} at {series.site}"
 

@@ -1,58 +1,166 @@
-"""The page's skeleton: plain HTML and CSS, light and dark, nothing loaded from anywhere."""
+"""One self-contained page about a run: figures, tables, concepts, configuration and versions."""
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>$title · physteer</title>
-<style>
-:root { --ink: #1a1d24; --muted: #5c6370; --line: #d9dce2; --page: #f6f7f9; --card: #ffffff; --accent: #1f5fae; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e7ec; --muted: #9aa2af; --line: #343943; --page: #15171c; --card: #1e2128; --accent: #7fb2f0; }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink);
-  font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
-main { max-width: 1290px; margin: 0 auto; padding: 0 24px 64px; }
-header { padding: 34px 0 14px; }
-h1 { font-size: 27px; line-height: 1.2; margin: 0; letter-spacing: -0.01em; overflow-wrap: anywhere; }
-h2 { font-size: 20px; margin: 40px 0 12px; }
-h3 { font-size: 16px; margin: 24px 0 8px; overflow-wrap: anywhere; }
-p { max-width: 78ch; margin: 8px 0 12px; }
-.facts { color: var(--muted); margin: 6px 0 0; }
-nav { position: sticky; top: 0; z-index: 1; background: var(--page); border-bottom: 1px solid var(--line);
-  padding: 9px 0; display: flex; flex-wrap: wrap; gap: 4px 20px; }
-a { color: var(--accent); text-decoration: none; }
-a:hover { text-decoration: underline; }
-section { scroll-margin-top: 48px; }
-figure { margin: 0 0 22px; background: #ffffff; border: 1px solid var(--line); border-radius: 10px; overflow: hidden; }
-figure img, figure video { display: block; max-width: 100%; height: auto; margin: 12px auto 8px; }
-figcaption { background: var(--card); color: var(--muted); padding: 7px 16px; border-top: 1px solid var(--line);
-  font: 12px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 10px;
-  margin: 0 0 16px; }
-table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { text-align: left; padding: 7px 12px; border-bottom: 1px solid var(--line); vertical-align: top; }
-td { white-space: pre; font-size: 12px; color: var(--muted); }
-td::first-line { font-size: 14px; color: var(--ink); }
-tbody tr:last-child td { border-bottom: 0; }
-th { font-weight: 600; color: var(--muted); }
-details { background: var(--card); border: 1px solid var(--line); border-radius: 10px; margin: 0 0 12px; }
-summary { cursor: pointer; padding: 9px 14px; }
-details .scroll { border: 0; border-top: 1px solid var(--line); border-radius: 0; margin: 0; }
-pre { margin: 0; padding: 12px 16px; overflow-x: auto; border-top: 1px solid var(--line);
-  font: 12.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
-@media print { nav { display: none; } figure, .scroll { break-inside: avoid; } }
-</style>
-</head>
-<body>
-<main>
-<header><h1>$title</h1><p class="facts">$facts</p></header>
-<nav>$contents</nav>
-$sections
-</main>
-</body>
-</html>
-"""
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from physteer.analyses.steering.summary_rows import read_summary
+from physteer.concepts import Concept
+from physteer.errors import PhysteerError
+from physteer.files import atomic_write
+from physteer.reports.blocks import (
+    Block,
+    Figure,
+    FileLink,
+    Files,
+    Heading,
+    Section,
+    Source,
+    Table,
+    figure_of,
+    video_of,
+)
+from physteer.reports.summary_page import summary_blocks
+
+_STUDIES = ("dose_response_", "alignment_", "heat_map_", "erasures")
+_SEARCHES, _PROBES = ("recovery_", "class_accuracy_"), ("probe_",)
+_ROLLOUTS, _CONCEPTS = ("over_time_", "spectra_", "panels_"), ("concept_",)
+_LONGEST_TABLE = 60  # rows; longer tables are only linked
+
+
+def concept_files(run_folder: Path) -> list[Path]:
+    """List the concepts of a run folder."""
+    return sorted([*run_folder.glob("concept*.safetensors"), *run_folder.glob("concepts/*.safetensors")])
+
+
+def write_page(run_folder: Path | str) -> Path:
+    """Write ``report.html`` from the figures, tables, concepts and records in a run folder; return its path.
+
+    Nothing is computed and every part may be missing. The page needs no other file and no network.
+
+    Raises:
+        PhysteerError: there is no such folder, it holds nothing to report, or it cannot be written to.
+    """
+    run_folder = Path(run_folder)
+    if not run_folder.is_dir():
+        raise PhysteerError(f"no run folder {run_folder}")
+    environment = _environment(run_folder / "environment.json")
+    sections = [section for section in _sections(run_folder, environment) if section.blocks]
+    if not sections:
+        raise PhysteerError(
+            f"{run_folder} is not a run folder: it has no rollouts, concepts, figures, tables or config.yaml"
+        )
+    templates = Environment(
+        loader=PackageLoader("physteer.reports"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    page = templates.get_template("page.html.j2").render(
+        title="/".join(run_folder.resolve().parts[-2:]).lstrip("/"),
+        facts=list(_facts(run_folder, environment)),
+        sections=sections,
+    )
+    path = run_folder / "report.html"
+    with atomic_write(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+def _sections(run_folder: Path, environment: Mapping[str, object]) -> Iterator[Section]:
+    figures = run_folder / "figures"
+    known = (*_STUDIES, *_SEARCHES, *_PROBES, *_ROLLOUTS, *_CONCEPTS)
+    yield Section("Summary", list(summary_blocks(read_summary(run_folder))))
+    yield Section("Controls", list(_figures(figures, _STUDIES)))
+    yield Section("Learned subspaces", list(_figures(figures, _SEARCHES)))
+    yield Section("Probes", list(_figures(figures, _PROBES)))
+    yield Section("Rollouts", list(_figures(figures, _ROLLOUTS)))
+    yield Section("Videos", [video_of(path) for path in sorted((run_folder / "videos").glob("*.mp4"))])
+    yield Section("Concepts", list(_concepts(run_folder)))
+    others = [path for path in sorted(figures.glob("*.png")) if not path.name.startswith(known)]
+    yield Section("Other figures", [figure_of(path) for path in others])
+    yield Section("Tables", list(_tables(run_folder / "tables")))
+    config = run_folder / "config.yaml"
+    yield Section("Configuration", [Source(config.name, config.read_text(encoding="utf-8"))] if config.exists() else [])
+    yield Section("Environment", list(_versions(environment)))
+
+
+def _facts(run_folder: Path, environment: Mapping[str, object]) -> Iterator[str]:
+    conditions = [path for path in run_folder.glob("rollouts/*") if path.is_dir()]
+    if conditions:
+        windows = {path.relative_to(path.parents[1]) for path in run_folder.glob("rollouts/*/data/*/*.hdf5")}
+        yield f"{len(windows)} windows"
+        yield f"{len(conditions)} conditions"
+    for name in ("stage", "seed", "device", "precision"):
+        if name in environment:
+            yield f"{name} {environment[name]}"
+    versions = environment.get("versions")
+    if isinstance(versions, dict) and "physteer" in versions:
+        yield f"physteer {versions['physteer']}"
+
+
+def _figures(folder: Path, kinds: Iterable[str]) -> Iterator[Figure]:
+    for kind in kinds:
+        yield from map(figure_of, sorted(folder.glob(f"{kind}*.png")))
+
+
+def _concepts(run_folder: Path) -> Iterator[Block]:
+    for path in concept_files(run_folder):
+        concept = Concept.load(path)
+        described = [(field.name, getattr(concept, field.name)) for field in fields(concept)]
+        rows = [["direction", " × ".join(map(str, concept.direction.shape)) + " (tokens × channels)"]]
+        rows += [[name, _in_words(value)] for name, value in described if name != "direction" and value]
+        yield Heading(path.stem)
+        yield Table(["", str(path.relative_to(run_folder))], rows)
+        figure = run_folder / "figures" / f"concept_{path.stem}.png"
+        if figure.exists():
+            yield figure_of(figure)
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {content}" for name, content in value.items())
+    return str(value)
+
+
+def _tables(folder: Path) -> Iterator[Block]:
+    """Yield links to the tables; short ones without a Parquet file are shown."""
+    for path in sorted(folder.glob("*.csv")):
+        link = FileLink(f"tables/{path.name}")
+        parquet = path.with_suffix(".parquet")
+        if parquet.exists():
+            yield Files([FileLink(f"tables/{parquet.name}"), link])
+            continue
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = [*csv.reader(file)] or [[]]
+        if rows and len(rows) <= _LONGEST_TABLE:
+            yield Table(header, rows, f"{link.name} ({len(rows)} rows)")
+        else:
+            yield Files([link])
+
+
+def _environment(path: Path) -> Mapping[str, object]:
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PhysteerError(f"{path} is not JSON: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _versions(environment: Mapping[str, object]) -> Iterator[Block]:
+    versions = environment.get("versions")
+    rows = [[str(name), str(version)] for name, version in versions.items()] if isinstance(versions, dict) else []
+    for name, value in environment.items():
+        if name != "versions":
+            rows.append([name, " ".join(map(str, value)) if isinstance(value, list) else str(value)])
+    if rows:
+        yield Table(["", ""], rows, "environment.json")

@@ -1,21 +1,25 @@
-"""Where a quantity can be read: R² by site and target beside controls, best matches, and errors of decoded depths."""
+"""Where a quantity can be read: R² by site and target beside controls, best matches, classes, and decoded depths."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from physteer.analyses.probing.table import PERSISTENCE, LensScore, ProbeScore, r2_text
-from physteer.reports.annotated_map import annotated_map
+from physteer.analyses.probing.class_table import ClassScore
+from physteer.analyses.probing.table import PERSISTENCE, LensScore, ProbeScore
+from physteer.reports.bars import CONTROL_COLOUR, OWN_COLOUR, draw_bars
+from physteer.reports.canvas import Canvas, draw_annotated_map
+from physteer.reports.lines import draw_band, draw_line
+from physteer.reports.probe_text import r2_text
 from physteer.reports.style import INK, MUTED, WIDTH, arrange, heading, new_figure, save, style
 
-_LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _ROW, _BETWEEN = 1.45, 0.95, 0.95, 1.05, 0.2, 0.3, 0.45  # inches
+_LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _ROW, _BETWEEN = 1.45, 0.95, 1.2, 1.05, 0.2, 0.3, 0.45  # inches
 _DATA = {"simple": "held-out simple flows", "full": "full simulations", "held_out": "held-out windows"}
 _INPUT = {"random_features": "random features", "raw_patch": "raw patch"}
-_OWN, _CHANCE = "#c8641a", "#8d96a3"
+_COLUMNS = 3
 
 
 def draw_r2_map(rows: Sequence[ProbeScore], resolution: str, path: Path) -> Path:
@@ -29,42 +33,26 @@ def draw_r2_map(rows: Sequence[ProbeScore], resolution: str, path: Path) -> Path
     Returns:
         The path.
     """
-    mine = [row for row in rows if row.resolution == resolution]
-    sites = list(dict.fromkeys(row.site for row in mine if row.site))
-    targets = list(dict.fromkeys(row.target for row in mine))
-    cells: dict[tuple[str, str, str, str], float] = {
-        (row.data, row.control, row.site, row.target): row.r2 for row in mine
-    }
-    left = [("probe", site, site) for site in sites] + [(control, "", name) for control, name in _INPUT.items()]
-    right = [("shuffled", site, site) for site in sites]
-    share = (WIDTH - _LEFT - _RIGHT - _GAP) / 2
-    heights = _ROW * len(left), _ROW * len(right)
-    n: dict[str, int] = {}  # by data set
-    for row in mine:
+    rows = [row for row in rows if row.resolution == resolution]
+    sites = list(dict.fromkeys(row.site for row in rows if row.site))
+    targets = list(dict.fromkeys(row.target for row in rows))
+    r2: dict[tuple[str, str, str, str], float] = {(row.data, row.control, row.site, row.target): row.r2 for row in rows}
+    probes = [("probe", site, site) for site in sites] + [(control, "", name) for control, name in _INPUT.items()]
+    shuffled = [("shuffled", site, site) for site in sites]
+    n: dict[str, int] = {}  # initial conditions by data set
+    for row in rows:
         n[row.data] = max(row.initial_conditions, n.get(row.data, 0))
-    total = _TOP + len(n) * (heights[0] + _BETWEEN) - _BETWEEN + 0.25 + _BOTTOM
-    how = "at every token" if resolution == "token" else "in means over each frame"
-    title = f"What linear probes read {how}"
-    where = "on windows of {held_out} other initial conditions"
-    if "full" in n:
-        where = (
-            "fitted to simple flows, tested on others ({simple} initial conditions) and on full simulations ({full})"
-        )
-    caption = f"Held-out R² of ridge probes {where.format(**n)}. 0: no better than the mean."
+    width = (WIDTH - _LEFT - _RIGHT - _GAP) / 2
+    pitch = _ROW * len(probes) + _BETWEEN
+    tall = len(n) * pitch - _BETWEEN
     with style():
-        figure = new_figure(total)
-        image = None
-        top = total - _TOP - 0.25
+        canvas = Canvas(_TOP + tall + _BOTTOM)
         for i, data in enumerate(n):
-            for j, listed in enumerate((left, right)):
-                y = top - heights[j] - i * (heights[0] + _BETWEEN)
-                x = _LEFT + j * (share + _GAP)
-                axes = figure.add_axes((x / WIDTH, y / total, share / WIDTH, heights[j] / total))
-                block = [
-                    [cells.get((data, control, site, t), math.nan) for t in targets] for control, site, _ in listed
-                ]
+            for j, listed in enumerate((probes, shuffled)):
+                axes = canvas.panel(_LEFT + j * (width + _GAP), _TOP + i * pitch, width, _ROW * len(listed))
+                block = [[r2.get((data, control, site, t), math.nan) for t in targets] for control, site, _ in listed]
                 texts = [[r2_text(value) for value in row] for row in block]
-                image = annotated_map(axes, block, texts, fontsize=7.5, above=False)
+                image = draw_annotated_map(axes, block, texts, fontsize=7.5, labels_above=False)
                 axes.set_title(f"{_DATA[data]}" + (", shuffled targets" if j else ""))
                 if j == 0:
                     axes.set_yticks(range(len(listed)), [name for *_, name in listed])
@@ -75,11 +63,20 @@ def draw_r2_map(rows: Sequence[ProbeScore], resolution: str, path: Path) -> Path
                     for label in axes.get_xticklabels():
                         label.set_horizontalalignment("right")
                         label.set_rotation_mode("anchor")
-        assert image is not None
-        bar = ((WIDTH - _RIGHT + 0.15) / WIDTH, _BOTTOM / total, 0.14 / WIDTH, len(n) * heights[0] / total)
-        figure.colorbar(image, cax=figure.add_axes(bar), label="R²", extend="min")
-        heading(figure, title, caption)
-        return save(figure, path, title, caption)
+        canvas.colour_bar(image, _RIGHT, _TOP, tall, label="R²", extend="min")
+        how = "at every token" if resolution == "token" else "in means over each frame"
+        return canvas.save(path, f"What linear probes read {how}", _r2_caption(n))
+
+
+def _r2_caption(n: dict[str, int]) -> str:
+    if "full" in n:
+        where = (
+            f"fitted to simple flows, tested on others ({n['simple']} initial conditions) and on full simulations "
+            f"({n['full']})"
+        )
+    else:
+        where = f"on windows of {n['held_out']} other initial conditions"
+    return f"Held-out R² of ridge probes {where}. 0: no better than the mean."
 
 
 def draw_best_matches(rows: Sequence[ProbeScore], path: Path) -> Path:
@@ -88,26 +85,27 @@ def draw_best_matches(rows: Sequence[ProbeScore], path: Path) -> Path:
     Returns:
         The path.
     """
-    mine = [r for r in rows if (r.resolution, r.data, r.control) == ("token", "full", "probe") and r.site]
-    sites = list(dict.fromkeys(row.site for row in mine))
-    targets = list(dict.fromkeys(row.target for row in mine))
+    wanted = ("token", "full", "probe")
+    rows = [row for row in rows if (row.resolution, row.data, row.control) == wanted and row.site]
+    sites = list(dict.fromkeys(row.site for row in rows))
+    targets = list(dict.fromkeys(row.target for row in rows))
     title = "Best match per layer, full simulations"
     caption = (
         "Smallest |prediction − truth| over a frame's tokens, mean over frames, in the target's units; grey: with the "
         "truth of another window."
     )
-    columns = 3
+    n_rows = math.ceil(len(targets) / _COLUMNS)
     with style():
-        figure = new_figure(0.9 + 1.75 * math.ceil(len(targets) / columns))
-        grid = figure.subplots(math.ceil(len(targets) / columns), columns, squeeze=False)
+        figure = new_figure(0.9 + 1.75 * n_rows)
+        grid = figure.subplots(n_rows, _COLUMNS, squeeze=False)
         for axes, target in zip(grid.flat, targets, strict=False):
-            those = {row.site: row for row in mine if row.target == target}
+            by_site = {row.site: row for row in rows if row.target == target}
             x = np.arange(len(sites))
-            axes.bar(x - 0.2, [those[s].best_match for s in sites], 0.38, color=_OWN, label="its own truth")
-            axes.bar(x + 0.2, [those[s].best_match_shuffled for s in sites], 0.38, color=_CHANCE, label="another's")
+            own, chance = zip(*((by_site[s].best_match, by_site[s].best_match_shuffled) for s in sites), strict=True)
+            draw_bars(axes, (x - 0.2).tolist(), own, OWN_COLOUR, "its own truth")
+            draw_bars(axes, (x + 0.2).tolist(), chance, CONTROL_COLOUR, "another's")
             axes.set_title(target.replace("_", " "))
             axes.set_xticks(x, sites)
-            axes.grid(axis="x", visible=False)
         for axes in list(grid.flat)[len(targets) :]:
             axes.remove()
         handles, labels = grid.flat[0].get_legend_handles_labels()
@@ -117,15 +115,56 @@ def draw_best_matches(rows: Sequence[ProbeScore], path: Path) -> Path:
         return save(figure, path, title, caption)
 
 
+def draw_class_probes(rows: Sequence[ClassScore], path: Path) -> Path:
+    """Draw the accuracy of class probes at every place, a panel for each parameter and data set.
+
+    Returns:
+        The path.
+    """
+    panels = list(dict.fromkeys((row.parameter, row.data) for row in rows))
+    title = "What class probes read in a frame's mean over tokens"
+    n = max(row.initial_conditions for row in rows)
+    caption = (
+        f"Share of frames whose value is told right, with 95 % intervals over {n} initial conditions. Grey: fitted to "
+        "the values of other windows. Dotted: always the commonest value."
+    )
+    with style():
+        figure = new_figure(0.9 + 2.4 * len(panels))
+        grid = figure.subplots(len(panels), 1, squeeze=False)
+        for axes, panel in zip(grid.flat, panels, strict=True):
+            here = [row for row in rows if (row.parameter, row.data) == panel]
+            own = [row for row in here if row.control != "shuffled"]
+            shuffled = [row for row in here if row.control == "shuffled"]
+            places = [_place(row) for row in own]
+            groups = ((own, -0.2, OWN_COLOUR, "fitted"), (shuffled, 0.2, CONTROL_COLOUR, "shuffled values"))
+            for members, offset, colour, label in groups:
+                at = [places.index(_place(row)) + offset for row in members]
+                bounds = [(row.low, row.high) for row in members]
+                draw_bars(axes, at, [row.accuracy for row in members], colour, label, bounds)
+            axes.axhline(own[0].chance, color=INK, linestyle=":", linewidth=1)
+            axes.set_xticks(range(len(own)), places)
+            axes.set_ylim(0, 1)
+            axes.set_ylabel("accuracy")
+            axes.set_title(f"{panel[0]}, {panel[1].replace('_', ' ')}")
+        grid.flat[0].legend(loc="upper right", ncols=2)
+        heading(figure, title, caption)
+        arrange(figure)
+        return save(figure, path, title, caption)
+
+
+def _place(row: ClassScore) -> str:
+    return row.site or row.control.replace("_", " ")
+
+
 def draw_lens(rows: Sequence[LensScore], path: Path) -> Path:
     """Draw the error of the forecast that each depth's activation is decoded to, per field.
 
     Returns:
         The path.
     """
-    depths = [depth for depth in dict.fromkeys(row.depth for row in rows) if depth != PERSISTENCE]
+    depths = _others(row.depth for row in rows)
     fields = list(dict.fromkeys(row.field for row in rows))
-    found = {(row.depth, row.field): row for row in rows}
+    cells = {(row.depth, row.field): row for row in rows}
     n = max(row.initial_conditions for row in rows)
     title = "Decoder lens: where the prediction forms"
     caption = (
@@ -135,20 +174,24 @@ def draw_lens(rows: Sequence[LensScore], path: Path) -> Path:
     with style():
         figure = new_figure(4.2, width=10.5)
         axes = figure.add_axes((0.08, 0.12, 0.74, 0.66))
-        x = np.arange(len(depths))
+        x = list(range(len(depths)))
         for i, field in enumerate(fields):
             colour, wide = (INK, 2.4) if field == "" else (f"C{i - 1}", 1.3)
-            those = [found[depth, field] for depth in depths]
-            axes.plot(
-                x, [r.vrmse for r in those], "o-", color=colour, linewidth=wide, markersize=4, label=field or "mean"
-            )
+            curve = [cells[depth, field] for depth in depths]
+            values = [row.vrmse for row in curve]
+            draw_line(axes, x, values, colour, linewidth=wide, marker="o", markersize=4, label=field or "mean")
             if field == "":
-                axes.fill_between(x, [r.low for r in those], [r.high for r in those], color=MUTED, alpha=0.2, lw=0)
-            if (PERSISTENCE, field) in found:
-                axes.axhline(found[PERSISTENCE, field].vrmse, color=colour, linewidth=0.9, linestyle=":")
+                draw_band(axes, x, [row.low for row in curve], [row.high for row in curve], MUTED, alpha=0.2)
+            if (PERSISTENCE, field) in cells:
+                axes.axhline(cells[PERSISTENCE, field].vrmse, color=colour, linewidth=0.9, linestyle=":")
         axes.set_yscale("log")
         axes.set_xticks(x, depths)
         axes.set_ylabel("VRMSE, one step")
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
         heading(figure, title, caption)
         return save(figure, path, title, caption)
+
+
+def _others(depths: Iterable[str]) -> list[str]:
+    """List the depths of the network."""
+    return [depth for depth in dict.fromkeys(depths) if depth != PERSISTENCE]

@@ -12,20 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from physteer.analyses.steering.table import TRUTH, UNSTEERED
+from physteer.analyses.steering.table import TRUTH, UNSTEERED, Series, Setting
 from physteer.errors import PhysteerError, did_you_mean
-
-
-@dataclass(frozen=True, order=True)
-class Series:
-    """What was steered, whatever the strength: one dose–response curve."""
-
-    direction: str = ""
-    mode: str = ""
-    site: str = ""
-
-    def __str__(self) -> str:
-        return " · ".join(part for part in (self.direction, self.mode, self.site) if part)
 
 
 @dataclass(frozen=True)
@@ -49,11 +37,8 @@ class WrittenRollout:
     window: str
     """The window's address in words; with the split, the same for every condition."""
     condition: str
-    strength: float
-    """α; 0 for truth and unsteered."""
-    role: str
-    """What the condition is there for: ``concept``, ``random``, …; ``unsteered`` for truth and unsteered."""
-    series: Series
+    setting: Setting
+    """What was done to the model, and as what it is judged."""
     parameters: tuple[tuple[str, float], ...]
     """The simulation's, by name."""
     grid: str
@@ -70,9 +55,22 @@ class WrittenRollout:
     """The first frames are given, the others predicted (or, in the truth, simulated)."""
     source: tuple[str, int, int, int]
     """File, trajectory, first frame and stride of the window."""
-    initial_condition: str
-    """Rollouts that share it are one draw in every bootstrap."""
     fields: tuple[tuple[str, StoredField], ...]
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is the truth or the unsteered rollout."""
+        return self.condition in (TRUTH, UNSTEERED)
+
+    @property
+    def strength(self) -> float:
+        """α; 0 for truth and unsteered."""
+        return self.setting.strength
+
+    @property
+    def series(self) -> Series:
+        """What was steered, whatever the strength."""
+        return self.setting.series
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -144,14 +142,19 @@ class WindowRollouts:
         return next((rollout for rollout in self.rollouts if rollout.condition == condition), None)
 
     @property
+    def references(self) -> list[WrittenRollout]:
+        """The truth and the unsteered rollout, those that there are."""
+        return [rollout for rollout in self.rollouts if rollout.is_reference]
+
+    @property
     def series(self) -> tuple[Series, ...]:
-        """What was steered: concepts, then what is there to compare them with."""
-        steered = [r for r in self.rollouts if r.condition not in (TRUTH, UNSTEERED)]
-        return tuple(dict.fromkeys(r.series for r in sorted(steered, key=lambda r: r.role != "concept")))
+        """What was steered: concepts, then interpolated data; random and shuffled directions have no pictures."""
+        steered = [r for role in ("concept", "data") for r in self.rollouts if r.setting.role == role]
+        return tuple(dict.fromkeys(r.series for r in steered))
 
     def steered(self, series: Series) -> tuple[WrittenRollout, ...]:
         """Return the steered rollouts of one series, from − to + strength."""
-        return tuple(r for r in self.rollouts if r.series == series and r.condition not in (TRUTH, UNSTEERED))
+        return tuple(r for r in self.rollouts if r.series == series and not r.is_reference)
 
 
 def rollout_files(run_folder: Path | str) -> list[Path]:
@@ -198,16 +201,12 @@ def open_rollout(path: Path | str) -> WrittenRollout:
         with h5py.File(path) as file:
             attributes = file.attrs
             axes = tuple(map(str, file["dimensions"].attrs["spatial_dims"]))
-            trajectory = int(attributes["source_trajectory"])
-            split = path.parent.name
             return WrittenRollout(
                 path=path,
-                split=split,
+                split=path.parent.name,
                 window=path.stem,
                 condition=str(attributes["condition"]),
-                strength=float(attributes["strength"]),
-                role=str(attributes.get("role", "concept" if float(attributes["strength"]) else "unsteered")),
-                series=Series(*(str(attributes.get(name, "")) for name in ("direction", "mode", "site"))),
+                setting=_setting(attributes),
                 parameters=tuple(_parameters(file)),
                 grid=str(attributes["grid_type"]),
                 axes=axes,
@@ -217,15 +216,21 @@ def open_rollout(path: Path | str) -> WrittenRollout:
                 n_context=int(attributes["n_context"]),
                 source=(
                     str(attributes["source_file"]),
-                    trajectory,
+                    int(attributes["source_trajectory"]),
                     int(attributes["source_start"]),
                     int(attributes["source_stride"]),
                 ),
-                initial_condition=str(attributes.get("initial_condition", f"{split}/{trajectory}")),
                 fields=tuple(_fields(file, axes)),
             )
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise PhysteerError(f"{path} is not a readable rollout: {error}") from error
+
+
+def _setting(attributes: h5py.AttributeManager) -> Setting:
+    condition, strength = str(attributes["condition"]), float(attributes["strength"])
+    role = str(attributes.get("role", "concept" if strength else "unsteered"))
+    direction, site, mode = (str(attributes.get(name, "")) for name in ("direction", "site", "mode"))
+    return Setting(TRUTH if condition == TRUTH else role, direction, site, mode, strength)
 
 
 def _parameters(file: h5py.File) -> Iterator[tuple[str, float]]:
@@ -261,3 +266,10 @@ def _fields(file: h5py.File, axes: tuple[str, ...]) -> Iterator[tuple[str, Store
                         tuple(map(bool, flags["dim_varying"])),
                     ),
                 )
+
+
+def read_velocity(rollout: WrittenRollout, frame: int) -> Tensor:
+    """Read the velocity of one frame, [3, H, W, D]; a component that is not stored is 0."""
+    parts = [rollout.read(name, frame) for name in ("velocity_x", "velocity_y")]
+    last = rollout.read("velocity_z", frame) if "velocity_z" in rollout.names else torch.zeros_like(parts[0])
+    return torch.stack([*parts, last])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from physteer.analyses.steering.table import Series
+from physteer.files import file_name
 from physteer.reports.rollouts import WindowRollouts
 
 MOST_SERIES = 4
-"""Settings with pictures of their own; all are in the tables."""
+"""Series with pictures of their own; all are in the tables."""
 
 
 def spread(windows: Sequence[WindowRollouts], count: int) -> list[WindowRollouts]:
@@ -25,6 +26,6 @@ def spread(windows: Sequence[WindowRollouts], count: int) -> list[WindowRollouts
     return [group[i] for i in range(rounds) for group in groups if i < len(group)][:count]
 
 
-def file_name(text: str) -> str:
-    """Return a setting's name as part of a file's name."""
-    return re.sub(r"[^\w.+-]+", "_", text).strip("_") or "all"
+def series_name(series: Series) -> str:
+    """Return a series' name as part of a file's name."""
+    return file_name(str(series)) or "all"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from physteer.analyses.steering.summary_rows import SEVERAL, Finding
+from physteer.analyses.steering.summary_rows import MEAN_OVER_FIELDS, SummaryRow, reported_steps
+from physteer.analyses.steering.table import ERASED, Setting
+from physteer.reports.summary_index import SummaryIndex
 
 MOST = 8
 """Settings that a reader takes in at once."""
-_STAR = 0.05
-
-Setting = tuple[str, str, str, float]
+_SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Column:
     quantity: str
     field: str = ""
     kind: str = "number"
-    """``number`` (signed), ``percent`` (signed), ``percentile``, ``size`` (unsigned), ``factor`` or ``count``."""
+    """``number`` (signed), ``percent`` (signed), ``percentile``, ``size`` (unsigned), ``factor``, ``count`` or
+    ``value`` (three digits)."""
     interval: bool = False
     """Whether a terminal has room for it; the page always has."""
 
@@ -35,62 +36,51 @@ class Grid:
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Setting, int], ...]
-    cells: dict[tuple[Setting, int, str, str], Finding]
-    """By setting, step, quantity and field."""
+    index: SummaryIndex
 
-    def find(self, row: tuple[Setting, int], column: Column) -> Finding | None:
-        """Return the finding of a cell; what is about the whole rollout is in every row of its setting."""
+    def find(self, row: tuple[Setting, int], column: Column) -> SummaryRow | None:
+        """Return the summary's row of a cell; what is about the whole rollout is in every row of its setting."""
         setting, step = row
-        for when in (step, 0):
-            if (found := self.cells.get((setting, when, column.quantity, column.field))) is not None:
-                return found
-        return None
+        own = self.index.row(setting, column.quantity, column.field, step)
+        return own or self.index.row(setting, column.quantity, column.field, 0)
 
 
-def alignment_grid(findings: Sequence[Finding], settings: Sequence[Setting]) -> Grid | None:
-    """Return the table of alignment and recovery; None where these were not measured."""
-    cells = _cells(findings)
-    fields = list(dict.fromkeys(f.field for f in findings if f.quantity == "alignment_cosine"))
-    single = [field for field in fields if field != SEVERAL]
-    nulls = list(dict.fromkeys(f.field for f in findings if f.quantity == "null_movement"))
-    if not fields and not nulls:
-        return None
-    main = SEVERAL if SEVERAL in fields else next(iter(fields), "")
-    columns = [Column("cosine", "alignment_cosine", main, interval=True)]
-    if main == SEVERAL:
-        columns += [Column(short(field), "alignment_cosine", field) for field in single]
-    columns += [
-        Column("gain", "alignment_gain", main),
-        Column("recovery", "recovery", main, interval=True),
-        *(Column(f"|Δ{short(field)}|", "null_movement", field, kind="size") for field in nulls),
-    ]
+def reported(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
+    """Keep what tables show: the first, the middle and the last step, and no single random directions."""
+    steps = {0, *reported_steps(rows)}
+    return [row for row in rows if row.step in steps and row.role != "random"]
+
+
+def alignment_grid(rows: Sequence[SummaryRow], settings: Sequence[Setting]) -> Grid:
+    """Return the table of alignment and recovery; empty where these were not measured."""
+    index = SummaryIndex(rows)
+    main = index.main_field("alignment_cosine")
+    columns = [Column("cosine", "alignment_cosine", main, interval=True)] if main else []
+    if main == MEAN_OVER_FIELDS:
+        columns += [Column(short(f), "alignment_cosine", f) for f in index.fields("alignment_cosine") if f != main]
+    if main:
+        columns += [Column("gain", "alignment_gain", main), Column("recovery", "recovery", main, interval=True)]
+    columns += [Column(f"|Δ{short(f)}|", "null_movement", f, kind="size") for f in index.fields("null_movement")]
     title = f"Alignment with the true change and recovery of it ({main})" if main else "Fields that should not move"
-    columns = [column for column in columns if column.field]
-    return _grid(title, columns, settings, cells)
+    return _grid(title, columns, settings, index)
 
 
-def movement_grid(findings: Sequence[Finding], settings: Sequence[Setting]) -> Grid | None:
-    """Return the table of how far erasing moves the fields; None where that was not measured."""
-    fields = list(dict.fromkeys(f.field for f in findings if f.quantity == "movement"))
+def movement_grid(rows: Sequence[SummaryRow], settings: Sequence[Setting]) -> Grid:
+    """Return the table of how far erasing moves the fields; empty where nothing was erased."""
+    index = SummaryIndex([row for row in rows if row.mode == ERASED])
+    fields = index.fields("movement")
+    titles = ["|Δ| mean" if field == MEAN_OVER_FIELDS else f"|Δ{short(field)}|" for field in fields]
     columns = [
-        Column(
-            "|Δ| mean" if field == SEVERAL else f"|Δ{short(field)}|",
-            "movement",
-            field,
-            "size",
-            interval=field == fields[0],
-        )
-        for field in fields
+        Column(title, "movement", field, "size", interval=field == fields[0])
+        for title, field in zip(titles, fields, strict=True)
     ]
-    return (
-        _grid("How far fields move, in units of their spread", columns, settings, _cells(findings)) if fields else None
-    )
+    return _grid("How far fields move, in units of their spread", columns, settings, index)
 
 
-def effect_grid(findings: Sequence[Finding], settings: Sequence[Setting]) -> Grid:
+def effect_grid(rows: Sequence[SummaryRow], settings: Sequence[Setting]) -> Grid:
     """Return the table of what happened to the flow, and of damage."""
-    cells = _cells(findings)
-    sites = list(dict.fromkeys(f.field for f in findings if f.quantity == "natural_percentile"))
+    index = SummaryIndex(rows)
+    sites = index.fields("natural_percentile")
     columns = (
         Column("enstrophy", "enstrophy", kind="percent", interval=True),
         Column("truth", "enstrophy_truth", kind="percent"),
@@ -106,82 +96,84 @@ def effect_grid(findings: Sequence[Finding], settings: Sequence[Setting]) -> Gri
         Column("spectrum", "spectrum_distance", kind="size"),
         Column("drift", "tracer_drift", kind="size"),
     )
-    return _grid("Effect on the flow, and damage", columns, settings, cells)
+    return _grid("Effect on the flow, and damage", columns, settings, index)
 
 
-def details_grid(findings: Sequence[Finding], settings: Sequence[Setting]) -> Grid | None:
-    """Return gain and recovery field by field; None where there is but one field."""
-    fields = [f.field for f in findings if f.quantity == "alignment_gain" and f.field != SEVERAL]
+def value_grid(rows: Sequence[SummaryRow], settings: Sequence[Setting]) -> Grid:
+    """Return the metrics themselves, of truths and unsteered rollouts too."""
+    index = SummaryIndex(rows)
+    columns = (
+        Column("enstrophy ½⟨ω²⟩", "enstrophy_value", kind="value", interval=True),
+        Column("vortex area, share", "vortex_area_value", kind="value", interval=True),
+        Column("kinetic energy ½⟨u²⟩", "kinetic_energy_value", kind="value", interval=True),
+        Column("tracer variance", "tracer_variance_value", kind="value", interval=True),
+        Column("VRMSE", "vrmse_value", index.main_field("vrmse_value"), kind="value", interval=True),
+    )
+    return _grid("Flow metrics and error", columns, [*index.of_role("truth", "unsteered"), *settings], index)
+
+
+def details_grid(rows: Sequence[SummaryRow], settings: Sequence[Setting]) -> Grid:
+    """Return gain and recovery field by field; empty where there is but one field."""
+    index = SummaryIndex(rows)
+    fields = [field for field in index.fields("alignment_gain") if field != MEAN_OVER_FIELDS]
     columns = [
         Column(f"{title} {short(field)}", quantity, field)
         for title, quantity in (("gain", "alignment_gain"), ("recovery", "recovery"))
-        for field in dict.fromkeys(fields)
+        for field in fields
     ]
-    return _grid("Gain and recovery per field", columns, settings, _cells(findings)) if len(columns) > 2 else None
+    return _grid("Gain and recovery per field", columns if len(fields) > 1 else (), settings, index)
 
 
-def dose_grid(findings: Sequence[Finding]) -> Grid | None:
-    """Return slopes and monotone shares, a row per direction, site and mode."""
-    doses = [finding for finding in findings if math.isnan(finding.strength)]
+def dose_grid(rows: Sequence[SummaryRow]) -> Grid:
+    """Return slopes and monotone shares, a row per direction, site and mode; its settings have the strength 0."""
+    index = SummaryIndex([replace(row, strength=0.0) for row in rows if math.isnan(row.strength)])
     columns = (
         Column("enstrophy per α", "enstrophy_slope", kind="percent", interval=True),
         Column("monotone", "enstrophy_monotone", kind="size"),
         Column("vortex area per α", "vortex_area_slope", kind="percent", interval=True),
         Column("monotone", "vortex_area_monotone", kind="size"),
     )
-    series = dict.fromkeys((f.direction, f.site, f.mode, 0.0) for f in doses)
-    cells = {((f.direction, f.site, f.mode, 0.0), f.step, f.quantity, f.field): f for f in doses}
-    return _grid("Dose–response", columns, list(series), cells) if doses else None
+    return _grid("Dose–response", columns, list(index.settings), index)
 
 
-def _cells(findings: Sequence[Finding]) -> dict[tuple[Setting, int, str, str], Finding]:
-    return {(f.setting, f.step, f.quantity, f.field): f for f in findings if not math.isnan(f.strength)}
-
-
-def _grid(
-    title: str,
-    columns: Sequence[Column],
-    settings: Sequence[Setting],
-    cells: dict[tuple[Setting, int, str, str], Finding],
-) -> Grid:
+def _grid(title: str, columns: Sequence[Column], settings: Sequence[Setting], index: SummaryIndex) -> Grid:
     """Keep the columns and rows that hold something."""
-    steps = sorted({step for _, step, _, _ in cells if step})
-    grid = Grid(title, tuple(columns), tuple((s, step) for s in settings for step in steps), cells)
-    kept = tuple(c for c in columns if any(grid.find(row, c) for row in grid.rows))
-    names = {(c.quantity, c.field) for c in kept}
-    rows = tuple(row for row in grid.rows if any((*row, *name) in cells for name in names))
-    return Grid(title, kept, rows, cells)
+    every = Grid(title, tuple(columns), tuple((s, step) for s in settings for step in index.steps), index)
+    kept = tuple(column for column in columns if any(every.find(row, column) for row in every.rows))
+    rows = tuple((s, step) for s, step in every.rows if any(index.row(s, c.quantity, c.field, step) for c in kept))
+    return Grid(title, kept, rows, index)
 
 
-def settings_of(findings: Sequence[Finding], *roles: str) -> list[Setting]:
-    """List the settings of some roles, in the order of the findings."""
-    return list(dict.fromkeys(f.setting for f in findings if f.role in roles and not math.isnan(f.strength)))
+def settings_of(rows: Sequence[SummaryRow], *roles: str) -> list[Setting]:
+    """List the settings of some roles, in the order of the rows."""
+    return SummaryIndex(rows).of_role(*roles)
 
 
-def ranked_settings(findings: Sequence[Finding]) -> list[Setting]:
-    """Sort the concepts' settings by what they did at the first step: mean cosine, movement, or change of enstrophy."""
-    settings = settings_of(findings, "concept")
-    score = dict.fromkeys(settings, -math.inf)
-    first = min((f.step for f in findings if f.step), default=0)
-    measured = {f.quantity for f in findings}
-    wanted = next((name for name in ("alignment_cosine", "movement") if name in measured), "enstrophy")
-    fields = dict.fromkeys(f.field for f in findings if f.quantity == wanted)
-    field = SEVERAL if SEVERAL in fields else next(iter(fields), "")
-    for f in findings:
-        if (f.quantity, f.field, f.step) == (wanted, field, first) and f.setting in score and math.isfinite(f.value):
-            score[f.setting] = f.value if wanted == "alignment_cosine" else abs(f.value)
-    return sorted(settings, key=lambda setting: -score[setting])
+def ranked_settings(rows: Sequence[SummaryRow]) -> list[Setting]:
+    """Sort the concepts' settings by what they did at the first step: mean cosine, movement, or change of enstrophy.
+
+    Movement ranks erasers.
+    """
+    index = SummaryIndex([row for row in rows if row.role == "concept"])
+    erases = all(setting.mode == ERASED for setting in index.settings)
+    quantity = "movement" if erases else "alignment_cosine" if index.fields("alignment_cosine") else "enstrophy"
+    score = dict.fromkeys(index.settings, -math.inf)
+    for setting in score:
+        row = index.row(setting, quantity, index.main_field(quantity), min(index.steps, default=1))
+        if row is not None and math.isfinite(row.value):
+            score[setting] = row.value if quantity == "alignment_cosine" else abs(row.value)
+    return sorted(score, key=lambda setting: -score[setting])
 
 
-def best_settings(findings: Sequence[Finding], most: int = MOST) -> list[Setting]:
-    """Choose the settings that did most (`ranked_settings`), in the order of the findings."""
-    chosen = set(ranked_settings(findings)[:most])
-    return [setting for setting in settings_of(findings, "concept") if setting in chosen]
+def best_settings(rows: Sequence[SummaryRow], most: int = MOST) -> list[Setting]:
+    """Choose the settings that did most (`ranked_settings`), in the order of the rows."""
+    best = set(ranked_settings(rows)[:most])
+    return [setting for setting in settings_of(rows, "concept") if setting in best]
 
 
-def controls_shown(findings: Sequence[Finding], most: int) -> list[Setting]:
+def controls_shown(rows: Sequence[SummaryRow], most: int) -> list[Setting]:
     """Choose the settings that concepts are shown beside: interpolation of data, then shuffled labels."""
-    return [*settings_of(findings, "data"), *settings_of(findings, "shuffled")][:most]
+    return [*settings_of(rows, "data"), *settings_of(rows, "shuffled")][:most]
 
 
 def short(field: str) -> str:
@@ -190,14 +182,12 @@ def short(field: str) -> str:
 
 
 def number_text(value: float, kind: str = "number") -> str:
-    """Return a value in few characters, with a true minus sign."""
+    """Return a value in few characters, with a true minus sign; kinds are those of a `Column`."""
     if not math.isfinite(value):
         return "—"
-    if kind == "count":
-        return f"{value:.0f}"
-    if kind == "percentile":
-        return f"{value:.1f}"
-    if kind == "percent":
+    if kind in ("count", "percentile", "value"):
+        text = f"{value:{ {'count': '.0f', 'percentile': '.1f', 'value': '.3g'}[kind] }}"
+    elif kind == "percent":
         value *= 100
         text = f"{value:+.1f}" if abs(value) < 100 else f"{value:+.3g}"
     elif kind == "factor":
@@ -210,14 +200,19 @@ def number_text(value: float, kind: str = "number") -> str:
     return text.replace("-", "−")
 
 
-def cell_text(finding: Finding | None, column: Column, interval: bool) -> str:
+def cell_text(row: SummaryRow | None, column: Column, interval: bool) -> str:
     """Return ``+0.51 [+0.42, +0.60]*``."""
-    if finding is None:
+    if row is None:
         return ""
-    text = number_text(finding.value, column.kind)
-    if interval and math.isfinite(finding.low):
-        text += f" [{number_text(finding.low, column.kind)}, {number_text(finding.high, column.kind)}]"
-    return text + ("*" if finding.p <= _STAR else "")
+    text = number_text(row.value, column.kind)
+    if interval and math.isfinite(row.low):
+        text += f" [{number_text(row.low, column.kind)}, {number_text(row.high, column.kind)}]"
+    return text + ("*" if row.p <= _SIGNIFICANT else "")
+
+
+def column_title(column: Column) -> str:
+    """Return a column's title with its unit."""
+    return column.title + (", %" if column.kind == "percent" else "")
 
 
 def strength_text(strength: float) -> str:
@@ -226,6 +221,9 @@ def strength_text(strength: float) -> str:
 
 
 def series_text(setting: Setting) -> str:
-    """Return ``vortex at blocks.1, drop``."""
-    direction, site, mode, _ = setting
-    return direction + (f" at {site}" if site else "") + (f", {mode}" if mode else "")
+    """Return ``vortex at blocks.1, drop``; of a truth, at which parameter it is."""
+    if setting.role == "truth":
+        side = "" if not setting.strength else "above" if setting.strength > 0 else "below"
+        return f"truth at the parameter {side}" if side else "truth"
+    name = setting.direction or setting.role
+    return name + (f" at {setting.site}" if setting.site else "") + (f", {setting.mode}" if setting.mode else "")

@@ -1,12 +1,12 @@
-"""The summary in words and for a terminal of 100 columns."""
+"""The summary in sentences and tables for a terminal of 100 columns."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from physteer.analyses.steering.summary_rows import Finding
+from physteer.analyses.steering.summary_rows import SummaryRow
+from physteer.analyses.steering.table import Series
 from physteer.reports.summary_tables import (
     MOST,
     Column,
@@ -14,18 +14,22 @@ from physteer.reports.summary_tables import (
     alignment_grid,
     best_settings,
     cell_text,
+    column_title,
     controls_shown,
     dose_grid,
     effect_grid,
     movement_grid,
     number_text,
+    reported,
     series_text,
     settings_of,
     strength_text,
 )
-from physteer.reports.terminology import ERASING, STEERING, Words, words_of
+from physteer.reports.terminology import ERASING, STEERING, Terminology, terminology_of
+from physteer.reports.text_table import Line, text_table
 
-_WIDTH, _MARGIN = 100, 12  # characters of a line; of its labels
+_WIDTH = 100  # characters of a line
+_LABELS = (6, 4)  # characters of strength and step
 _UNSTEERED = {
     "tracer_drift": "tracer drift",
     "spectrum_distance": "spectrum distance",
@@ -34,56 +38,57 @@ _UNSTEERED = {
 }
 
 
-def summary_text(findings: Sequence[Finding]) -> str:
+def summary_text(rows: Sequence[SummaryRow]) -> str:
     """Return the summary for a terminal, at most 100 columns wide; empty where nothing was steered or erased."""
-    parts = [(words, part) for words, part in by_words(findings) if settings_of(part, "concept")]
-    return "\n".join(_text_of(part, words) for words, part in parts)
+    parts = [(terms, part) for terms, part in by_terminology(rows) if settings_of(part, "concept")]
+    return "\n".join(_text_of(part, terms) for terms, part in parts)
 
 
-def _text_of(findings: Sequence[Finding], words: Words) -> str:
-    every, settings = settings_of(findings, "concept"), best_settings(findings)
-    lines = [opening(findings, words)]
+def _text_of(rows: Sequence[SummaryRow], terms: Terminology) -> str:
+    every, settings = settings_of(rows, "concept"), best_settings(rows)
+    lines = [opening(rows, terms)]
     if len(settings) < len(every):
-        these = f"{len(settings)} of {len(every)} {words.setting}s"
-        lines.append(f"The {these} that did most; all are in tables/summary.csv.")
-    shown = [*settings, *controls_shown(findings, max(MOST - len(settings), 2))]
-    series = {setting[:3] for setting in shown}
-    doses = dose_grid([finding for finding in findings if finding.setting[:3] in series])
-    grids = [alignment_grid(findings, shown), movement_grid(findings, shown), effect_grid(findings, shown), doses]
-    steps = sorted({f.step for f in findings if f.step})
+        lines.append(
+            f"The {len(settings)} of {len(every)} {terms.setting}s that did most; all are in tables/summary.csv."
+        )
+    shown = [*settings, *controls_shown(rows, max(MOST - len(settings), 2))]
+    series = {setting.series for setting in shown}
+    doses = dose_grid([row for row in rows if row.setting.series in series])
+    steps = sorted({row.step for row in rows if row.step})
     ends = {steps[0], steps[-1]} if steps else set()
-    for grid in grids:
-        if grid and grid.rows:
-            lines += ["", *_grid_text(grid, ends, words)]
-    return "\n".join([*lines, "", *notes(findings, words)]) + "\n"
+    for grid in (alignment_grid(rows, shown), movement_grid(rows, shown), effect_grid(rows, shown), doses):
+        if grid.rows:
+            lines += ["", *_grid_text(grid, ends, terms)]
+    return "\n".join([*lines, "", *notes(rows, terms)]) + "\n"
 
 
-def _grid_text(grid: Grid, steps: set[int], words: Words) -> Iterator[str]:
-    """Yield a grid's lines, settings of one direction, site and mode below a line that names these."""
-    rows = [row for row in grid.rows if row[1] in steps]
-    by_strength = words.doses and any(setting[3] for setting, _ in rows)
+def _grid_text(grid: Grid, steps: set[int], terms: Terminology) -> list[str]:
+    """Lay a grid out in as many of its columns as fit."""
     columns = list(grid.columns)
     while True:
-        table = [[column.title + (", %" if column.kind == "percent" else "") for column in columns]]
-        table += [[cell_text(grid.find(row, column), column, column.interval) for column in columns] for row in rows]
-        widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
-        if _MARGIN + sum(widths) + 2 * len(widths) <= _WIDTH or len(columns) == 1:
-            break
+        lines = _laid_out(grid, columns, steps, terms)
+        if max(map(len, lines)) <= _WIDTH or len(columns) == 1:
+            return lines
         columns = _fewer(columns)
 
-    def line(first: str, cells: Sequence[str]) -> str:
-        return "  ".join([first, *(cell.ljust(w) for cell, w in zip(cells, widths, strict=True))]).rstrip()
 
-    yield line(f"{'α':>6}  step" if by_strength else f"{'step':>12}", table[0])
-    previous: tuple[str, ...] = ()
-    previous_strength = math.nan
-    for (setting, step), cells in zip(rows, table[1:], strict=True):
-        if setting[:3] != previous:
-            previous, previous_strength = setting[:3], math.nan
-            yield f"  {series_text(setting)}"
-        strength = strength_text(setting[3]) if setting[3] != previous_strength and by_strength else ""
-        previous_strength = setting[3]
-        yield line(f"{strength:>6}  {step:>4}", cells)
+def _laid_out(grid: Grid, columns: Sequence[Column], steps: set[int], terms: Terminology) -> list[str]:
+    """Lay out some columns, settings of one direction, site and mode below a line that names these."""
+    rows = [row for row in grid.rows if row[1] in steps]
+    has_strengths = terms.has_strengths and any(setting.strength for setting, _ in rows)
+    lines: list[Line] = []
+    series: Series | None = None
+    strength: float | None = None
+    for setting, step in rows:
+        if setting.series != series:
+            series, strength = setting.series, None
+            lines.append(f"  {series_text(setting)}")
+        label = strength_text(setting.strength) if has_strengths and setting.strength != strength else ""
+        strength = setting.strength
+        cells = [cell_text(grid.find((setting, step), column), column, column.interval) for column in columns]
+        lines.append([label, str(step), *cells])
+    header = ["α" if has_strengths else "", "step", *map(column_title, columns)]
+    return text_table(header, lines, ">><", _LABELS)
 
 
 def _fewer(columns: Sequence[Column]) -> list[Column]:
@@ -97,66 +102,76 @@ def _fewer(columns: Sequence[Column]) -> list[Column]:
     return list(columns[:-1])
 
 
-def by_words(findings: Sequence[Finding]) -> list[tuple[Words, list[Finding]]]:
-    """Take what was steered and what was erased apart, with the unsteered rollouts beside; parts have a setting."""
-    parts: dict[Words, list[Finding]] = {STEERING: [], ERASING: []}
-    for finding in findings:
-        for words in parts if finding.role == "unsteered" else [words_of([finding.mode])]:
-            parts[words].append(finding)
-    return [(words, part) for words, part in parts.items() if settings_of(part, "concept", "shuffled", "data")]
+def by_terminology(rows: Sequence[SummaryRow]) -> list[tuple[Terminology, list[SummaryRow]]]:
+    """Take what was steered and what was erased apart, as far as tables show it, with truths and unsteered beside.
+
+    Parts have a setting.
+    """
+    parts: dict[Terminology, list[SummaryRow]] = {STEERING: [], ERASING: []}
+    for row in reported(rows):
+        for terms in parts if row.role in ("truth", "unsteered") else [terminology_of([row.mode])]:
+            parts[terms].append(row)
+    return [(terms, part) for terms, part in parts.items() if settings_of(part, "concept", "shuffled", "data")]
 
 
-def opening(findings: Sequence[Finding], words: Words) -> str:
-    """Say what was judged, in one line; findings are of one kind (`by_words`)."""
-    settings = settings_of(findings, "concept")
-    windows = max(f.windows for f in findings)
-    initial = max(f.initial_conditions for f in findings)
-    controls = max(f.controls for f in findings)
+def opening(rows: Sequence[SummaryRow], terms: Terminology) -> str:
+    """Say what was judged, in one line; rows are of one kind (`by_terminology`)."""
+    settings = settings_of(rows, "concept")
+    windows = max(row.windows for row in rows)
+    initial_conditions = max(row.initial_conditions for row in rows)
+    controls = max(row.controls for row in rows)
     return (
-        f"{words.act}: {_count(len(settings), words.setting)}, {_count(windows, 'window')} of "
-        f"{_count(initial, 'initial condition')}, {_count(controls, words.control)}."
+        f"{terms.act}: {_count(len(settings), terms.setting)}, {_count(windows, 'window')} of "
+        f"{_count(initial_conditions, 'initial condition')}, {_count(controls, terms.control)}."
     )
 
 
-def notes(findings: Sequence[Finding], words: Words) -> list[str]:
-    """Say how to read the tables, and what weakens them, a line each; findings are of one kind (`by_words`)."""
-    controls = max((f.controls for f in findings), default=0)
-    initial = max((f.initial_conditions for f in findings), default=0)
+def notes(rows: Sequence[SummaryRow], terms: Terminology) -> list[str]:
+    """Say how to read the tables, and what weakens them, a line each; rows are of one kind (`by_terminology`)."""
+    controls = max((row.controls for row in rows), default=0)
+    initial_conditions = max((row.initial_conditions for row in rows), default=0)
+    quantities = {row.quantity for row in rows}
     lines = [
-        f"[…]: 95 % bootstrap interval over initial conditions. Changes are against the {words.reference} rollout."
+        f"[…]: 95 % bootstrap interval over initial conditions. Changes are against the {terms.reference} rollout."
     ]
     if controls:
-        lines.append(f"*: p ≤ 0.05 against {_count(controls, words.control)} {words.alike}.")
-        settings = len(settings_of(findings, "concept"))
+        lines.append(f"*: p ≤ 0.05 against {_count(controls, terms.control)} {terms.common}.")
+        settings = len(settings_of(rows, "concept"))
         if settings > 1:
-            lines.append(f"{settings} {words.setting}s were tried: confirm a chosen one on other initial conditions.")
-    if any(f.quantity == "movement" for f in findings):
+            lines.append(f"{settings} {terms.setting}s were tried: confirm a chosen one on other initial conditions.")
+    if "movement" in quantities and not terms.has_strengths:
         lines.append(
             "|Δ…|: how far erasing moves a field, RMS in units of its spread; farther than random: it is used."
         )
-    if any(f.quantity == "null_movement" for f in findings):
+    if "null_movement" in quantities:
         lines.append("|Δ…|: how far steering moves a field that should stay, RMS in units of its spread.")
     if controls < 19:
-        said = f"Only {_count(controls, words.control)}" if controls else f"No {words.control}s"
-        lines.append(f"{said}: p ≤ 0.05 needs at least 19 ({words.adds_controls}).")
-    if initial < 10:
-        lines.append(f"Intervals over {_count(initial, 'initial condition')} are too narrow; take ten or more.")
-    if any(f.quantity == "natural_percentile" for f in findings):
+        few = f"Only {_count(controls, terms.control)}" if controls else f"No {terms.control}s"
+        lines.append(f"{few}: p ≤ 0.05 needs at least 19 ({terms.adds_controls}).")
+    if initial_conditions < 10:
+        lines.append(
+            f"Intervals over {_count(initial_conditions, 'initial condition')} are too narrow; take ten or more."
+        )
+    if "natural_percentile" in quantities:
         lines.append("natural, residual: percentile of the activation among held-out natural ones; 50 is usual.")
-    base = [f for f in findings if f.role == "unsteered"]
-    diverged = max((f.value for f in findings if f.quantity == "already_diverged"), default=0.0)
-    last = max((f.step for f in base), default=0)
-    parts = [
-        f"{name} {number_text(f.value, 'percentile' if 'percentile' in quantity else 'size')}"
+    return [*lines, *_unsteered_notes(rows, terms)]
+
+
+def _unsteered_notes(rows: Sequence[SummaryRow], terms: Terminology) -> list[str]:
+    """Say how good the unsteered rollouts are."""
+    unsteered = [row for row in rows if row.role == "unsteered"]
+    last = max((row.step for row in unsteered), default=0)
+    damage = [
+        f"{name} {number_text(row.value, 'percentile' if 'percentile' in quantity else 'size')}"
         for quantity, name in _UNSTEERED.items()
-        for f in base
-        if f.quantity == quantity and f.step == last
+        for row in unsteered
+        if row.quantity == quantity and row.step == last
     ]
-    if parts:
-        lines.append(f"{words.reference.capitalize()} at step {last}: {', '.join(parts)}.")
+    lines = [f"{terms.reference.capitalize()} at step {last}: {', '.join(damage)}."] if damage else []
+    diverged = max((row.value for row in rows if row.quantity == "already_diverged"), default=0.0)
     if diverged:
         where = _count(int(diverged), "window")
-        lines.append(f"In {where} the {words.reference} rollout itself blew up; left out from there on.")
+        lines.append(f"In {where} the {terms.reference} rollout itself blew up; left out from there on.")
     return lines
 
 

@@ -5,60 +5,62 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from physteer.analyses.steering.table import ERASED, TRUTH, UNSTEERED
+from physteer.analyses.steering.table import ERASED, TRUTH, UNSTEERED, Setting
 from physteer.reports.style import strength_label
 
 
 @dataclass(frozen=True)
-class Words:
-    """What is said of the conditions of one kind."""
+class Terminology:
+    """The nouns and verbs for settings of one kind."""
 
     act: str
-    """What they do, at the beginning of a sentence."""
+    """What is done, at the beginning of a sentence."""
     done: str
     """What a rollout is afterwards."""
     reference: str
     """The rollout of the model as it is, which they are compared with."""
-    doses: bool
+    has_strengths: bool
     """Whether strengths are told apart, and responses to them drawn."""
     setting: str
-    """One of the conditions to be judged."""
+    """One of the settings to be judged."""
     control: str
     """One of the random ones beside it."""
-    alike: str
+    common: str
     """What these have in common with it."""
     adds_controls: str
     """What to set for more of them."""
 
-    def condition(self, name: str, strength: float) -> str:
-        """Return what a legend calls a condition of a figure about one of these, by its name and α."""
-        if name in (TRUTH, UNSTEERED):
-            return TRUTH if name == TRUTH else self.reference
-        return strength_label(strength) if self.doses else self.done
+    def label(self, setting: Setting) -> str:
+        """Return what a legend calls a setting."""
+        if setting.role == "truth":
+            return TRUTH
+        if setting.role == "unsteered":
+            return self.reference
+        return strength_label(setting.strength) if self.has_strengths else self.done
 
 
-STEERING = Words(
+STEERING = Terminology(
     act="Steering",
     done="steered",
     reference=UNSTEERED,
-    doses=True,
+    has_strengths=True,
     setting="setting",
     control="random direction",
-    alike="of equal norm at the same site, mode and α",
+    common="of equal norm at the same site, mode and α",
     adds_controls="callback Controls",
 )
-ERASING = Words(
+ERASING = Terminology(
     act="Erasing",
     done=ERASED,
     reference="intact",
-    doses=False,
+    has_strengths=False,
     setting="eraser",
     control="random eraser",
-    alike="of one direction each at the same site",
+    common="of one direction each at the same site",
     adds_controls="Erase.random",
 )
 
 
-def words_of(modes: Iterable[str]) -> Words:
-    """Return the words for what is about conditions of some modes: those of steering, unless all erase."""
+def terminology_of(modes: Iterable[str]) -> Terminology:
+    """Return the terms for settings of some modes: those of steering, unless all erase."""
     return ERASING if set(modes) == {ERASED} else STEERING

@@ -17,21 +17,21 @@ from matplotlib.colors import Colormap, Normalize
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from physteer.analyses.steering.table import TRUTH, UNSTEERED
+from physteer.analyses.steering.table import Series
 from physteer.errors import PhysteerError
 from physteer.files import atomic_write
 from physteer.reports.field_slices import (
-    Panel,
-    Shown,
+    FieldSlice,
+    ShownField,
     beyond,
     colour_scale,
+    field_slice,
     headline,
-    picture,
-    plane_of,
+    slice_axes,
 )
-from physteer.reports.rollouts import Series, WrittenRollout
+from physteer.reports.rollouts import WrittenRollout
 from physteer.reports.style import FAINT, INK, MUTED, heading, new_figure, style
-from physteer.reports.terminology import words_of
+from physteer.reports.terminology import terminology_of
 
 _DPI = 100
 _LEFT, _RIGHT, _TOP, _CAPTION, _BOTTOM, _GAP = 20, 92, 136, 66, 50, 14  # pixels; even
@@ -73,9 +73,8 @@ class Layout:
 
 
 def layout(rollout: WrittenRollout, n_panels: int) -> Layout:
-    """Fit pictures of a domain's shape side by side."""
-    low, high, bottom, top = plane_of(rollout)[2]
-    ratio = (top - bottom) / (high - low)
+    """Fit slices of a domain's shape side by side."""
+    ratio = slice_axes(rollout).ratio
     width = (_WIDEST - _LEFT - _RIGHT - _GAP * (n_panels - 1)) / n_panels
     width = min(width, _TALLEST / ratio)
     panel_width, panel_height = 2 * round(width / 2), max(2 * round(width * ratio / 2), 2)
@@ -83,7 +82,7 @@ def layout(rollout: WrittenRollout, n_panels: int) -> Layout:
     return Layout(max(total, 640), _TOP + panel_height + _BOTTOM, panel_width, panel_height, n_panels)
 
 
-def draw_video(rollouts: Sequence[WrittenRollout], field: Shown, path: Path, fps: float | None = None) -> Path:
+def draw_video(rollouts: Sequence[WrittenRollout], field: ShownField, path: Path, fps: float | None = None) -> Path:
     """Draw one field of several rollouts of one window side by side, from the last frame given to the end.
 
     Args:
@@ -102,38 +101,40 @@ def draw_video(rollouts: Sequence[WrittenRollout], field: Shown, path: Path, fps
         raise PhysteerError("a video needs at least one rollout")
     n_steps = min(int(rollout.steps[-1]) for rollout in rollouts)
     largest = max(abs(rollout.strength) for rollout in rollouts)
-    words = words_of(rollout.series.mode for rollout in rollouts if rollout.condition not in (TRUTH, UNSTEERED))
-    pictures = [[picture(one, field, step, largest, words) for step in range(n_steps + 1)] for one in rollouts]
+    terms = terminology_of(rollout.series.mode for rollout in rollouts if not rollout.is_reference)
+    slices = [
+        [field_slice(rollout, field, step, largest, terms) for step in range(n_steps + 1)] for rollout in rollouts
+    ]
     fps = fps or min(max((n_steps + 1) / _SECONDS, _SLOWEST), _FASTEST)
     place = layout(rollouts[0], len(rollouts))
     with atomic_write(path) as temporary:
-        write_frames(temporary, compose(rollouts, pictures, field, place), (place.width, place.height), fps)
+        write_frames(temporary, compose(rollouts, slices, field, place), (place.width, place.height), fps)
     return path
 
 
 def compose(
-    rollouts: Sequence[WrittenRollout], pictures: Sequence[Sequence[Panel]], field: Shown, place: Layout
+    rollouts: Sequence[WrittenRollout], slices: Sequence[Sequence[FieldSlice]], field: ShownField, place: Layout
 ) -> Iterator[Frame]:
     """Yield the frames: pictures and the caption's step and time change, all else is drawn once.
 
     Args:
         rollouts: as shown from left to right.
-        pictures: per rollout, one per step from 0.
+        slices: per rollout, one per step from 0.
         field: what they show.
         place: from `layout`.
     """
-    scale = colour_scale(pictures, field.symmetric)
-    background = _background(rollouts, pictures, field, scale, place)
-    first, n_steps = rollouts[0], len(pictures[0]) - 1
+    scale = colour_scale(slices, field.symmetric)
+    background = _background(rollouts, slices, field, scale, place)
+    first, n_steps = rollouts[0], len(slices[0]) - 1
     font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 17)
     right = place.left(place.n_panels - 1) + place.panel_width
     for step in range(n_steps + 1):
         frame = Image.fromarray(background)
-        for number, column in enumerate(pictures):
+        for number, column in enumerate(slices):
             panel = _painted(column[step].image, field.colours, scale, (place.panel_width, place.panel_height))
             frame.paste(Image.fromarray(panel), (place.left(number), place.top))
         pen = ImageDraw.Draw(frame)
-        # Above the pictures: the controls of a browser's player hide what is below them.
+        # Above the slices: the controls of a browser's player hide what is below them.
         pen.text((_LEFT, place.caption), _step_text(first, step, n_steps), fill=INK, font=font)
         done = _LEFT + (right - _LEFT) * step / max(n_steps, 1)
         pen.rectangle((_LEFT, place.bottom + 10, right, place.bottom + 13), fill=FAINT)
@@ -161,24 +162,24 @@ def _painted(image: NDArray[np.float32], colours: Colormap, scale: Normalize, si
 
 def _background(
     rollouts: Sequence[WrittenRollout],
-    pictures: Sequence[Sequence[Panel]],
-    field: Shown,
+    slices: Sequence[Sequence[FieldSlice]],
+    field: ShownField,
     scale: Normalize,
     place: Layout,
 ) -> Frame:
     """Draw what no frame changes: title, labels, colour bar."""
     first = rollouts[0]
-    series = next((r.series for r in rollouts if r.condition not in (TRUTH, UNSTEERED)), Series())
+    series = next((r.series for r in rollouts if not r.is_reference), Series())
     title, subtitle = headline(field, first, series)
     with style():
         figure = new_figure(place.height / _DPI, place.width / _DPI)
         figure.set_dpi(_DPI)
         canvas = FigureCanvasAgg(figure)
         heading(figure, title, subtitle)
-        for number, column in enumerate(pictures):
+        for number, column in enumerate(slices):
             x = (place.left(number) + place.panel_width / 2) / place.width
             y = 1 - (place.top - 8) / place.height
-            figure.text(x, y, column[0].row, color=column[0].colour, ha="center", va="bottom", fontweight="bold")
+            figure.text(x, y, column[0].label, color=column[0].colour, ha="center", va="bottom", fontweight="bold")
         right = place.left(place.n_panels - 1) + place.panel_width + 12
         box = (
             right / place.width,
@@ -187,7 +188,7 @@ def _background(
             place.panel_height / place.height,
         )
         bar = figure.colorbar(
-            cm.ScalarMappable(scale, field.colours), cax=figure.add_axes(box), extend=beyond(pictures, scale)
+            cm.ScalarMappable(scale, field.colours), cax=figure.add_axes(box), extend=beyond(slices, scale)
         )
         bar.ax.tick_params(labelsize=9)
         canvas.draw()  # type: ignore[no-untyped-call]
@@ -211,11 +212,11 @@ def write_frames(path: Path, frames: Iterable[Frame], size: tuple[int, int], fps
     except RuntimeError as error:
         raise PhysteerError(f"no ffmpeg for videos: {error}") from error
     # CRF 20: fields of smooth colours show no blocks. Few threads: other processes of the job are still at work.
-    words = [ffmpeg, "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}"]
-    words += ["-r", f"{fps:g}", "-i", "-", "-an", "-threads", "2", "-c:v", "libx264", "-preset", "veryfast"]
-    words += ["-crf", "20", "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4", str(path)]
-    with tempfile.TemporaryFile() as complaints:
-        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints)
+    command = [ffmpeg, "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}"]
+    command += ["-r", f"{fps:g}", "-i", "-", "-an", "-threads", "2", "-c:v", "libx264", "-preset", "veryfast"]
+    command += ["-crf", "20", "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4", str(path)]
+    with tempfile.TemporaryFile() as error_output:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=error_output)
         assert process.stdin is not None
         try:
             with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # ffmpeg says itself why it ended
@@ -227,6 +228,8 @@ def write_frames(path: Path, frames: Iterable[Frame], size: tuple[int, int], fps
         finally:
             status = process.wait()
         if status:
-            complaints.seek(0)
-            said = complaints.read().decode(errors="replace").strip().splitlines()
-            raise PhysteerError(f"ffmpeg could not write {path.name}: {said[-1] if said else f'status {status}'}")
+            error_output.seek(0)
+            messages = error_output.read().decode(errors="replace").strip().splitlines()
+            raise PhysteerError(
+                f"ffmpeg could not write {path.name}: {messages[-1] if messages else f'status {status}'}"
+            )

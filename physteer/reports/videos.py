@@ -8,20 +8,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from physteer.analyses.steering.table import TRUTH, UNSTEERED
 from physteer.errors import PhysteerError
-from physteer.reports.field_slices import Shown, shown_field, shown_fields
+from physteer.reports.field_slices import ShownField, shown_field, shown_fields
 from physteer.reports.rollouts import WindowRollouts, WrittenRollout, read_rollouts
-from physteer.reports.selection import MOST_SERIES, file_name, spread
-from physteer.reports.terminology import ERASING, STEERING, words_of
+from physteer.reports.selection import MOST_SERIES, series_name, spread
+from physteer.reports.terminology import ERASING, STEERING, terminology_of
 from physteer.reports.video import draw_video
 
-OWN_VIDEOS = tuple(f"{words.done}_*.mp4" for words in (STEERING, ERASING))
+OWN_VIDEOS = tuple(f"{terms.done}_*.mp4" for terms in (STEERING, ERASING))
 WINDOWS = 2
-"""Windows that are filmed, unless asked for more."""
+"""Windows with videos, unless asked for more."""
 
 
-def film(
+def write_videos(
     run_folder: Path | str,
     n_windows: int = WINDOWS,
     fields: Sequence[str] | None = None,
@@ -46,7 +45,8 @@ def film(
     folder, windows = Path(run_folder) / "videos", read_rollouts(run_folder)
     jobs = list(_jobs(spread(windows, n_windows), fields, strengths))
     if strengths and not jobs:
-        known = sorted({one.strength for window in windows for one in window.rollouts if one.role == "concept"})
+        concepts = [r.setting for window in windows for r in window.rollouts if r.setting.role == "concept"]
+        known = sorted({setting.strength for setting in concepts})
         raise PhysteerError(f"no video: steered with were {known}, none of {list(strengths)}")
     for path in [path for pattern in OWN_VIDEOS for path in folder.glob(pattern)]:
         path.unlink()
@@ -58,22 +58,22 @@ def film(
 
 def _jobs(
     windows: Sequence[WindowRollouts], fields: Sequence[str] | None, strengths: Sequence[float] | None
-) -> Iterator[tuple[list[WrittenRollout], Shown, str]]:
+) -> Iterator[tuple[list[WrittenRollout], ShownField, str]]:
     """Yield the rollouts of each video from left to right, what is shown, and the file's name."""
     for number, window in enumerate(windows, 1):
-        references = [one for name in (TRUTH, UNSTEERED) if (one := window.find(name)) is not None]
         for series in window.series[:MOST_SERIES]:
-            for rollout in _chosen([one for one in window.steered(series) if one.role == "concept"], strengths):
-                words = words_of([series.mode])
-                strength = f"_{rollout.strength:+g}" if words.doses else ""
-                who = f"{words.done}_{file_name(str(series))}{strength}"
+            terms = terminology_of([series.mode])
+            concepts = [rollout for rollout in window.steered(series) if rollout.setting.role == "concept"]
+            for rollout in _selected(concepts, strengths):
+                strength = f"_{rollout.strength:+g}" if terms.has_strengths else ""
+                start = f"{terms.done}_{series_name(series)}{strength}_{number:02d}"
                 shown = shown_fields(rollout) if fields is None else [shown_field(rollout, name) for name in fields]
                 for field in shown:
-                    name = f"{who}_{number:02d}_{field.name}_{window.window}.mp4"
-                    yield [*references, rollout], field, name
+                    yield [*window.references, rollout], field, f"{start}_{field.name}_{window.window}.mp4"
 
 
-def _chosen(steered: Sequence[WrittenRollout], strengths: Sequence[float] | None) -> list[WrittenRollout]:
+def _selected(steered: Sequence[WrittenRollout], strengths: Sequence[float] | None) -> list[WrittenRollout]:
+    """Return the rollouts of some strengths, or of the strongest of either sign."""
     if strengths is not None:
-        return [one for one in steered if any(math.isclose(one.strength, strength) for strength in strengths)]
-    return list({one.strength > 0: one for one in sorted(steered, key=lambda one: abs(one.strength))}.values())
+        return [r for r in steered if any(math.isclose(r.strength, strength) for strength in strengths)]
+    return list({r.strength > 0: r for r in sorted(steered, key=lambda r: abs(r.strength))}.values())

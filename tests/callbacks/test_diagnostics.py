@@ -1,14 +1,18 @@
 """Controls and Diagnostics through the real command line, on simulated data with a random Walrus."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from helpers.experiments import callback, experiment, forget, weights
 
+from physteer.analyses.steering.spectrum_rows import read_spectra
+from physteer.analyses.steering.summary_rows import read_summary
 from physteer.analyses.steering.table import read_metrics
 from physteer.cli import main
 from physteer.concepts import Concept
@@ -81,15 +85,20 @@ def test_rows_of_finished_windows_outlive_a_killed_run_and_add_up_to_the_same_ta
     """A part per window, written when its last condition is done; the table is made of them when a run ends."""
     diagnostics = callback("Diagnostics", parameter="Reynolds", values=[200, 2000])
     whole = steered(diagnostics, include=["Schmidt_5e-1"], batch_size=3)
+    spectra, summary = read_spectra(tmp_path / "run"), read_summary(tmp_path / "run")
+    assert spectra and summary
     parts = sorted((tmp_path / "run/tables/parts").iterdir())
     assert len(parts) == whole.window.nunique() == 4
     again = {part.name: part.read_bytes() for part in parts}
-    for name in ("metrics.parquet", "metrics.csv", f"parts/{parts[2].name}"):
+    for name in ("metrics.parquet", "metrics.csv", "spectra.parquet", "summary.parquet", f"parts/{parts[2].name}"):
         (tmp_path / "run/tables" / name).unlink()
     forget(tmp_path / "run", parts[2].stem)
     kept = {part: part.stat().st_ino for part in parts if part != parts[2]}
     table = steered(diagnostics, include=["Schmidt_5e-1"], batch_size=1)
     pd.testing.assert_frame_equal(table, whole, rtol=1e-4, atol=1e-7)
+    again_spectra = {replace(row, energy=0.0): row.energy for row in read_spectra(tmp_path / "run")}
+    assert again_spectra == {replace(row, energy=0.0): pytest.approx(row.energy, rel=1e-4) for row in spectra}
+    assert len(read_summary(tmp_path / "run")) == len(summary)
     assert {part: part.stat().st_ino for part in kept} == kept
     assert sorted(again) == sorted(path.name for path in (tmp_path / "run/tables/parts").iterdir())
 
@@ -117,9 +126,9 @@ def test_predicted_frames_as_arrays(steered, tmp_path):
             assert frames.shape == (3, 5, 32, 64, 1) and frames.dtype == np.float32
             np.testing.assert_array_equal(frames[:, told["channels"].index("tracer")], one.read("tracer")[3:])
             assert (told["condition"], told["parameters"]["Reynolds"]) == (one.condition, 2000)
-            assert told["initial_condition"] == one.initial_condition
-        (known,) = table[table.window == window.window].initial_condition.unique()
-        assert {one.initial_condition for one in window.rollouts} == {known}
+            (known,) = table[table.window == window.window].initial_condition.unique()
+            with h5py.File(one.path) as file:
+                assert told["initial_condition"] == file.attrs["initial_condition"] == known
 
 
 def test_interpolated_data_are_judged_and_written_like_steered_rollouts(steered, tmp_path):
@@ -139,7 +148,7 @@ def test_interpolated_data_are_judged_and_written_like_steered_rollouts(steered,
         mine, other = window.find("data interpolation +1"), window.find("unsteered")
         assert (mine is None) == ("Reynolds_2e3" in window.window)
         if mine is not None:
-            assert mine.role == "data" and (mine.read("velocity_x", 0) == other.read("velocity_x", 0)).all()
+            assert mine.setting.role == "data" and (mine.read("velocity_x", 0) == other.read("velocity_x", 0)).all()
             assert (mine.read("velocity_x", 2) - other.read("velocity_x", 2)).abs().max() > 1e-4, "another context"
 
 

@@ -1,11 +1,13 @@
 """Weights & Biases: an offline run through the real command line, read back from its file."""
 
 import json
+import math
 import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -13,7 +15,6 @@ from helpers.experiments import NETWORK, callback, experiment, weights
 from helpers.paths import ROOT
 from wandb.proto import wandb_internal_pb2
 
-from physteer.analyses.steering.table import read_metrics
 from physteer.cli import main
 from physteer.concepts import Concept
 
@@ -156,11 +157,27 @@ def test_a_steered_run_sends_curves_summary_figures_videos_and_its_concept(tiny_
     history = [items(record.history.item) for record in run if record.HasField("history")]
     curves = [row for row in history if "rollout_step" in row]
     assert [row["rollout_step"] for row in curves] == [1, 2, 3]
-    table = read_metrics(folder)
-    table = table[(table.condition == "a+b drop +0.2") & (table.step == 2)]
-    for metric, field in (("alignment_cosine", "tracer"), ("movement", "velocity_x")):
-        expected = table[(table.metric == metric) & (table.field == field)].value.mean()
-        assert curves[1][f"steer/a+b/blocks.0/drop/+0.2/{metric}/{field}"] == pytest.approx(expected)
+    summary = pd.read_csv(folder / "tables/summary.csv", keep_default_na=False, na_values={"value": ["nan"]}).to_dict(
+        "records"
+    )
+    n_curves = set()
+    for row in summary:  # every curve is the table's
+        value, strength = float(row["value"]), float(row["strength"])
+        if row["role"] == "random" or row["step"] == 0 or math.isnan(strength):
+            continue
+        if row["role"] in ("truth", "unsteered"):
+            start = [row["role"], {0: "", 1: "above", -1: "below"}[strength]]
+        else:
+            start = ["steer", row["direction"], row["site"], row["mode"], f"{strength:+g}"]
+        metric = row["quantity"].removesuffix("_value")
+        metric += "_change" if row["quantity"] in ("enstrophy", "vortex_area") else ""
+        name = "/".join(part for part in (*start, metric, row["field"].replace(" ", "_")) if part)
+        if math.isfinite(value):
+            assert curves[row["step"] - 1][name] == pytest.approx(value, rel=1e-8)
+            n_curves.add(name)
+    sent = {name for curve in curves for name in curve if not name.startswith("_")}  # as W&B's own do
+    assert sent == {*n_curves, "rollout_step", "trainer/global_step"}
+    assert {f"steer/a+b/blocks.0/drop/+0.2/{m}" for m in ("alignment_cosine/tracer", "movement/velocity_x")} <= n_curves
     assert {"unsteered/enstrophy", "truth/enstrophy", "truth/above/enstrophy"} <= curves[0].keys()
     assert not [name for name in curves[0] if "random" in name]
     axes = {record.metric.glob_name: record.metric.step_metric for record in run if record.HasField("metric")}
@@ -169,14 +186,15 @@ def test_a_steered_run_sends_curves_summary_figures_videos_and_its_concept(tiny_
     (media,) = [row for row in history if "summary/path" in row]
     kinds = {name.removesuffix("/_type"): content for name, content in media.items() if name.endswith("/_type")}
     assert kinds["summary"] == "table-file"
-    assert kinds["figures/controls_a+b_drop_blocks.0"] == "image-file"
+    assert kinds["figures/dose_response_a+b_drop_blocks.0"] == "image-file"
     assert [kind for name, kind in kinds.items() if name.startswith("videos/")] == ["video-file"]
     files = next((folder / "wandb").glob("offline-run-*")) / "files"
     told = json.loads((files / media["summary/path"]).read_text())
-    assert told["columns"][:4] == ["direction", "site", "mode", "strength"] and len(told["data"]) > 20
-    (film,) = [content for name, content in media.items() if name.startswith("videos/") and name.endswith("/path")]
+    assert told["columns"] == list(summary[0]) and len(told["data"]) > 20
+    assert "random" not in {row[told["columns"].index("role")] for row in told["data"]}
+    (video,) = [content for name, content in media.items() if name.startswith("videos/") and name.endswith("/path")]
     (written,) = (folder / "videos").iterdir()
-    assert (files / film).read_bytes() == written.read_bytes()
+    assert (files / video).read_bytes() == written.read_bytes()
 
     (concept,) = artifacts(run).values()
     assert (concept.name, concept.type) == ("a_b", "concept")

@@ -16,6 +16,7 @@ from physteer.metrics import (
     dose_response,
     slope,
 )
+from physteer.metrics.statistics import bootstrap_columns, bootstrap_mean_columns
 
 # --- bootstrap
 
@@ -89,6 +90,23 @@ def test_resamples_depend_on_seed_and_initial_conditions_alone():
     assert wide.low < found.low and wide.high > found.high
     shifted = bootstrap_mean(values + 1, names)  # paired with the first
     assert shifted.low - found.low == pytest.approx(1)
+
+
+def test_columns_are_bootstrapped_as_if_alone():
+    rng = np.random.default_rng(5)
+    names = [f"{i % 5}" for i in range(12)]
+    values = rng.normal(size=(12, 6))
+    values[3, 2:] = math.nan  # the columns keep different windows
+    values[:, 5] = math.nan
+    for column, found in enumerate(bootstrap_mean_columns(values, names)):
+        assert repr(found) == repr(bootstrap_mean(values[:, column], names))
+    terms = rng.normal(size=(12, 6, 2)) + 5
+    columns = bootstrap_columns(terms, names, lambda sums: sums[..., 0] / sums[..., 1])
+    for column, found in enumerate(columns):
+        alone = bootstrap_ratio(terms[:, column, 0], terms[:, column, 1], names)
+        assert (found.value, found.low, found.high) == pytest.approx((alone.value, alone.low, alone.high), abs=1e-14)
+    for found in bootstrap_mean_columns(values[:, :5], names, Resampling(resamples=0)):
+        assert math.isfinite(found.value) and math.isnan(found.low) and math.isnan(found.high)
 
 
 def test_what_is_not_finite_is_left_out_and_counted():

@@ -13,6 +13,7 @@ from physteer.errors import PhysteerError
 from physteer.reports.field_slices import shown_fields
 from physteer.reports.rollouts import read_rollouts
 from physteer.reports.video import draw_video, layout, write_frames
+from physteer.reports.videos import write_videos
 
 N_CONTEXT, N_STEPS = 4, 7
 
@@ -117,3 +118,15 @@ def test_a_browser_would_play_it(rollouts, tmp_path):
     words = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-i", str(path)]
     said = subprocess.run(words, capture_output=True, text=True).stderr
     assert "h264 (High)" in said and "yuv420p" in said, said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"fields": ["vortcity"]}, "no field 'vortcity' to draw, only vorticity, tracer, .* mean 'vorticity'"),
+        ({"strengths": [0.3]}, r"no video: steered with were \[-0.4, 0.2, 0.4\], none of \[0.3\]"),
+    ],
+)
+def test_what_cannot_be_shown_is_said(run, words, message):
+    with pytest.raises(PhysteerError, match=message):
+        write_videos(run, n_windows=1, **words)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from physteer.tables import write_rows
+from physteer.tables import read_rows, write_rows
 
 Control = Literal["probe", "shuffled", "random_features", "raw_patch"]
 PERSISTENCE = "persistence"
@@ -65,35 +65,7 @@ def write_probe_tables(run_folder: Path, rows: Sequence[ProbeScore], lens: Seque
         write_rows(run_folder / "tables" / "decoder_lens", LensScore, lens)
 
 
-def probe_text(rows: Sequence[ProbeScore]) -> str:
-    """Return the R² per token as text: per target the best site, and the controls.
-
-    The site is the best one on the first data set; interval and controls are those of the last data set.
-    """
-    token_rows = [row for row in rows if row.resolution == "token"]
-    data = list(dict.fromkeys(row.data for row in token_rows))
-    lines = [
-        f"R² per token; the site is the best one on {'simple flows' if 'full' in data else 'held-out windows'}",
-        f"{'target':<18}{'site':<12}{data[0].replace('_', ' '):>8}{''.join(f'{name:>9}' for name in data[1:])}"
-        f"  {'95 % interval':<17}{'shuffled':>9}{'random':>9}{'patch':>9}",
-    ]
-    for target in dict.fromkeys(row.target for row in token_rows):
-        target_rows = [row for row in token_rows if row.target == target]
-        probes = [row for row in target_rows if (row.data, row.control) == (data[0], "probe")]
-        best = max(probes, key=lambda row: -math.inf if math.isnan(row.r2) else row.r2)
-        last = {(row.control, row.site): row for row in target_rows if row.data == data[-1]}
-        probe = last["probe", best.site]
-        controls = [last["shuffled", best.site], last["random_features", ""], last["raw_patch", ""]]
-        interval = f"[{r2_text(probe.low)}, {r2_text(probe.high)}]"
-        lines.append(
-            f"{target:<18}{best.site:<12}{r2_text(best.r2):>8}{f'{r2_text(probe.r2):>9}' if len(data) > 1 else ''}"
-            f"  {interval:<17}{''.join(f'{r2_text(row.r2):>9}' for row in controls)}"
-        )
-    return "\n".join(lines)
-
-
-def r2_text(value: float) -> str:
-    """Return R² with two digits; values far below 0 are written as ``< −9``."""
-    if math.isnan(value):
-        return "–"
-    return "< −9" if value < -9 else f"{value:+.2f}".replace("-", "−")
+def read_probe_tables(run_folder: Path) -> tuple[list[ProbeScore], list[LensScore]]:
+    """Read what `write_probe_tables` wrote; nothing where there is none."""
+    folder = run_folder / "tables"
+    return read_rows(folder / "probes", ProbeScore), read_rows(folder / "decoder_lens", LensScore)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
 
 from torch import Tensor
 
-from physteer.tensor_files import write_tensors
-
-FORMAT_VERSION = 1
+from physteer.tensor_files import TensorFile
 
 
 @dataclass(frozen=True, eq=False)
-class TrajectoryMaps:
+class TrajectoryMaps(TensorFile):
     """Predictions of the probes of every site, layers × frames × tokens, and the truth."""
+
+    KIND: ClassVar[str] = "probe maps"
+    VERSION: ClassVar[int] = 1
 
     name: str
     """Name of the trajectory."""
@@ -34,10 +35,3 @@ class TrajectoryMaps:
     """[sites, pooled targets, F], of the pooled probes."""
     pooled_truth: Tensor
     """[pooled targets, F]."""
-
-    def save(self, path: Path) -> None:
-        """Write a safetensors file atomically; the names of sites and targets are in its metadata."""
-        tensors = {name: getattr(self, name) for name in ("frames", "prediction", "truth")}
-        tensors |= {name: getattr(self, name) for name in ("pooled_prediction", "pooled_truth")}
-        described = {name: getattr(self, name) for name in ("name", "data", "sites", "targets", "pooled_targets")}
-        write_tensors(path, "probe maps", FORMAT_VERSION, tensors, described)

@@ -1,4 +1,4 @@
-"""What a steered run is judged by: each quantity as terms per window, and how these are pooled over windows."""
+"""What a steered run is judged by: each estimand as terms per window, and how these are pooled over windows."""
 
 from __future__ import annotations
 
@@ -8,31 +8,36 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from physteer.analyses.steering.metric_array import Cube, Floats
-from physteer.analyses.steering.summary_rows import SEVERAL
+from physteer.analyses.steering.metric_array import Floats, MetricArray
+from physteer.analyses.steering.summary_rows import MEAN_OVER_FIELDS
 from physteer.metrics.statistics import (
     Alternative,
     Interval,
     Resampling,
-    bootstrap,
-    bootstrap_mean,
-    bootstrap_ratio,
+    bootstrap_columns,
+    bootstrap_mean_columns,
+    pooled_ratio,
 )
 
 STILL = 0.01
 """A field whose true change is below this share of the largest one's should not move."""
 DOSED = ("enstrophy", "vortex_area")
 """What dose–response is read off."""
+FLOW_METRICS = (
+    *("enstrophy", "vortex_area", "kinetic_energy", "tracer_variance"),
+    *("divergence_rms", "tracer_mass"),
+)
+"""Metrics of the whole flow that are shown as they are."""
 PERCENTILES = ("natural_percentile", "residual_percentile")
 """How unnatural activations are, per site; 50 is usual."""
 _ERRORS = ("error_steered", "error_unsteered")
 
-Pool = Callable[[Floats, Sequence[str], Resampling], Interval]
-"""Of terms [windows, k] and the windows' initial conditions."""
+Pool = Callable[[Floats, Sequence[str], Resampling], list[Interval]]
+"""Of terms [windows, columns, k] and the windows' initial conditions; an interval per column."""
 
 
 @dataclass(frozen=True, eq=False)
-class Quantity:
+class Estimand:
     """One thing measured."""
 
     name: str
@@ -43,90 +48,108 @@ class Quantity:
     alternative: Alternative | None = None
     """Which side is evidence for the concept; None: not compared with random directions."""
 
-    def measure(self, cube: Cube, condition: int, step: int, resampling: Resampling) -> Interval:
-        """Pool over windows for one condition and step, by their indices."""
-        return self.pool(self.terms[condition, :, step], cube.initial_conditions, resampling)
+    def measure(self, array: MetricArray, condition: int, resampling: Resampling) -> list[Interval]:
+        """Pool over windows for one condition, by its index; an interval per step."""
+        return self.pool(self.terms[condition], array.initial_conditions, resampling)
 
 
-def mean(terms: Floats, initial_conditions: Sequence[str], resampling: Resampling) -> Interval:
-    """Average terms [windows, 1] over initial conditions."""
-    return bootstrap_mean(terms[:, 0], initial_conditions, resampling)
+def mean(terms: Floats, initial_conditions: Sequence[str], resampling: Resampling) -> list[Interval]:
+    """Average terms [windows, columns, 1] over initial conditions."""
+    return bootstrap_mean_columns(terms[..., 0], initial_conditions, resampling)
 
 
-def ratio(terms: Floats, initial_conditions: Sequence[str], resampling: Resampling) -> Interval:
-    """Divide sums over windows, terms [windows, 2]."""
-    return bootstrap_ratio(terms[:, 0], terms[:, 1], initial_conditions, resampling)
+def ratio(terms: Floats, initial_conditions: Sequence[str], resampling: Resampling) -> list[Interval]:
+    """Divide sums over windows, terms [windows, columns, 2]."""
+    return bootstrap_columns(terms, initial_conditions, pooled_ratio, resampling)
 
 
-def recovery(terms: Floats, initial_conditions: Sequence[str], resampling: Resampling) -> Interval:
-    """Return the mean over fields of 1 − Σ steered / Σ unsteered, terms [windows, 2 · fields]."""
-    return bootstrap(terms, initial_conditions, _mean_recovery, resampling)
+def recovery(terms: Floats, initial_conditions: Sequence[str], resampling: Resampling) -> list[Interval]:
+    """Return the mean over fields of 1 − Σ steered / Σ unsteered, terms [windows, columns, 2 · fields]."""
+    return bootstrap_columns(terms, initial_conditions, _mean_recovery, resampling)
 
 
-def still_fields(cube: Cube) -> tuple[str, ...]:
+def still_fields(array: MetricArray) -> tuple[str, ...]:
     """List the fields that the parameter does not change: the velocity, where only the diffusivity differs."""
     changes = {}
-    targets = [i for i in (cube.truth(1), cube.truth(-1)) if i is not None]
-    for field in cube.fields("vrmse"):
-        values = cube.get("vrmse", field)[targets]
+    targets = [i for i in (array.truth(1), array.truth(-1)) if i is not None]
+    for field in array.fields("vrmse"):
+        values = array.get("vrmse", field)[targets]
         values = values[np.isfinite(values)]
         changes[field] = math.sqrt(float((values**2).mean())) if len(values) else math.nan
     largest = max((value for value in changes.values() if math.isfinite(value)), default=0.0)
     return tuple(field for field, value in changes.items() if value < STILL * largest)
 
 
-def effects(cube: Cube) -> list[Quantity]:
+def effects(array: MetricArray) -> list[Estimand]:
     """List what steering is for: these are compared with random directions."""
-    still = still_fields(cube)
-    aligned = [field for field in cube.fields("alignment_cosine") if field not in still]
-    found = []
+    still = still_fields(array)
+    aligned = [field for field in array.fields("alignment_cosine") if field not in still]
+    estimands = []
     for metric in ("alignment_cosine", "alignment_gain"):
-        columns = {field: cube.get(metric, field) for field in aligned}
-        if len(aligned) > 1:
-            columns = {SEVERAL: np.mean(list(columns.values()), axis=0)} | columns
-        found += [Quantity(metric, field, values[..., None], mean, "greater") for field, values in columns.items()]
-    pairs = {f: np.stack([cube.get(name, f) for name in _ERRORS], -1) for f in cube.fields(_ERRORS[0]) if f in aligned}
+        columns = _with_mean({field: array.get(metric, field) for field in aligned})
+        estimands += [Estimand(metric, field, values[..., None], mean, "greater") for field, values in columns.items()]
+    pairs = {
+        f: np.stack([array.get(name, f) for name in _ERRORS], -1) for f in array.fields(_ERRORS[0]) if f in aligned
+    }
     if len(pairs) > 1:
-        pairs = {SEVERAL: np.concatenate(list(pairs.values()), -1)} | pairs
-    found += [Quantity("recovery", field, terms, recovery, "greater") for field, terms in pairs.items()]
+        pairs = {MEAN_OVER_FIELDS: np.concatenate(list(pairs.values()), -1)} | pairs
+    estimands += [Estimand("recovery", field, terms, recovery, "greater") for field, terms in pairs.items()]
     for field in still:
-        found.append(Quantity("null_movement", field, _movement(cube, field)[..., None], mean, "less"))
-    return [*found, *_flow_changes(cube)]
+        estimands.append(Estimand("null_movement", field, _movement(array, field)[..., None], mean, "less"))
+    return [*estimands, *_flow_changes(array)]
 
 
-def departures(cube: Cube) -> list[Quantity]:
+def departures(array: MetricArray) -> list[Estimand]:
     """List what erasing is judged by: how far rollouts move, against random erasers, and the damage.
 
     A quantity that the model uses is one whose erasure moves rollouts farther than that of random directions.
     """
-    columns = {field: cube.get("movement", field) for field in cube.fields("movement")}
-    if len(columns) > 1:
-        columns = {SEVERAL: np.mean(list(columns.values()), axis=0)} | columns
-    found = [Quantity("movement", field, values[..., None], mean, "greater") for field, values in columns.items()]
-    errors, *others = damage(cube)
-    return [*found, replace(errors, alternative="greater"), *_flow_changes(cube), *others]
+    errors, *others = damage(array)
+    moved = [replace(estimand, alternative="greater") for estimand in movements(array)]
+    return [*moved, replace(errors, alternative="greater"), *_flow_changes(array), *others]
 
 
-def damage(cube: Cube) -> list[Quantity]:
+def movements(array: MetricArray) -> list[Estimand]:
+    """List how far rollouts move from the unsteered ones, by field."""
+    columns = _with_mean({field: array.get("movement", field) for field in array.fields("movement")})
+    return [Estimand("movement", field, values[..., None], mean) for field, values in columns.items()]
+
+
+def flow_values(array: MetricArray) -> list[Estimand]:
+    """List the metrics themselves, compared with nothing."""
+    known = [(metric, "", array.get(metric)) for metric in FLOW_METRICS if metric in {name for name, _ in array.values}]
+    errors = _with_mean({field: array.get("vrmse", field) for field in array.fields("vrmse")})
+    known += [("vrmse", field, values) for field, values in errors.items()]
+    return [Estimand(f"{metric}_value", field, values[..., None], mean) for metric, field, values in known]
+
+
+def damage(array: MetricArray) -> list[Estimand]:
     """List what steering should leave alone, the errors first."""
-    scored = cube.fields("vrmse")
-    error = np.mean([cube.get("vrmse", field) for field in scored], axis=0) if scored else cube.get("vrmse")
-    against = {"vrmse_ratio": error, "divergence_ratio": cube.get("divergence_rms")}
+    scored = array.fields("vrmse")
+    error = np.mean([array.get("vrmse", field) for field in scored], axis=0) if scored else array.get("vrmse")
+    against = {"vrmse_ratio": error, "divergence_ratio": array.get("divergence_rms")}
     return [
-        *(Quantity(name, "", _beside(values, cube.unsteered), ratio) for name, values in against.items()),
-        Quantity("tracer_drift", "", _drift(cube)[..., None], mean),
-        Quantity("spectrum_distance", "", cube.get("spectrum_distance")[..., None], mean),
+        *(Estimand(name, "", _beside(values, array.unsteered), ratio) for name, values in against.items()),
+        Estimand("tracer_drift", "", _drift(array)[..., None], mean),
+        Estimand("spectrum_distance", "", array.get("spectrum_distance")[..., None], mean),
         *(
-            Quantity(name, site, cube.get(name, site)[..., None], mean)
+            Estimand(name, site, array.get(name, site)[..., None], mean)
             for name in PERCENTILES
-            for site in cube.fields(name)
+            for site in array.fields(name)
         ),
     ]
 
 
-def _flow_changes(cube: Cube) -> list[Quantity]:
+def _with_mean(columns: dict[str, Floats]) -> dict[str, Floats]:
+    """Put the mean over fields first, where there are several."""
+    if len(columns) < 2:
+        return columns
+    return {MEAN_OVER_FIELDS: np.mean(list(columns.values()), axis=0)} | columns
+
+
+def _flow_changes(array: MetricArray) -> list[Estimand]:
     return [
-        Quantity(metric, "", change(cube, metric, cube.unsteered)[..., None], mean, "two-sided") for metric in DOSED
+        Estimand(metric, "", change(array, metric, array.unsteered)[..., None], mean, "two-sided") for metric in DOSED
     ]
 
 
@@ -135,36 +158,36 @@ def _beside(values: Floats, reference: int) -> Floats:
     return np.stack(np.broadcast_arrays(values, values[reference]), -1)
 
 
-def change(cube: Cube, metric: str, reference: int) -> Floats:
+def change(array: MetricArray, metric: str, reference: int) -> Floats:
     """Compare every condition with one, by index: relatively, or by difference for shares, which may be 0."""
-    values = cube.get(metric)
+    values = array.get(metric)
     with np.errstate(divide="ignore", invalid="ignore"):
         if metric == "vortex_area":
             return np.asarray(values - values[reference])
         return np.asarray(values / values[reference] - 1)
 
 
-def _movement(cube: Cube, field: str) -> Floats:
+def _movement(array: MetricArray, field: str) -> Floats:
     """Return how far steering moves a field, in units of its spread: [conditions, windows, steps].
 
     Where the table does not say, gain/cosine = ‖Δŷ‖/‖Δy‖ does, times the spread-relative size of the true change.
     """
-    if ("movement", field) in cube.values:
-        return cube.get("movement", field)
+    if ("movement", field) in array.values:
+        return array.get("movement", field)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.abs(cube.get("alignment_gain", field) / cube.get("alignment_cosine", field))
+        size = np.abs(array.get("alignment_gain", field) / array.get("alignment_cosine", field))
     for sign in (1, -1):
-        target = cube.truth(sign)
-        rows = [i for i, one in enumerate(cube.conditions) if np.sign(one.strength) == sign and one.role != "truth"]
-        ratio[rows] = np.nan if target is None else ratio[rows] * cube.get("vrmse", field)[target]
-    return ratio
+        target = array.truth(sign)
+        rows = [i for i, key in enumerate(array.conditions) if np.sign(key.strength) == sign and key.role != "truth"]
+        size[rows] = np.nan if target is None else size[rows] * array.get("vrmse", field)[target]
+    return size
 
 
-def _drift(cube: Cube) -> Floats:
-    truth = cube.truth(0)
+def _drift(array: MetricArray) -> Floats:
+    truth = array.truth(0)
     if truth is None:
-        return np.full_like(cube.get("tracer_mass"), np.nan)
-    mass, spread = cube.get("tracer_mass"), np.sqrt(cube.get("tracer_variance")[truth])
+        return np.full_like(array.get("tracer_mass"), np.nan)
+    mass, spread = array.get("tracer_mass"), np.sqrt(array.get("tracer_variance")[truth])
     return np.asarray(np.abs(mass - mass[truth]) / spread)
 
 

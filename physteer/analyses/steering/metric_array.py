@@ -9,31 +9,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from physteer.analyses.steering.table import ConditionKey
 from physteer.errors import PhysteerError
 
 Floats = NDArray[np.float64]
 
-_WHO = ["condition", "role", "direction", "strength", "mode", "site"]
+_KEY_COLUMNS = ["condition", "role", "direction", "strength", "mode", "site"]
 _BLOW_UP = "blow_up_step"
 
 
-@dataclass(frozen=True, order=True)
-class Tried:
-    """One condition of a run."""
-
-    role: str
-    direction: str
-    site: str
-    mode: str
-    strength: float
-    condition: str
-
-
 @dataclass(frozen=True, eq=False)
-class Cube:
+class MetricArray:
     """Values of a run, by metric and field. What follows a blow-up is NaN, and so is all that is compared with it."""
 
-    conditions: tuple[Tried, ...]
+    conditions: tuple[ConditionKey, ...]
     windows: tuple[str, ...]
     initial_conditions: tuple[str, ...]
     """Of each window."""
@@ -63,74 +52,68 @@ class Cube:
         Raises:
             PhysteerError: the table has none, or several.
         """
-        found = self.of_role("unsteered")
-        if len(found) != 1:
-            names = ", ".join(self.conditions[i].condition for i in found) or "none"
+        indices = self.of_role("unsteered")
+        if len(indices) != 1:
+            names = ", ".join(self.conditions[i].condition for i in indices) or "none"
             raise PhysteerError(f"a table of metrics needs one unsteered condition to compare with; it has {names}")
-        return found[0]
+        return indices[0]
 
     def truth(self, sign: int) -> int | None:
         """Return the index of the truth at the window's own parameters (sign 0) or at those for ±α; None without."""
-        found = [i for i in self.of_role("truth") if np.sign(self.conditions[i].strength) == sign]
-        return found[0] if found else None
+        indices = [i for i in self.of_role("truth") if np.sign(self.conditions[i].strength) == sign]
+        return indices[0] if indices else None
 
 
-def step_choice(table: pd.DataFrame) -> tuple[int, ...]:
-    """Choose the first, the middle and the last step of a table."""
-    last = int(table["step"].max()) if len(table) else 0
-    return tuple(sorted({1, (last + 1) // 2, last})) if last else ()
-
-
-def make_cube(table: pd.DataFrame, steps: Sequence[int] | None = None, metrics: Sequence[str] | None = None) -> Cube:
+def metric_array(table: pd.DataFrame, steps: Sequence[int] | None = None) -> MetricArray:
     """Arrange a checked table.
 
     Args:
         table: from `read_metrics`.
         steps: which steps to keep; all when None.
-        metrics: which metrics to keep; all when None.
+
+    Raises:
+        PhysteerError: the table contradicts itself.
     """
-    who = table[_WHO].drop_duplicates()
-    twice = who["condition"].duplicated()
+    keys = table[_KEY_COLUMNS].drop_duplicates()
+    twice = keys["condition"].duplicated()
     if twice.any():
-        name = who["condition"][twice].iloc[0]
+        name = keys["condition"][twice].iloc[0]
         raise PhysteerError(f"a table of metrics tells two things of the condition {name!r}")
-    conditions = tuple(sorted(Tried(**{str(k): v for k, v in row.items()}) for row in who.to_dict("records")))
+    conditions = tuple(sorted(ConditionKey(**{str(k): v for k, v in row.items()}) for row in keys.to_dict("records")))
     starts = table[["window", "initial_condition"]].drop_duplicates().sort_values("window")
     windows = tuple(starts["window"])
     if len(set(windows)) < len(windows):
         raise PhysteerError("a table of metrics gives one window two initial conditions")
-    c = pd.Index([one.condition for one in conditions]).get_indexer(table["condition"])
+    c = pd.Index([key.condition for key in conditions]).get_indexer(table["condition"])
     w = pd.Index(windows).get_indexer(table["window"])
     blow_ups = np.full((len(conditions), len(windows)), np.inf)
     blown = (table["metric"] == _BLOW_UP).to_numpy()
     np.minimum.at(blow_ups, (c[blown], w[blown]), np.nan_to_num(table["value"].to_numpy()[blown], nan=np.inf))
 
-    chosen = tuple(steps) if steps is not None else tuple(sorted(set(table["step"].tolist())))
-    s = pd.Index(chosen).get_indexer(table["step"])
+    kept_steps = tuple(steps) if steps is not None else tuple(sorted(set(table["step"].tolist())))
+    s = pd.Index(kept_steps).get_indexer(table["step"])
     kept = (s >= 0) & ~blown
-    if metrics is not None:
-        kept &= table["metric"].isin(list(metrics)).to_numpy()
-    shape = (len(conditions), len(windows), len(chosen))
+    shape = (len(conditions), len(windows), len(kept_steps))
     values = {}
     value = table["value"].to_numpy()
     for (metric, field), rows in table[kept].groupby(["metric", "field"], sort=True).indices.items():
         at = np.flatnonzero(kept)[rows]
-        array = np.full(shape, np.nan)
-        array[c[at], w[at], s[at]] = value[at]
-        values[str(metric), str(field)] = array
-    cube = Cube(conditions, windows, tuple(starts["initial_condition"]), chosen, values, blow_ups)
-    _mask_blow_ups(cube)
-    return cube
+        measured = np.full(shape, np.nan)
+        measured[c[at], w[at], s[at]] = value[at]
+        values[str(metric), str(field)] = measured
+    result = MetricArray(conditions, windows, tuple(starts["initial_condition"]), kept_steps, values, blow_ups)
+    _mask_blow_ups(result)
+    return result
 
 
-def _mask_blow_ups(cube: Cube) -> None:
+def _mask_blow_ups(array: MetricArray) -> None:
     """Set to NaN what is after a blow-up of the rollout itself or of the unsteered one it is compared with."""
-    first = cube.blow_ups
-    reference = cube.of_role("unsteered")
+    first = array.blow_ups
+    reference = array.of_role("unsteered")
     if reference:
         first = np.minimum(first, first[reference].min(0))
     first = first.copy()
-    first[cube.of_role("truth")] = np.inf
-    gone = np.array(cube.steps)[None, None, :] >= first[:, :, None]
-    for array in cube.values.values():
-        array[gone] = np.nan
+    first[array.of_role("truth")] = np.inf
+    gone = np.array(array.steps)[None, None, :] >= first[:, :, None]
+    for values in array.values.values():
+        values[gone] = np.nan

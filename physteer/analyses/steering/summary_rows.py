@@ -1,12 +1,12 @@
 """The numbers a summary consists of, and their file.
 
-Quantities:
+Estimands, each at every rollout step:
 
 * ``alignment_cosine``: cosine of ŷ_steered − ŷ_unsteered with y(θ') − y(θ)
 * ``alignment_gain``: share of y(θ') − y(θ) that is in ŷ_steered − ŷ_unsteered
 * ``recovery``: 1 − Σ error_steered / Σ error_unsteered against y(θ'), pooled over windows
 * ``null_movement``: RMS of ŷ_steered − ŷ_unsteered over the field's spread, of a field that should not move
-* ``movement``: RMS of ŷ_erased − ŷ_unsteered over the field's spread, of what erasing moves
+* ``movement``: the same of every field, and of ŷ_erased − ŷ_unsteered
 * ``enstrophy``: change against unsteered, relative
 * ``vortex_area``: change against unsteered, in shares of the cells
 * ``enstrophy_truth``: the change from y(θ) to y(θ'), relative
@@ -22,37 +22,46 @@ Quantities:
 * ``natural_percentile``: distance from natural activations in their main directions, among held-out natural
   ones, %
 * ``residual_percentile``: the same outside their main directions, %
+* ``enstrophy_value``, ``vortex_area_value``, ``kinetic_energy_value``, ``tracer_variance_value``,
+  ``divergence_rms_value``, ``tracer_mass_value`` and ``vrmse_value``: the metric itself, of truths and the unsteered
+  rollouts too
+
+and for the whole rollout, at step 0:
+
 * ``blow_ups``: rollouts that blew up though the unsteered one of their window did not
 * ``already_diverged``: windows whose unsteered rollout blew up; nothing after that is compared
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from physteer.analyses.steering.table import Setting
+from physteer.metrics.statistics import Interval
 from physteer.tables import read_rows, write_rows
 
-SEVERAL = "mean over fields"
-"""The field of findings that average the fields which truly change."""
+MEAN_OVER_FIELDS = "mean over fields"
+"""The field of rows that average the fields which truly change."""
 
 
 @dataclass(frozen=True)
-class Finding:
+class SummaryRow:
     """One number about one setting."""
 
     direction: str
     site: str
     mode: str
     strength: float
-    """α; NaN for what is about all strengths together."""
+    """α; NaN for what is about all strengths together; of a truth at other parameters the sign of the α it answers."""
     role: str
-    """``concept`` (of erasers too), or ``shuffled`` or ``data``; ``unsteered`` for the damage that is there without."""
+    """As of a `MetricRow`. Of ``random`` directions there is the value alone."""
     quantity: str
-    """One of those listed above."""
+    """The name of an estimand listed above."""
     field: str
-    """Empty for the whole flow, `SEVERAL` for the mean over fields (that truly change); the site of percentiles."""
+    """Empty for the whole flow, `MEAN_OVER_FIELDS` for the mean over fields; the site of percentiles."""
     step: int
     """0 for the whole rollout."""
     value: float
@@ -68,16 +77,54 @@ class Finding:
     """Random directions at the same sites, mode and α."""
 
     @property
-    def setting(self) -> tuple[str, str, str, float]:
-        """Direction, site, mode and strength."""
-        return self.direction, self.site, self.mode, self.strength
+    def setting(self) -> Setting:
+        """What was done to the model, and as what it is judged."""
+        return Setting(self.role, self.direction, self.site, self.mode, self.strength)
 
 
-def write_summary(run_folder: Path, findings: Sequence[Finding]) -> Path:
+def summary_row(
+    setting: Setting, quantity: str, field: str, step: int, interval: Interval, n_windows: int
+) -> SummaryRow:
+    """Return an interval as a row, not compared with controls."""
+    return SummaryRow(
+        direction=setting.direction,
+        site=setting.site,
+        mode=setting.mode,
+        strength=setting.strength,
+        role=setting.role,
+        quantity=quantity,
+        field=field,
+        step=step,
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        windows=n_windows - interval.left_out,
+        initial_conditions=interval.initial_conditions,
+        p=math.nan,
+        controls=0,
+    )
+
+
+def reported_steps(rows: Sequence[SummaryRow]) -> tuple[int, ...]:
+    """Return the steps that tables and texts show: the first, the middle and the last."""
+    return first_middle_last(max((row.step for row in rows), default=0))
+
+
+def first_middle_last(n_steps: int) -> tuple[int, ...]:
+    """Return the first, the middle and the last of some steps that count from 1."""
+    return tuple(sorted({1, (n_steps + 1) // 2, n_steps})) if n_steps else ()
+
+
+def strengths_equal(a: float, b: float) -> bool:
+    """Whether two strengths are one, up to round-off."""
+    return math.isclose(a, b, rel_tol=1e-6)
+
+
+def write_summary(run_folder: Path, rows: Sequence[SummaryRow]) -> Path:
     """Write ``tables/summary.parquet`` and ``.csv``; return the first."""
-    return write_rows(run_folder / "tables" / "summary", Finding, findings)
+    return write_rows(run_folder / "tables" / "summary", SummaryRow, rows)
 
 
-def read_summary(run_folder: Path) -> list[Finding]:
+def read_summary(run_folder: Path) -> list[SummaryRow]:
     """Read what `write_summary` wrote; nothing where there is none."""
-    return read_rows(run_folder / "tables" / "summary", Finding)
+    return read_rows(run_folder / "tables" / "summary", SummaryRow)

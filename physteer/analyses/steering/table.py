@@ -23,6 +23,52 @@ ROLES = ("truth", "unsteered", "concept", "random", "shuffled", "data")
 """What a condition is there for. ``truth`` is no rollout of the model: the stored or simulated answer."""
 
 
+@dataclass(frozen=True, order=True)
+class Series:
+    """Conditions that differ in strength alone: one dose–response curve."""
+
+    direction: str = ""
+    mode: str = ""
+    site: str = ""
+
+    def __str__(self) -> str:
+        return " · ".join(part for part in (self.direction, self.mode, self.site) if part)
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What was done to the model, and as what it is judged."""
+
+    role: str
+    """One of `ROLES`."""
+    direction: str = ""
+    site: str = ""
+    mode: str = ""
+    strength: float = 0.0
+    """α, signed."""
+
+    @property
+    def series(self) -> Series:
+        """The curve over strengths that the setting is on."""
+        return Series(self.direction, self.mode, self.site)
+
+    def has_control(self, random: Setting) -> bool:
+        """Whether a random direction is one of this setting's controls, at whatever strength.
+
+        It is where both are at the same sites and in the same mode, unless it was made like another concept.
+        """
+        _, like, concept = random.direction.partition(" like ")
+        same = (random.role, random.site, random.mode) == ("random", self.site, self.mode)
+        return same and (not like or concept == self.direction)
+
+
+@dataclass(frozen=True, order=True)
+class ConditionKey(Setting):
+    """A setting with its name, unique within a run."""
+
+    condition: str = ""
+
+
 @dataclass(frozen=True, slots=True)  # slots: a large run has a million of them
 class MetricRow:
     """One value of one metric."""
@@ -80,8 +126,8 @@ def check_metrics(table: pd.DataFrame) -> pd.DataFrame:
     missing = [name for name in COLUMNS if name not in table.columns]
     unknown = [str(name) for name in table.columns if name not in COLUMNS]
     if missing or unknown:
-        found = [f"no column {name!r}" for name in missing] + [f"an unknown column {name!r}" for name in unknown]
-        raise PhysteerError(f"a table of metrics has {', '.join(found)}; its columns are {', '.join(COLUMNS)}")
+        wrong = [f"no column {name!r}" for name in missing] + [f"an unknown column {name!r}" for name in unknown]
+        raise PhysteerError(f"a table of metrics has {', '.join(wrong)}; its columns are {', '.join(COLUMNS)}")
     checked = {}
     for name in COLUMNS:
         column = table[name]
@@ -105,9 +151,9 @@ def check_metrics(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_values(table: pd.DataFrame) -> None:
-    strange = sorted(set(table["role"]) - set(ROLES))
-    if strange:
-        raise PhysteerError(f"a table of metrics has the role {strange[0]!r}; roles are {', '.join(ROLES)}")
+    unknown_roles = sorted(set(table["role"]) - set(ROLES))
+    if unknown_roles:
+        raise PhysteerError(f"a table of metrics has the role {unknown_roles[0]!r}; roles are {', '.join(ROLES)}")
     if len(table) and table["step"].min() < 1:
         raise PhysteerError(f"a table of metrics has step {table['step'].min()}; steps count from 1")
     twice = table.duplicated(list(KEY))
@@ -129,6 +175,14 @@ def write_metrics(run_folder: Path | str, table: pd.DataFrame) -> Path:
         PhysteerError: the table is not as `check_metrics` wants it, or cannot be written.
     """
     return _write(metrics_file(run_folder), [check_metrics(table)])
+
+
+def write_metrics_of(run_folder: Path | str, tables: Iterable[pd.DataFrame]) -> Path:
+    """Write the tables of several windows one after the other, as `write_metrics` writes one; return the path.
+
+    Only one table is in memory at a time.
+    """
+    return _write(metrics_file(run_folder), map(check_metrics, tables))
 
 
 def write_part(run_folder: Path | str, window: str, table: pd.DataFrame) -> Path:

@@ -6,9 +6,15 @@ import pytest
 from helpers.synthetic_tables import FIELDS, N_STEPS, erased, synthetic
 
 from physteer.analyses.steering.estimands import still_fields
-from physteer.analyses.steering.metric_array import make_cube, step_choice
+from physteer.analyses.steering.metric_array import metric_array
 from physteer.analyses.steering.summary import summarise
-from physteer.analyses.steering.summary_rows import SEVERAL, read_summary, write_summary
+from physteer.analyses.steering.summary_rows import (
+    MEAN_OVER_FIELDS,
+    first_middle_last,
+    read_summary,
+    reported_steps,
+    write_summary,
+)
 from physteer.analyses.steering.table import COLUMNS, MetricRow, metrics_table, read_metrics, write_metrics
 from physteer.errors import PhysteerError
 from physteer.reports.summary_text import summary_text
@@ -20,17 +26,17 @@ def table():
 
 
 @pytest.fixture(scope="module")
-def findings(table):
+def rows(table):
     return summarise(table)
 
 
-def at(findings, quantity, strength=0.4, field=SEVERAL, step=1, role="concept"):
-    (found,) = [
-        f
-        for f in findings
-        if (f.quantity, f.field, f.step, f.role) == (quantity, field, step, role) and f.strength == strength
+def at(rows, quantity, strength=0.4, field=MEAN_OVER_FIELDS, step=1, role="concept"):
+    (row,) = [
+        row
+        for row in rows
+        if (row.quantity, row.field, row.step, row.role) == (quantity, field, step, role) and row.strength == strength
     ]
-    return found
+    return row
 
 
 class TestTable:
@@ -80,15 +86,15 @@ class TestTable:
             read_metrics(tmp_path)
 
 
-class TestCube:
+class TestMetricArray:
     def test_holds_every_value(self, table):
-        cube = make_cube(table)
-        assert cube.steps == tuple(range(1, N_STEPS + 1)) and len(cube.windows) == 10
+        array = metric_array(table)
+        assert array.steps == tuple(range(1, N_STEPS + 1)) and len(array.windows) == 10
         row = table.iloc[777]
-        i = [one.condition for one in cube.conditions].index(row["condition"])
-        place = (i, cube.windows.index(row["window"]), row["step"] - 1)
-        assert cube.get(row["metric"], row["field"])[place] == row["value"]
-        assert sum(np.isfinite(values).sum() for values in cube.values.values()) == len(table)
+        i = [key.condition for key in array.conditions].index(row["condition"])
+        place = (i, array.windows.index(row["window"]), row["step"] - 1)
+        assert array.get(row["metric"], row["field"])[place] == row["value"]
+        assert sum(np.isfinite(values).sum() for values in array.values.values()) == len(table)
 
     def test_what_follows_a_blow_up_is_left_out(self, table):
         rows = [
@@ -99,26 +105,26 @@ class TestCube:
         for window, condition, step in rows:
             like = table[(table["window"] == window) & (table["condition"] == condition) & (table["step"] == step)]
             new.append(like.head(1).assign(metric="blow_up_step", field="", value=float(step)))
-        cube = make_cube(pd.concat([table, *new], ignore_index=True))
-        names = [one.condition for one in cube.conditions]
-        enstrophy, a, b = cube.get("enstrophy"), cube.windows.index("w0_0"), cube.windows.index("w1_1")
+        array = metric_array(pd.concat([table, *new], ignore_index=True))
+        names = [key.condition for key in array.conditions]
+        enstrophy, a, b = array.get("enstrophy"), array.windows.index("w0_0"), array.windows.index("w1_1")
         steered, other, truth = (
             names.index(n) for n in ("vortex drop +0.4 blocks.0", "vortex drop +0.2 blocks.0", "truth")
         )
         assert np.isfinite(enstrophy[steered, a, :2]).all() and np.isnan(enstrophy[steered, a, 2:]).all()
         assert np.isfinite(enstrophy[other, a]).all()
         assert np.isnan(enstrophy[other, b, 1:]).all() and np.isfinite(enstrophy[truth, b]).all()
-        findings = summarise(pd.concat([table, *new], ignore_index=True))
-        assert at(findings, "blow_ups", field="", step=0).value == 1
-        assert at(findings, "blow_ups", strength=0.2, field="", step=0).value == 0
-        assert {f.value for f in findings if f.quantity == "already_diverged"} == {1}
-        assert at(findings, "recovery", step=1).windows == 10
-        assert at(findings, "recovery", step=6).windows == 8
-        assert "In 1 window the unsteered rollout itself blew up" in summary_text(findings)
+        rows = summarise(pd.concat([table, *new], ignore_index=True))
+        assert at(rows, "blow_ups", field="", step=0).value == 1
+        assert at(rows, "blow_ups", strength=0.2, field="", step=0).value == 0
+        assert {f.value for f in rows if f.quantity == "already_diverged"} == {1}
+        assert at(rows, "recovery", step=1).windows == 10
+        assert at(rows, "recovery", step=6).windows == 8
+        assert "In 1 window the unsteered rollout itself blew up" in summary_text(rows)
 
-    def test_steps_are_first_middle_last(self, table):
-        assert step_choice(table) == (1, 3, 6)
-        assert step_choice(table[table["step"] == 1]) == (1,)
+    def test_reported_steps_are_first_middle_last(self, rows):
+        assert reported_steps(rows) == (1, 3, 6) and reported_steps([]) == ()
+        assert [first_middle_last(n) for n in (1, 2, 12)] == [(1,), (1, 2), (1, 6, 12)]
 
     def test_without_unsteered_rollouts_there_is_nothing_to_compare_with(self, table):
         with pytest.raises(PhysteerError, match="one unsteered condition to compare with; it has none"):
@@ -126,66 +132,66 @@ class TestCube:
 
 
 class TestSummary:
-    def test_a_concept_that_aligns_is_told_from_random_directions(self, findings):
-        found = at(findings, "alignment_cosine")
+    def test_a_concept_that_aligns_is_told_from_random_directions(self, rows):
+        found = at(rows, "alignment_cosine")
         assert found.value == pytest.approx(0.6, abs=0.03) and found.low < found.value < found.high
         assert (found.controls, found.windows, found.initial_conditions) == (19, 10, 5)
         assert found.p == 1 / 20
 
     def test_one_that_does_not_is_not(self):
-        findings = summarise(synthetic(cosine=0.0, strengths=(0.4,)))
-        assert at(findings, "alignment_cosine").p > 0.05
-        assert "*" not in summary_text(findings).split("shuffled")[0].replace("*:", "")
+        rows = summarise(synthetic(cosine=0.0, strengths=(0.4,)))
+        assert at(rows, "alignment_cosine").p > 0.05
+        assert "*" not in summary_text(rows).split("shuffled")[0].replace("*:", "")
 
-    def test_recovery_is_pooled_over_windows_not_a_mean_of_ratios(self, table, findings):
+    def test_recovery_is_pooled_over_windows_not_a_mean_of_ratios(self, table, rows):
         mine = table[(table["condition"] == "vortex drop +0.4 blocks.0") & (table["step"] == 6)]
         sums = mine[mine["metric"].str.startswith("error")].groupby(["field", "metric"])["value"].sum().unstack()
         per_field = 1 - sums["error_steered"] / sums["error_unsteered"]
         for field in FIELDS:
-            assert at(findings, "recovery", field=field, step=6).value == pytest.approx(per_field[field])
-        assert at(findings, "recovery", step=6).value == pytest.approx(per_field.mean())
+            assert at(rows, "recovery", field=field, step=6).value == pytest.approx(per_field[field])
+        assert at(rows, "recovery", step=6).value == pytest.approx(per_field.mean())
 
-    def test_changes_are_against_the_same_window(self, findings, table):
+    def test_changes_are_against_the_same_window(self, rows, table):
         step = table[table["step"] == 6]
         values = step[step["metric"] == "enstrophy"].pivot(index="window", columns="condition", values="value")
         change = (values["vortex drop +0.4 blocks.0"] / values["unsteered"] - 1).mean()
-        found = at(findings, "enstrophy", field="", step=6)
+        found = at(rows, "enstrophy", field="", step=6)
         assert found.value == pytest.approx(change) and 0.15 < change < 0.25
-        assert at(findings, "enstrophy_truth", field="", step=6).value == pytest.approx(0.6, abs=0.05)
-        assert at(findings, "enstrophy_truth", strength=-0.4, field="", step=6).value < -0.5
+        assert at(rows, "enstrophy_truth", field="", step=6).value == pytest.approx(0.6, abs=0.05)
+        assert at(rows, "enstrophy_truth", strength=-0.4, field="", step=6).value < -0.5
 
-    def test_dose_response(self, findings):
-        (slope,) = [f for f in findings if f.quantity == "enstrophy_slope" and f.step == 6 and f.role == "concept"]
+    def test_dose_response(self, rows):
+        (slope,) = [f for f in rows if f.quantity == "enstrophy_slope" and f.step == 6 and f.role == "concept"]
         assert slope.value == pytest.approx(0.5, abs=0.05) and np.isnan(slope.strength) and slope.controls == 19
-        (share,) = [f for f in findings if f.quantity == "enstrophy_monotone" and f.step == 6 and f.role == "concept"]
+        (share,) = [f for f in rows if f.quantity == "enstrophy_monotone" and f.step == 6 and f.role == "concept"]
         assert share.value == 1
 
-    def test_damage(self, findings):
-        assert at(findings, "vrmse_ratio", field="").value == pytest.approx(1.4)
-        assert at(findings, "divergence_ratio", strength=0.2, field="").value == pytest.approx(1.2)
-        assert at(findings, "tracer_drift", field="", step=6).value == pytest.approx(0.001 * 6 * 1.4 / 0.5)
-        assert at(
-            findings, "spectrum_distance", strength=0.0, field="", step=6, role="unsteered"
-        ).value == pytest.approx(0.6)
+    def test_damage(self, rows):
+        assert at(rows, "vrmse_ratio", field="").value == pytest.approx(1.4)
+        assert at(rows, "divergence_ratio", strength=0.2, field="").value == pytest.approx(1.2)
+        assert at(rows, "tracer_drift", field="", step=6).value == pytest.approx(0.001 * 6 * 1.4 / 0.5)
+        assert at(rows, "spectrum_distance", strength=0.0, field="", step=6, role="unsteered").value == pytest.approx(
+            0.6
+        )
 
     def test_fields_that_should_not_move_are_judged_by_how_far_they_do(self):
         table = synthetic(moving=("tracer",), strengths=(-0.4, 0.4), n_random=1, n_initial=3)
-        assert still_fields(make_cube(table)) == ("pressure", "velocity_x", "velocity_y")
-        findings = summarise(table)
-        assert {f.field for f in findings if f.quantity == "alignment_cosine"} == {"tracer"}
-        found = at(findings, "null_movement", field="velocity_x", step=6)
+        assert still_fields(metric_array(table)) == ("pressure", "velocity_x", "velocity_y")
+        rows = summarise(table)
+        assert {f.field for f in rows if f.quantity == "alignment_cosine"} == {"tracer"}
+        found = at(rows, "null_movement", field="velocity_x", step=6)
         assert found.value == pytest.approx(2 * 0.4 * 0.01, rel=0.02)  # from gain and cosine
         measured = table[(table["metric"] == "alignment_cosine") & (table["field"] == "velocity_x")]
         added = pd.concat([table, measured.assign(metric="movement", value=0.5)], ignore_index=True)
         assert at(summarise(added), "null_movement", field="velocity_x", step=6).value == 0.5
-        assert "|Δu_x|" in summary_text(findings)
+        assert "|Δu_x|" in summary_text(rows)
 
     def test_each_random_direction_counts_once_and_at_the_same_signed_strength(self, table):
         random = (table["role"] == "random") & (table["strength"] == -0.4)
         one = random & (table["direction"] == "random 3") & (table["metric"] == "alignment_cosine")
         better = table.assign(value=table["value"].where(~one, 0.99))
-        findings = summarise(better)
-        up, down = (at(findings, "alignment_cosine", strength=a) for a in (0.4, -0.4))
+        rows = summarise(better)
+        up, down = (at(rows, "alignment_cosine", strength=a) for a in (0.4, -0.4))
         assert (up.controls, up.p) == (19, 1 / 20) and (down.controls, down.p) == (19, 2 / 20)
         only_up = summarise(table[~random])
         assert at(only_up, "alignment_cosine", strength=-0.4).controls == 0
@@ -200,45 +206,73 @@ class TestSummary:
             named = table["direction"].where(~random, table["direction"] + f" like {concept}")
             assert at(summarise(table.assign(direction=named)), "recovery").controls == controls
 
-    def test_interpolation_of_data_is_a_line_of_its_own(self, findings):
-        found = at(findings, "alignment_cosine", strength=1.0, role="data")
+    def test_interpolation_of_data_is_a_line_of_its_own(self, rows):
+        found = at(rows, "alignment_cosine", strength=1.0, role="data")
         assert found.value == pytest.approx(0.9, abs=0.03) and found.controls == 0
-        (slope,) = [f for f in findings if f.quantity == "enstrophy_slope" and f.step == 6 and f.role == "data"]
+        (slope,) = [f for f in rows if f.quantity == "enstrophy_slope" and f.step == 6 and f.role == "data"]
         assert slope.value == pytest.approx(0.4, abs=0.05) and slope.controls == 0
-        assert "\n  data interpolation\n    −1     1  " in summary_text(findings)
+        assert "\n  data interpolation\n    −1     1  " in summary_text(rows)
 
-    def test_naturalness_is_told_per_site(self, findings):
-        assert at(findings, "natural_percentile", field="blocks.0").value == pytest.approx(90)
-        assert at(findings, "residual_percentile", field="blocks.0", role="unsteered", strength=0.0).value == 51.5
-        text = summary_text(findings)
+    def test_naturalness_is_told_per_site(self, rows):
+        assert at(rows, "natural_percentile", field="blocks.0").value == pytest.approx(90)
+        assert at(rows, "residual_percentile", field="blocks.0", role="unsteered", strength=0.0).value == 51.5
+        text = summary_text(rows)
         assert "natural" in text and "90.0" in text and "Unsteered at step 6: " in text and "natural 50.0" in text
 
     def test_controls_of_other_sites_and_modes_do_not_count(self):
-        findings = summarise(synthetic(sites=("blocks.0", "blocks.1"), strengths=(0.2,), n_random=3, n_initial=2))
-        assert {f.controls for f in findings if f.quantity == "recovery" and f.role == "concept"} == {3}
+        rows = summarise(synthetic(sites=("blocks.0", "blocks.1"), strengths=(0.2,), n_random=3, n_initial=2))
+        assert {f.controls for f in rows if f.quantity == "recovery" and f.role == "concept"} == {3}
 
     def test_without_counterfactuals_and_controls(self, table):
         few = table[table["role"].isin(["unsteered", "concept"]) & (table["field"] == "")]
-        findings = summarise(few)
-        assert not {f.quantity for f in findings} & {"recovery", "alignment_cosine", "enstrophy_truth"}
-        assert np.isnan(at(findings, "enstrophy", field="").p)
-        text = summary_text(findings)
+        rows = summarise(few)
+        assert not {f.quantity for f in rows} & {"recovery", "alignment_cosine", "enstrophy_truth"}
+        assert np.isnan(at(rows, "enstrophy", field="").p)
+        text = summary_text(rows)
         assert "No random directions: p ≤ 0.05 needs at least 19" in text and "cosine" not in text
 
     def test_one_initial_condition_has_no_interval(self):
-        findings = summarise(synthetic(n_initial=1, n_windows=1, n_random=0, strengths=(0.4,)))
-        assert np.isnan(at(findings, "recovery").low) and "[+" not in summary_text(findings)
+        rows = summarise(synthetic(n_initial=1, n_windows=1, n_random=0, strengths=(0.4,)))
+        assert np.isnan(at(rows, "recovery").low) and "[+" not in summary_text(rows)
 
-    def test_steps_can_be_chosen(self, table):
-        assert {f.step for f in summarise(table, steps=[2])} == {0, 2}
+    def test_every_step_is_judged_as_if_alone(self, table, rows):
+        assert {row.step for row in rows} == {0, *range(1, N_STEPS + 1)}
+        alone = summarise(table, steps=[2])
+        assert {row.step for row in alone} == {0, 2}
+        assert [repr(row) for row in rows if row.step == 2] == [repr(row) for row in alone if row.step]
 
-    def test_the_file_is_read_back(self, findings, tmp_path):
-        write_summary(tmp_path, findings)
+    def test_random_directions_have_the_values_that_p_is_counted_from(self, rows):
+        random = [row for row in rows if row.role == "random"]
+        assert random and all(np.isnan([row.low, row.high, row.p]).all() and row.controls == 0 for row in random)
+        for quantity, field in (("alignment_cosine", MEAN_OVER_FIELDS), ("recovery", "tracer")):
+            for step in (1, 6):
+                own = at(rows, quantity, field=field, step=step)
+                place = (quantity, field, step, 0.4)
+                controls = [r.value for r in random if (r.quantity, r.field, r.step, r.strength) == place]
+                assert len(controls) == own.controls == 19
+                assert own.p == (1 + sum(value >= own.value for value in controls)) / 20
+
+    def test_metrics_of_truths_and_unsteered_rollouts_are_there_as_they_are(self, table, rows):
+        for condition, role, strength in (("truth", "truth", 0.0), ("truth at above", "truth", 1.0)):
+            values = table[(table["condition"] == condition) & (table["metric"] == "enstrophy") & (table["step"] == 3)]
+            expected = values.groupby("initial_condition")["value"].mean().mean()
+            row = at(rows, "enstrophy_value", strength, "", 3, role)
+            assert row.value == pytest.approx(expected) and row.low < row.value < row.high
+        errors = table[(table["role"] == "unsteered") & (table["metric"] == "vrmse") & (table["step"] == 6)]
+        row = at(rows, "vrmse_value", 0.0, MEAN_OVER_FIELDS, 6, "unsteered")
+        assert row.value == pytest.approx(errors["value"].mean())
+
+    def test_the_file_is_read_back(self, rows, tmp_path):
+        write_summary(tmp_path, rows)
         read = read_summary(tmp_path)
-        places = [[(*f.setting[:3], f.quantity, f.field, f.step) for f in every] for every in (read, findings)]
+        places = [
+            [(f.role, f.setting.series, f.quantity, f.field, f.step, f.windows, f.controls) for f in every]
+            for every in (read, rows)
+        ]
         assert places[0] == places[1]
-        np.testing.assert_allclose([f.value for f in read], [f.value for f in findings], rtol=1e-8)
-        assert summary_text(read) == summary_text(findings)
+        for column in ("strength", "value", "low", "high", "p"):
+            np.testing.assert_array_equal([getattr(f, column) for f in read], [getattr(f, column) for f in rows])
+        assert summary_text(read) == summary_text(rows)
 
 
 class TestErasing:
@@ -248,9 +282,9 @@ class TestErasing:
         assert found.value == pytest.approx(moved) and (found.controls, found.p) == (19, p)
 
     def test_has_no_strength_and_no_target(self):
-        findings = summarise(erased())
-        assert not [f for f in findings if np.isnan(f.strength) or f.quantity.endswith("_truth")]
-        assert not [f for f in findings if f.quantity in ("alignment_cosine", "recovery")]
+        rows = summarise(erased())
+        assert not [f for f in rows if np.isnan(f.strength) or f.quantity.endswith("_truth")]
+        assert not [f for f in rows if f.quantity in ("alignment_cosine", "recovery")]
 
     def test_has_its_own_words(self):
         text = summary_text(summarise(erased()))
@@ -260,21 +294,21 @@ class TestErasing:
         assert not [word for word in ("steer", "α", "direction") if word in text.replace("one direction each", "")]
         assert max(map(len, text.splitlines())) <= 100
 
-    def test_beside_steering_either_is_told_of(self, table, findings):
+    def test_beside_steering_either_is_told_of(self, table, rows):
         both = pd.concat([table, erased()]).drop_duplicates(["window", "condition", "step", "field", "metric"])
         text = summary_text(summarise(both))
-        assert text.startswith(summary_text(findings))
-        assert text.removeprefix(summary_text(findings)) == "\n" + summary_text(summarise(erased()))
+        assert text.startswith(summary_text(rows))
+        assert text.removeprefix(summary_text(rows)) == "\n" + summary_text(summarise(erased()))
 
 
 class TestText:
-    def test_fits_a_terminal(self, findings):
+    def test_fits_a_terminal(self, rows):
         wide = synthetic(moving=("tracer",), sites=("blocks.0.space.heads[12]", "blocks.1"), n_initial=2, n_random=2)
-        for text in (summary_text(findings), summary_text(summarise(wide))):
+        for text in (summary_text(rows), summary_text(summarise(wide))):
             assert max(map(len, text.splitlines())) <= 100
 
-    def test_says_what_was_found_and_what_weakens_it(self, findings):
-        text = summary_text(findings)
+    def test_says_what_was_found_and_what_weakens_it(self, rows):
+        text = summary_text(rows)
         assert text.startswith("Steering: 4 settings, 10 windows of 5 initial conditions, 19 random directions.\n")
         assert "  vortex at blocks.0, drop" in text and "+0.4" in text and "−0.4" in text
         assert "4 settings were tried: confirm" in text

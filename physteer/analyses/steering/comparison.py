@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from physteer.data.batch import Batch
+from physteer.data.counterfactual import next_values, solver_truth
 from physteer.data.readouts import VELOCITY
+from physteer.errors import PhysteerError
 from physteer.metrics import (
     TrueChange,
     alignment,
     blow_up_step,
     divergence_rms,
+    energy_spectrum,
     enstrophy,
     kinetic_energy,
     movement,
@@ -40,10 +43,14 @@ class Comparison:
     batch: Batch
     unsteered: Tensor
     """ŷ_unsteered [B, T, C, H, W, D]."""
-    targets: Mapping[int, Tensor]
+    truth: Tensor | None
+    """The stored frames, shaped alike; None where a run did not keep them: errors are not measured then."""
+    targets: Mapping[int, Tensor] = field(default_factory=dict)
     """y(θ') by the sign of α, shaped alike; NaN in the rows of windows that have no such θ'."""
-    base: Tensor | None
+    base: Tensor | None = None
     """y(θ), from the same solver and state as the targets; None without targets."""
+    parameter: str = ""
+    """What differs between θ and θ'; empty without targets."""
 
     @property
     def fields(self) -> dict[str, int]:
@@ -52,26 +59,22 @@ class Comparison:
         return {channels.names[i]: i for i in channels.predicted}
 
     @cached_property
-    def truth(self) -> Tensor:
-        """The stored frames, [B, T, C, H, W, D]."""
-        return self.batch.targets.cpu()
-
-    @cached_property
     def velocity(self) -> list[int] | None:
-        """The channels of the velocity; None where there is none."""
+        """The channels of the velocity; None where there is none, or the grid is not Cartesian."""
         names = self.batch.channels.names
-        return [names.index(name) for name in VELOCITY] if set(VELOCITY) <= set(names) else None
+        known = self.batch.grid.kind == "cartesian" and set(VELOCITY) <= set(names)
+        return [names.index(name) for name in VELOCITY] if known else None
 
     @cached_property
-    def spread(self) -> Tensor:
-        """Standard deviation of the truth over space, [B, T, C]."""
-        return self.truth.double().var((-3, -2, -1)).sqrt()
+    def spread(self) -> Tensor | None:
+        """Standard deviation of the truth over space, [B, T, C]; None without a truth."""
+        return None if self.truth is None else self.truth.double().var((-3, -2, -1)).sqrt()
 
     @cached_property
-    def spectrum(self) -> Tensor:
-        """E(k) of the truth, [B, T, shells]."""
-        assert self.velocity is not None
-        return reference_spectrum(self.truth[:, :, self.velocity])
+    def spectrum(self) -> Tensor | None:
+        """E(k) of the truth, [B, T, shells]; None without truth or velocity."""
+        known = self.truth is not None and self.velocity is not None
+        return reference_spectrum(self.truth[:, :, self.velocity]) if known else None  # type: ignore[index]
 
     @cached_property
     def true_changes(self) -> dict[tuple[int, int], TrueChange]:
@@ -85,21 +88,23 @@ class Comparison:
         }
 
     def flow(self, frames: Tensor) -> Measured:
-        """Measure what needs nothing beside it, and the errors against the stored truth.
+        """Measure the flow, and the errors against the stored truth.
 
         Args:
             frames: [B, T, C, H, W, D].
         """
         grid, fields = self.batch.grid, self.fields
-        for name, i in fields.items():
-            yield name, "vrmse", vrmse(frames[:, :, i], self.truth[:, :, i])
+        if self.truth is not None:
+            for name, i in fields.items():
+                yield name, "vrmse", vrmse(frames[:, :, i], self.truth[:, :, i])
         if self.velocity is not None:
             velocity = frames[:, :, self.velocity]
             yield "", "enstrophy", enstrophy(velocity, grid.spacing, grid.periodic)
             yield "", "vortex_area", vortex_area(velocity, grid.spacing, grid.periodic)
             yield "", "kinetic_energy", kinetic_energy(velocity)
             yield "", "divergence_rms", divergence_rms(velocity, grid.spacing, grid.periodic)
-            yield "", "spectrum_distance", spectrum_distance(velocity, self.spectrum)
+            if self.spectrum is not None:
+                yield "", "spectrum_distance", spectrum_distance(velocity, self.spectrum)
         if "tracer" in fields:
             yield "", "tracer_variance", tracer_variance(frames[:, :, fields["tracer"]])
             yield "", "tracer_mass", tracer_mass(frames[:, :, fields["tracer"]])
@@ -109,9 +114,29 @@ class Comparison:
         yield "", "blow_up_step", torch.where(steps == first, first, torch.nan)  # first [B, 1]
 
     def movement(self, frames: Tensor) -> Measured:
-        """Measure how far steered rollouts [B, T, C, H, W, D] are from the unsteered ones."""
-        for name, i in self.fields.items():
-            yield name, "movement", movement(frames[:, :, i], self.unsteered[:, :, i], self.spread[:, :, i])
+        """Measure how far steered rollouts [B, T, C, H, W, D] are from the unsteered ones, in units of the spread."""
+        if self.spread is not None:
+            for name, i in self.fields.items():
+                yield name, "movement", movement(frames[:, :, i], self.unsteered[:, :, i], self.spread[:, :, i])
+
+    def spectra(self, frames: Tensor, steps: Sequence[int]) -> Tensor | None:
+        """Return E(k) at some steps, up to the last shell that the shortest axis holds completely.
+
+        Args:
+            frames: [B, T, C, H, W, D].
+            steps: from 1.
+
+        Returns:
+            [B, steps, shells] float64, NaN where a frame is not finite; None without a velocity.
+        """
+        if self.velocity is None:
+            return None
+        velocity = frames[:, [step - 1 for step in steps]][:, :, self.velocity]
+        present = [n for n in velocity.shape[-3:] if n > 1]
+        if not present:
+            return None
+        energy = energy_spectrum(velocity.double())[..., : min(present) // 2 + 1]
+        return energy.where(velocity.isfinite().flatten(2).all(2)[..., None], torch.nan)
 
     def has_target(self, strength: float) -> list[bool]:
         """Say of each window whether there is a y(θ') for this sign of α."""
@@ -135,6 +160,36 @@ class Comparison:
                 yield name, "alignment_gain", aligned.gain
                 yield name, "error_steered", terms.error_steered
                 yield name, "error_unsteered", terms.error_unsteered
+
+
+def solver_comparison(batch: Batch, unsteered: Tensor, parameter: str | None, values: Sequence[float]) -> Comparison:
+    """Prepare what the rollouts from a batch are compared with: the stored truth, and where a parameter would lead.
+
+    Args:
+        batch: windows.
+        unsteered: their unsteered rollouts, [B, T, C, H, W, D].
+        parameter: what θ and θ' differ in; None for no comparison with other parameters.
+        values: the parameter's values in the concept's direction (`next_values`).
+
+    Raises:
+        PhysteerError: there is no such parameter, or the built-in solver cannot continue the data.
+    """
+    truth = batch.targets.cpu()
+    if parameter is None:
+        return Comparison(batch, unsteered, truth)
+    if parameter not in batch.parameters:
+        known = ", ".join(batch.parameters)
+        raise PhysteerError(f"Diagnostics: the data have no parameter {parameter!r}; they have {known}")
+    n_steps = truth.shape[1]
+    following = {sign: next_values(batch.parameters[parameter], values, sign) for sign in (1, -1)}
+    targets = {
+        sign: solver_truth(batch, n_steps, {parameter: value}).cpu()
+        for sign, value in following.items()
+        if bool(value.isfinite().any())
+    }
+    # restarted too, so that nothing but the parameter is between the two
+    base = solver_truth(batch, n_steps, {}).cpu() if targets else None
+    return Comparison(batch, unsteered, truth, targets, base, parameter)
 
 
 def sign_of(strength: float) -> int:
