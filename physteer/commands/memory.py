@@ -14,8 +14,8 @@ def keep_freed_memory() -> None:
     By default glibc returns freed memory to the system. At the next step it gets the memory back, zeroed page by page:
     10 to 20 % of the time of a step on a CPU with the model that ships with physteer. The amount varies, so that one
     more small activation can cost 5 %. Tensors of 32 MiB and more, which glibc otherwise maps one by one, are kept too:
-    every activation at width 1408 is one, and a pass takes a tenth less time. Peak memory at that width grew by a
-    quarter in forward passes and by 2 % in training, and is held until the process ends.
+    every activation at width 1408 is one, and a pass takes a tenth less time. Peak memory at that width grew by
+    28 % in forward passes of one window and by 2 % in training, and is held until the process ends.
     """
     if sys.platform != "linux":
         return
