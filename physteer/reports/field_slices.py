@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from matplotlib.colors import Colormap, Normalize
 from numpy.typing import NDArray
 
 from physteer.analyses.steering.table import Series
+from physteer.data.batch import Grid
 from physteer.errors import PhysteerError, did_you_mean
 from physteer.metrics.flow import vorticity
 from physteer.reports.rollouts import WrittenRollout, read_velocity
@@ -47,7 +47,7 @@ class ShownField:
 def shown_fields(rollout: WrittenRollout) -> list[ShownField]:
     """List what is drawn unless asked otherwise: the vorticity, and the tracer or else the first changing scalar."""
     names = ["vorticity"] if _has_vorticity(rollout) else []
-    scalars = [name for name, field in rollout.fields if not field.component and field.time_varying]
+    scalars = [name for name, source in rollout.fields.items() if not source.component and source.evolving]
     if scalars:
         names.append("tracer" if "tracer" in scalars else scalars[0])
     return [shown_field(rollout, name) for name in names]
@@ -63,15 +63,15 @@ def shown_field(rollout: WrittenRollout, name: str) -> ShownField:
     Raises:
         PhysteerError: there is no such field.
     """
-    known = [*(["vorticity"] if _has_vorticity(rollout) else []), *rollout.names]
+    known = [*(["vorticity"] if _has_vorticity(rollout) else []), *rollout.fields]
     if name not in known:
         raise PhysteerError(f"no field {name!r} to draw, only {', '.join(known)}{did_you_mean(name, known)}")
-    signed = name == "vorticity" or bool(dict(rollout.fields)[name].component)
+    signed = name == "vorticity" or bool(rollout.fields[name].component)
     return ShownField(name, name.replace("_", " ").capitalize(), diverging() if signed else sequential(), signed)
 
 
 def _has_vorticity(rollout: WrittenRollout) -> bool:
-    return rollout.grid == "cartesian" and {"velocity_x", "velocity_y"} <= set(rollout.names)
+    return rollout.grid.kind == "cartesian" and {"velocity_x", "velocity_y"} <= rollout.fields.keys()
 
 
 def field_slice(
@@ -88,12 +88,12 @@ def field_slice(
     """
     frame = step + rollout.n_context - 1
     if field.name == "vorticity":
-        values = vorticity(read_velocity(rollout, frame), rollout.spacing, rollout.periodic_axes)[2]
+        values = vorticity(read_velocity(rollout, frame), rollout.grid.spacing, rollout.grid.periodic)[2]
     else:
         values = rollout.read(field.name, frame)
     middle = values[..., values.shape[-1] // 2]  # [x, y, z] → [x, y]
-    image = (middle.T if slice_axes(rollout).horizontal == rollout.axes[0] else middle).numpy()
-    colour = INK if rollout.is_reference else strength_colour(rollout.strength, largest)
+    image = (middle.T if slice_axes(rollout.grid).horizontal == rollout.grid.axes[0] else middle).numpy()
+    colour = INK if rollout.is_reference else strength_colour(rollout.setting.strength, largest)
     return FieldSlice(
         np.where(np.isfinite(image), image, np.nan), terms.label(rollout.setting), colour, rollout.is_reference
     )
@@ -115,15 +115,13 @@ class SliceAxes:
         return (top - bottom) / (right - left)
 
 
-def slice_axes(rollout: WrittenRollout) -> SliceAxes:
-    """Return how slices of a rollout's first two axes lie."""
-    names = (*rollout.axes, "")[:2]
-    edges = []
-    for axis in range(2):
-        x = rollout.coordinates[axis] if axis < len(rollout.coordinates) else torch.zeros(1)
-        half = rollout.spacing[axis] / 2
-        edges.append((float(x[0]) - half, float(x[-1]) + half))
-    (x0, x1), (y0, y1) = edges
+def slice_axes(grid: Grid) -> SliceAxes:
+    """Return how slices along a grid's first two axes lie."""
+    names = (*grid.axes, "")[:2]
+    halves = [spacing / 2 for spacing in grid.spacing]
+    (x0, x1), (y0, y1) = (
+        (float(x[0]) - half, float(x[-1]) + half) for x, half in zip(grid.coordinates[:2], halves, strict=False)
+    )
     if x1 - x0 >= y1 - y0:
         return SliceAxes(names[1], names[0], (x0, x1, y0, y1))
     return SliceAxes(names[0], names[1], (y0, y1, x0, x1))
@@ -168,7 +166,7 @@ def headline(field: ShownField, rollout: WrittenRollout, series: Series) -> tupl
 
 def parameter_text(rollout: WrittenRollout) -> str:
     """Return ``Reynolds 1000, Schmidt 0.5``."""
-    return ", ".join(f"{name} {value:g}" for name, value in rollout.parameters)
+    return ", ".join(f"{name} {value:g}" for name, value in rollout.parameters.items())
 
 
 def steering_text(series: Series) -> str:
@@ -184,6 +182,6 @@ def steering_text(series: Series) -> str:
 
 def source_text(rollout: WrittenRollout) -> str:
     """Return where a rollout's context is from."""
-    file, trajectory, start, stride = rollout.source
-    every = "" if stride == 1 else f", every {stride}th frame"
-    return f"{file}, trajectory {trajectory}, from frame {start}{every}"
+    source = rollout.source
+    every = "" if source.stride == 1 else f", every {source.stride}th frame"
+    return f"{source.file}, trajectory {source.trajectory}, from frame {source.start}{every}"

@@ -33,11 +33,11 @@ def draw_panels(window: WindowRollouts, series: Series, field: ShownField, path:
     """
     rollouts = [*window.references, *window.steered(series)]
     first = rollouts[0]
-    n_steps = min(int(rollout.steps[-1]) for rollout in rollouts)
-    axes_of_slices = slice_axes(first)
+    n_steps = min(rollout.n_steps for rollout in rollouts)
+    axes_of_slices = slice_axes(first.grid)
     n_columns = 5 if axes_of_slices.ratio < 1 / 1.4 else 6
     steps = sorted(set(np.linspace(0, n_steps, n_columns).round().astype(int).tolist()))
-    largest = max(abs(rollout.strength) for rollout in rollouts)
+    largest = max(abs(rollout.setting.strength) for rollout in rollouts)
     terms = terminology_of([series.mode])
     rows = [[field_slice(rollout, field, step, largest, terms) for step in steps] for rollout in rollouts]
     scale = colour_scale(rows, field.symmetric)

@@ -1,103 +1,99 @@
-"""Reading the rollouts of a run folder: who they are at once, their fields only when asked for."""
+"""The rollouts of a run folder by window: who they are at once, their fields only when asked for."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-import h5py
-import numpy as np
 import torch
 from torch import Tensor
 
 from physteer.analyses.steering.table import TRUTH, UNSTEERED, Series, Setting
+from physteer.analyses.steering.written_rollouts import WrittenRollouts
+from physteer.data.batch import Grid, Window
+from physteer.data.fields import ChannelSource
 from physteer.errors import PhysteerError, did_you_mean
 
 
-@dataclass(frozen=True)
-class StoredField:
-    """Where one scalar field lies in the file."""
-
-    dataset: str
-    component: tuple[int, ...]
-    """Indices into a vector or tensor."""
-    time_varying: bool
-    sample_varying: bool
-    dim_varying: tuple[bool, ...]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WrittenRollout:
     """One rollout of one window under one condition, as it lies on disk."""
 
-    path: Path
-    split: str
+    files: WrittenRollouts
+    """The condition's."""
     window: str
     """The window's address in words; with the split, the same for every condition."""
-    condition: str
-    setting: Setting
-    """What was done to the model, and as what it is judged."""
-    parameters: tuple[tuple[str, float], ...]
-    """The simulation's, by name."""
-    grid: str
-    """The Well's ``grid_type``."""
-    axes: tuple[str, ...]
-    """Names of the spatial axes."""
-    coordinates: tuple[Tensor, ...]
-    """Per axis, [cells], in the data set's length unit."""
-    periodic: tuple[bool, ...]
-    """Per axis, at both ends."""
-    times: Tensor
-    """[T], in the data set's time unit."""
-    n_context: int
-    """The first frames are given, the others predicted (or, in the truth, simulated)."""
-    source: tuple[str, int, int, int]
-    """File, trajectory, first frame and stride of the window."""
-    fields: tuple[tuple[str, StoredField], ...]
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.files.folder / f"{self.window}.hdf5"
+
+    @property
+    def split(self) -> str:
+        """Name of the split that the window is from."""
+        return self.files.split
+
+    @property
+    def condition(self) -> str:
+        """Name of the condition, unique in the run."""
+        return self.files.key.condition
+
+    @property
+    def setting(self) -> Setting:
+        """What was done to the model, and as what it is judged."""
+        key = self.files.key
+        return Setting(key.role, key.direction, key.site, key.mode, key.strength)
 
     @property
     def is_reference(self) -> bool:
         """Whether it is the truth or the unsteered rollout."""
         return self.condition in (TRUTH, UNSTEERED)
 
-    @property
-    def strength(self) -> float:
-        """α; 0 for truth and unsteered."""
-        return self.setting.strength
+    @cached_property
+    def parameters(self) -> dict[str, float]:
+        """The simulation's, by name."""
+        return self.files.parameters_of(Window(self.window, 0, 0))
+
+    @cached_property
+    def source(self) -> Window:
+        """The window of the data set that it starts from."""
+        return self.files.source(self.window)
 
     @property
-    def series(self) -> Series:
-        """What was steered, whatever the strength."""
-        return self.setting.series
+    def grid(self) -> Grid:
+        """The spatial axes."""
+        return self.files.metadata.grid
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the scalar fields, components of vectors apart (``velocity_x``)."""
-        return tuple(name for name, _ in self.fields)
+    def n_context(self) -> int:
+        """The first frames are given, the others predicted (or, in the truth, simulated)."""
+        return self.files.n_context
 
     @property
-    def steps(self) -> Tensor:
-        """[T]: 1 for the first predicted frame, 0 for the last one given."""
-        return torch.arange(len(self.times)) - (self.n_context - 1)
+    def n_steps(self) -> int:
+        """Frames that follow the context."""
+        return self.files.n_frames(self.window) - self.n_context
+
+    @cached_property
+    def times(self) -> Tensor:
+        """[T], in the data set's time unit."""
+        return self.files.times(self.window)
 
     @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Distance between cells along the three axes; 1 along absent ones."""
-        real = [float(x[1] - x[0]) if len(x) > 1 else 1.0 for x in self.coordinates]
-        return tuple([*real, 1.0, 1.0, 1.0][:3])  # type: ignore[return-value]
-
-    @property
-    def periodic_axes(self) -> tuple[bool, bool, bool]:
-        """Whether each of the three axes is periodic; absent ones are."""
-        return tuple([*self.periodic, True, True, True][:3])  # type: ignore[return-value]
+    def fields(self) -> dict[str, ChannelSource]:
+        """The stored scalar fields by name, components of vectors apart (``velocity_x``)."""
+        sources = self.files.metadata.channels.sources
+        return {source.name: source for source in sources if source.field is not None}
 
     def read(self, name: str, frames: slice | int = slice(None)) -> Tensor:
         """Read one scalar field.
 
         Args:
-            name: one of `names`.
+            name: one of `fields`, or a component of a vector that inflation adds (0).
             frames: which frames; an index drops the axis.
 
         Returns:
@@ -106,30 +102,19 @@ class WrittenRollout:
         Raises:
             PhysteerError: no such field, or a broken file.
         """
-        stored = dict(self.fields)
-        if name not in stored:
+        channels = self.files.metadata.channels
+        if name not in channels.names:
+            known = list(self.fields)
             raise PhysteerError(
-                f"{self.path} has no field {name!r}, only {', '.join(self.names)}{did_you_mean(name, self.names)}"
+                f"{self.path} has no field {name!r}, only {', '.join(known)}{did_you_mean(name, known)}"
             )
-        field = stored[name]
-        place = (0,) * field.sample_varying + (frames,) * field.time_varying
-        try:
-            with h5py.File(self.path) as file:
-                values = file[field.dataset][place]
-        except (OSError, KeyError) as error:
-            raise PhysteerError(f"cannot read {name} of {self.path}: {error}") from error
-        values = values[(..., *field.component)]
-        lead = values.shape[: values.ndim - sum(field.dim_varying)]
-        space = [len(x) for x in self.coordinates]
-        thin = [n if varies else 1 for n, varies in zip(space, field.dim_varying, strict=True)]
-        values = np.broadcast_to(values.reshape(*lead, *thin), (*lead, *space))
-        if not field.time_varying and isinstance(frames, slice):
-            values = np.broadcast_to(values, (len(self.times[frames]), *space))
-        lead = values.shape[: values.ndim - len(space)]
-        return torch.from_numpy(np.array(values, dtype=np.float32).reshape(*lead, *space, *(1,) * (3 - len(space))))
+        chosen = range(self.files.n_frames(self.window))[frames]
+        start, n_frames = (chosen, 1) if isinstance(chosen, int) else (chosen.start, len(chosen))
+        values = self.files.sample(self.window, n_frames, start).fields[:, channels.index(name)]
+        return values[0] if isinstance(chosen, int) else values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WindowRollouts:
     """All rollouts of one window, in reading order: truth, unsteered, then by series from − to + strength."""
 
@@ -150,11 +135,11 @@ class WindowRollouts:
     def series(self) -> tuple[Series, ...]:
         """What was steered: concepts, then interpolated data; random and shuffled directions have no pictures."""
         steered = [r for role in ("concept", "data") for r in self.rollouts if r.setting.role == role]
-        return tuple(dict.fromkeys(r.series for r in steered))
+        return tuple(dict.fromkeys(r.setting.series for r in steered))
 
     def steered(self, series: Series) -> tuple[WrittenRollout, ...]:
         """Return the steered rollouts of one series, from − to + strength."""
-        return tuple(r for r in self.rollouts if r.series == series and not r.is_reference)
+        return tuple(r for r in self.rollouts if r.setting.series == series and not r.is_reference)
 
 
 def rollout_files(run_folder: Path | str) -> list[Path]:
@@ -171,105 +156,34 @@ def read_rollouts(run_folder: Path | str) -> list[WindowRollouts]:
     run_folder = Path(run_folder)
     if not run_folder.is_dir():
         raise PhysteerError(f"no run folder {run_folder}")
-    paths = rollout_files(run_folder)
-    if not paths:
+    folders = sorted({path.parent for path in rollout_files(run_folder)})
+    if not folders:
         raise PhysteerError(f"{run_folder} has no rollouts (rollouts/<condition>/data/<split>/*.hdf5)")
-    return group_by_window(map(open_rollout, paths))
+    return _by_window(_rollouts_of(WrittenRollouts(folder)) for folder in folders)
 
 
-def group_by_window(rollouts: Iterable[WrittenRollout]) -> list[WindowRollouts]:
+def _rollouts_of(files: WrittenRollouts) -> Iterator[WrittenRollout]:
+    return (WrittenRollout(files, name) for name in files.files)
+
+
+def _by_window(conditions: Iterable[Iterable[WrittenRollout]]) -> list[WindowRollouts]:
     """Group rollouts by the window they start from; windows are ordered by split, parameters and address."""
-    ordered = sorted(
-        rollouts, key=lambda r: (r.split, r.parameters, r.window, _rank(r), r.series, r.strength, r.condition)
-    )
-    groups = itertools.groupby(ordered, key=lambda r: (r.split, r.window))
+
+    def place(rollout: WrittenRollout) -> tuple[object, ...]:
+        rank = {TRUTH: 0, UNSTEERED: 1}.get(rollout.condition, 2)
+        setting = rollout.setting
+        address = (rollout.split, tuple(rollout.parameters.items()), rollout.window)
+        return *address, rank, setting.series, setting.strength, rollout.condition
+
+    ordered = sorted(itertools.chain.from_iterable(conditions), key=place)
+    groups = itertools.groupby(ordered, key=lambda rollout: (rollout.split, rollout.window))
     return [WindowRollouts(split, window, tuple(members)) for (split, window), members in groups]
-
-
-def _rank(rollout: WrittenRollout) -> int:
-    return {TRUTH: 0, UNSTEERED: 1}.get(rollout.condition, 2)
-
-
-def open_rollout(path: Path | str) -> WrittenRollout:
-    """Read everything but the fields of one file.
-
-    Raises:
-        PhysteerError: the file is broken, or it is not a rollout.
-    """
-    path = Path(path)
-    try:
-        with h5py.File(path) as file:
-            attributes = file.attrs
-            axes = tuple(map(str, file["dimensions"].attrs["spatial_dims"]))
-            return WrittenRollout(
-                path=path,
-                split=path.parent.name,
-                window=path.stem,
-                condition=str(attributes["condition"]),
-                setting=_setting(attributes),
-                parameters=tuple(_parameters(file)),
-                grid=str(attributes["grid_type"]),
-                axes=axes,
-                coordinates=tuple(torch.from_numpy(np.ravel(file["dimensions"][axis][()])) for axis in axes),
-                periodic=tuple(_is_periodic(file, axis) for axis in axes),
-                times=torch.from_numpy(np.ravel(file["dimensions"]["time"][()])),
-                n_context=int(attributes["n_context"]),
-                source=(
-                    str(attributes["source_file"]),
-                    int(attributes["source_trajectory"]),
-                    int(attributes["source_start"]),
-                    int(attributes["source_stride"]),
-                ),
-                fields=tuple(_fields(file, axes)),
-            )
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise PhysteerError(f"{path} is not a readable rollout: {error}") from error
-
-
-def _setting(attributes: h5py.AttributeManager) -> Setting:
-    condition, strength = str(attributes["condition"]), float(attributes["strength"])
-    role = str(attributes.get("role", "concept" if strength else "unsteered"))
-    direction, site, mode = (str(attributes.get(name, "")) for name in ("direction", "site", "mode"))
-    return Setting(TRUTH if condition == TRUTH else role, direction, site, mode, strength)
-
-
-def _parameters(file: h5py.File) -> Iterator[tuple[str, float]]:
-    for name in map(str, np.atleast_1d(file.attrs.get("simulation_parameters", ()))):
-        value = np.asarray(file.attrs.get(name, np.nan))
-        if value.ndim == 0 and np.issubdtype(value.dtype, np.number):
-            yield name, float(value)
-
-
-def _is_periodic(file: h5py.File, axis: str) -> bool:
-    kinds = {
-        str(entry.attrs["bc_type"]).upper()
-        for entry in file["boundary_conditions"].values()
-        if axis in map(str, entry.attrs["associated_dims"])
-    }
-    return kinds == {"PERIODIC"}
-
-
-def _fields(file: h5py.File, axes: tuple[str, ...]) -> Iterator[tuple[str, StoredField]]:
-    for order in range(3):
-        group = file[f"t{order}_fields"]
-        for name in map(str, group.attrs["field_names"]):
-            flags = group[name].attrs
-            for component in itertools.product(range(len(axes)), repeat=order):
-                suffix = "".join(axes[index] for index in component)
-                yield (
-                    f"{name}_{suffix}" if order else name,
-                    StoredField(
-                        f"t{order}_fields/{name}",
-                        component,
-                        bool(flags["time_varying"]),
-                        bool(flags["sample_varying"]),
-                        tuple(map(bool, flags["dim_varying"])),
-                    ),
-                )
 
 
 def read_velocity(rollout: WrittenRollout, frame: int) -> Tensor:
     """Read the velocity of one frame, [3, H, W, D]; a component that is not stored is 0."""
-    parts = [rollout.read(name, frame) for name in ("velocity_x", "velocity_y")]
-    last = rollout.read("velocity_z", frame) if "velocity_z" in rollout.names else torch.zeros_like(parts[0])
-    return torch.stack([*parts, last])
+    sample = rollout.files.sample(rollout.window, 1, frame)
+    channels = rollout.files.metadata.channels
+    absent = torch.zeros_like(sample.fields[0, 0])
+    names = (f"velocity_{axis}" for axis in "xyz")
+    return torch.stack([sample.fields[0, channels.index(n)] if n in channels.names else absent for n in names])

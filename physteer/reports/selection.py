@@ -16,7 +16,7 @@ def spread(windows: Sequence[WindowRollouts], count: int) -> list[WindowRollouts
     """Choose windows evenly over files (one per set of parameters) and over their trajectories."""
     by_file: dict[tuple[str, str], list[WindowRollouts]] = {}
     for window in windows:
-        by_file.setdefault((window.split, window.rollouts[0].source[0]), []).append(window)
+        by_file.setdefault((window.split, window.rollouts[0].source.file), []).append(window)
     groups = list(by_file.values())
     if len(groups) >= count:
         last = max(count - 1, 1)

@@ -74,7 +74,7 @@ class Layout:
 
 def layout(rollout: WrittenRollout, n_panels: int) -> Layout:
     """Fit slices of a domain's shape side by side."""
-    ratio = slice_axes(rollout).ratio
+    ratio = slice_axes(rollout.grid).ratio
     width = (_WIDEST - _LEFT - _RIGHT - _GAP * (n_panels - 1)) / n_panels
     width = min(width, _TALLEST / ratio)
     panel_width, panel_height = 2 * round(width / 2), max(2 * round(width * ratio / 2), 2)
@@ -99,9 +99,9 @@ def draw_video(rollouts: Sequence[WrittenRollout], field: ShownField, path: Path
     """
     if not rollouts:
         raise PhysteerError("a video needs at least one rollout")
-    n_steps = min(int(rollout.steps[-1]) for rollout in rollouts)
-    largest = max(abs(rollout.strength) for rollout in rollouts)
-    terms = terminology_of(rollout.series.mode for rollout in rollouts if not rollout.is_reference)
+    n_steps = min(rollout.n_steps for rollout in rollouts)
+    largest = max(abs(rollout.setting.strength) for rollout in rollouts)
+    terms = terminology_of(rollout.setting.series.mode for rollout in rollouts if not rollout.is_reference)
     slices = [
         [field_slice(rollout, field, step, largest, terms) for step in range(n_steps + 1)] for rollout in rollouts
     ]
@@ -169,7 +169,7 @@ def _background(
 ) -> Frame:
     """Draw what no frame changes: title, labels, colour bar."""
     first = rollouts[0]
-    series = next((r.series for r in rollouts if not r.is_reference), Series())
+    series = next((r.setting.series for r in rollouts if not r.is_reference), Series())
     title, subtitle = headline(field, first, series)
     with style():
         figure = new_figure(place.height / _DPI, place.width / _DPI)

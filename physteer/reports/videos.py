@@ -65,7 +65,7 @@ def _jobs(
             terms = terminology_of([series.mode])
             concepts = [rollout for rollout in window.steered(series) if rollout.setting.role == "concept"]
             for rollout in _selected(concepts, strengths):
-                strength = f"_{rollout.strength:+g}" if terms.has_strengths else ""
+                strength = f"_{rollout.setting.strength:+g}" if terms.has_strengths else ""
                 start = f"{terms.done}_{series_name(series)}{strength}_{number:02d}"
                 shown = shown_fields(rollout) if fields is None else [shown_field(rollout, name) for name in fields]
                 for field in shown:
@@ -75,5 +75,5 @@ def _jobs(
 def _selected(steered: Sequence[WrittenRollout], strengths: Sequence[float] | None) -> list[WrittenRollout]:
     """Return the rollouts of some strengths, or of the strongest of either sign."""
     if strengths is not None:
-        return [r for r in steered if any(math.isclose(r.strength, strength) for strength in strengths)]
-    return list({r.strength > 0: r for r in sorted(steered, key=lambda r: abs(r.strength))}.values())
+        return [r for r in steered if any(math.isclose(r.setting.strength, strength) for strength in strengths)]
+    return list({r.setting.strength > 0: r for r in sorted(steered, key=lambda r: abs(r.setting.strength))}.values())

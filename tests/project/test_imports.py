@@ -41,6 +41,7 @@ TABLES = (  # what reports read of analyses: rows and files, no computation
     "physteer.analyses.steering.spectrum_rows",
     "physteer.analyses.steering.summary_rows",
     "physteer.analyses.steering.table",
+    "physteer.analyses.steering.written_rollouts",
 )
 SIBLINGS = ("physteer.analyses.das", "physteer.analyses.probing", "physteer.analyses.steering")
 

@@ -147,7 +147,7 @@ def test_settings_of_others_are_left_alone(windows, tmp_path):
 def test_windows_are_spread_over_files_and_trajectories(windows):
     chosen = spread(windows, 2)
     sources = [window.rollouts[0].source for window in chosen]
-    assert len({file for file, *_ in sources}) == 2
-    assert len({trajectory for _, trajectory, *_ in sources}) == 2
+    assert len({source.file for source in sources}) == 2
+    assert len({source.trajectory for source in sources}) == 2
     assert len(spread(windows, 3)) == 3 and spread(windows, 9) and len(spread(windows, 9)) == 4
     assert len(spread(windows, 1)) == 1
