@@ -32,16 +32,16 @@ def main(args: Sequence[str]) -> int:
         metavar="N",
         help="that the concept is made from (default: %(default)s)",
     )
-    given = parser.parse_args(args)
-    out: Path = given.out
+    options = parser.parse_args(args)
+    out: Path = options.out
     data, capture, steer = out / "data", out / "capture", out / "steer"
     began = time.perf_counter()
 
-    n_flows = 5 * 2 * (given.initial_conditions + HELD_OUT + 2)
+    n_flows = 5 * 2 * (options.initial_conditions + HELD_OUT + 2)
     _stage(1, f"simulating {n_flows} shear flows → {data}")
     from physteer.commands.data import main as simulate
 
-    sizes = ["--initial-conditions", str(given.initial_conditions), "--frames", str(given.steps + BESIDE)]
+    sizes = ["--initial-conditions", str(options.initial_conditions), "--frames", str(options.steps + BESIDE)]
     crossed = ["--reynolds", "250", "500", "1000", "2000", "4000", "--schmidt", "0.5", "2"]
     splits = ["--valid", "2", "--test", str(HELD_OUT), "--seed", "1"]
     simulate(["shear-flow", str(data), *crossed, *splits, *sizes])
@@ -52,7 +52,7 @@ def main(args: Sequence[str]) -> int:
     run([*_predict("capture"), "--data.path", str(data), "--trainer.default_root_dir", str(capture)])
 
     _stage(3, f"steering held-out flows and reporting → {steer}")
-    where = ["--data.path", str(data), "--data.rollout_steps", str(given.steps)]
+    where = ["--data.path", str(data), "--data.rollout_steps", str(options.steps)]
     callbacks = ["--trainer.callbacks", _steer_callbacks(out)]
     run([*_predict("steer"), *where, *callbacks, "--trainer.default_root_dir", str(steer)])
     print(f"done in {time.perf_counter() - began:.0f} s; open {(steer / 'report.html').resolve()}")
