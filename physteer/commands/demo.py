@@ -32,18 +32,25 @@ def main(args: Sequence[str]) -> int:
         metavar="N",
         help="that the concept is made from (default: %(default)s)",
     )
+    parser.add_argument(
+        "--held-out",
+        type=whole,
+        default=4,
+        metavar="N",
+        help="other initial conditions, which are steered (default: %(default)s)",
+    )
     options = parser.parse_args(args)
     out: Path = options.out
     data, capture, steer = out / "data", out / "capture", out / "steer"
     began = time.perf_counter()
 
-    n_flows = 5 * 2 * (options.initial_conditions + HELD_OUT + 2)
+    n_flows = 5 * 2 * (options.initial_conditions + options.held_out + 2)
     _stage(1, f"simulating {n_flows} shear flows → {data}")
     from physteer.commands.data import main as simulate
 
     sizes = ["--initial-conditions", str(options.initial_conditions), "--frames", str(options.steps + EXTRA_FRAMES)]
     crossed = ["--reynolds", "250", "500", "1000", "2000", "4000", "--schmidt", "0.5", "2"]
-    splits = ["--valid", "2", "--test", str(HELD_OUT), "--seed", "1"]
+    splits = ["--valid", "2", "--test", str(options.held_out), "--seed", "1"]
     simulate(["shear-flow", str(data), *crossed, *splits, *sizes])
 
     from physteer.commands.trainer_cli import run  # imports torch and Lightning

@@ -13,15 +13,16 @@ CONFIGS = ROOT / "configs/demo"
 SHORT = ["--data.rollout_steps", "2"]
 FIRST = ["--data.trajectories", "[0]"]
 TWO_STEPS = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2"]
+FEW_WINDOWS = ["--data.window_every", "4"]
 FEW_PAIRS = ["--data.train_pairs", "4", "--data.evaluation_pairs", "2", "--data.batch_size", "2"]
 RUNS = {
     "fit": ["fit", *SHORT, *TWO_STEPS, "--data.batch_size", "1"],
     "test": ["test", *SHORT, *FIRST],
     "das": ["fit", *TWO_STEPS, *FEW_PAIRS],
     "das_steer": ["predict", *SHORT, *FIRST],
-    "classes": ["fit"],
+    "classes": ["fit", *FEW_WINDOWS],
     "das_class": ["fit", *TWO_STEPS, *FEW_PAIRS],
-    "probe": ["fit"],
+    "probe": ["fit", *FEW_WINDOWS],
     "erase": ["predict", *SHORT],
 }
 """The words of the command line beside those of `physteer demo` itself, capture and steer."""
@@ -46,7 +47,7 @@ def place(tmp_path_factory):
     """A working directory in which `physteer demo` has run, and what it said."""
     folder, said = tmp_path_factory.mktemp("place"), io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stdout(said):
-        assert main(["demo", "--steps", "2", "--initial-conditions", "2"]) == 0
+        assert main(["demo", "--steps", "2", "--initial-conditions", "2", "--held-out", "2"]) == 0
     return folder, said.getvalue()
 
 

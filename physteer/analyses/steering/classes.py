@@ -23,21 +23,21 @@ def sort_windows(dataset: WindowDataset, classes: Mapping[str, Selection]) -> di
     """
     measured = {name for select in classes.values() for name in select.names} & READOUTS.keys()
     described = ", ".join(f"{label}: {select.expression!r}" for label, select in classes.items())
-    found: dict[Window, str] = {}
+    labels: dict[Window, str] = {}
     for window in with_progress(dataset.windows, "Sorting windows") if measured else dataset.windows:
         sample = {**dataset.parameters_of(window), **vars(window), **_readouts(dataset, window, measured)}
         member = [label for label, select in classes.items() if select(sample)]
         if len(member) > 1:
             raise PhysteerError(f"{window} is in both classes: {described}")
         if member:
-            found[window] = member[0]
+            labels[window] = member[0]
     for label in classes:
-        if label not in found.values():
+        if label not in labels.values():
             raise PhysteerError(
                 f"class {label!r} is empty: none of the {len(dataset)} windows in {dataset.path} belongs to it "
                 f"({described})"
             )
-    return found
+    return labels
 
 
 def units_of(labels: Mapping[Window, str]) -> dict[Window, str]:
@@ -53,7 +53,7 @@ def units_of(labels: Mapping[Window, str]) -> dict[Window, str]:
         classes: dict[tuple[Hashable, ...], set[str]] = defaultdict(set)
         for window, label in labels.items():
             classes[kind(window)].add(label)
-        if all(len(found) == 1 for found in classes.values()):
+        if all(len(members) == 1 for members in classes.values()):
             return {window: "/".join(map(str, kind(window))) for window in labels}
     return {window: str(window) for window in labels}
 

@@ -56,7 +56,7 @@ class RolloutRows:
         if key.role != "unsteered":
             self._add(key, comparison.movement(frames), exists)
             targets = comparison.has_target(key.strength)
-            both = [there and target for there, target in zip(exists, targets, strict=True)]
+            both = [rollout and target for rollout, target in zip(exists, targets, strict=True)]
             self._add(key, comparison.alignment(frames, key.strength), both)
 
     def add_value(self, key: ConditionKey, row: int, step: int, field: str, metric: str, value: float) -> None:
@@ -108,9 +108,9 @@ class RolloutRows:
         spectra = self.comparison.spectra(frames, steps)
         if spectra is None:
             return
-        for window, by_step, there in zip(self._spectra, spectra.tolist(), exists, strict=True):
+        for window, by_step, has_rollout in zip(self._spectra, spectra.tolist(), exists, strict=True):
             for step, energies in zip(steps, by_step, strict=True):
-                if there and not math.isnan(energies[0]):  # a frame that is finite
+                if has_rollout and not math.isnan(energies[0]):  # a frame that is finite
                     self._spectra[window] += [
                         SpectrumRow(
                             condition=key.condition,

@@ -1,0 +1,91 @@
+"""``physteer report`` draws searches and probes again from their tables and maps."""
+
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from physteer.analyses.das.table import InterchangeScore, read_interchange_table, write_interchange_table
+from physteer.analyses.probing.class_table import ClassScore, write_class_table
+from physteer.analyses.probing.table import LensScore, ProbeScore, write_probe_tables
+from physteer.analyses.probing.trajectory_maps import TrajectoryMaps
+from physteer.cli import main
+from physteer.reports import summary_of
+
+
+def scores(best_site):
+    """A search over two sites, of which one does best, with its controls."""
+    rows = [InterchangeScore("", "model", 0, "", "recovery", "", 0.75, math.nan, math.nan, 3)]
+    for site in ("blocks.0", "blocks.1"):
+        value = 0.5 if site == best_site else 0.2
+        for kind, name, share in (("learned", "", 1), ("shuffled", "", 0.4), ("random", "1", 0.1), ("full", "", -2)):
+            who = (site, kind, 0 if kind == "full" else 2, name)
+            rows += [
+                InterchangeScore(*who, "recovery", field, share * value, share * value - 0.05, share * value + 0.05, 3)
+                for field in ("", "tracer", "pressure")
+            ]
+            rows.append(InterchangeScore(*who, "interchange_accuracy", "", 0.5, 0.4, 0.6, 3))
+            for field, moved, null in (("tracer", 0.3, 0.03), ("pressure", 0.4, 0.04)):
+                rows.append(InterchangeScore(*who, "movement", field, moved, math.nan, math.nan, 3))
+                rows.append(InterchangeScore(*who, "null_movement", field, null, math.nan, math.nan, 3))
+    return rows
+
+
+def title(path):
+    with Image.open(path) as image:
+        return image.info["Title"]
+
+
+def test_a_search_is_drawn_again(tmp_path, capsys):
+    write_interchange_table(tmp_path, "valid", scores("blocks.1"), ["Reynolds", "Schmidt"])
+    write_interchange_table(tmp_path, "test", scores("blocks.0"), ["Reynolds", "Schmidt"])
+    assert main(["report", str(tmp_path)]) == 0
+    figures = {path.name: title(path) for path in (tmp_path / "figures").iterdir()}
+    assert figures == {
+        "recovery_test.png": "Counterfactual recovery of Reynolds, Schmidt, by site and rank",
+        "recovery_valid.png": "Counterfactual recovery of Reynolds, Schmidt, by site and rank",
+        "recovery_fields_test.png": "Recovery of Reynolds, Schmidt by field: blocks.1, rank 2",  # selected on valid
+        "recovery_fields_valid.png": "Recovery of Reynolds, Schmidt by field: blocks.1, rank 2",
+    }
+    assert 'id="learned-subspaces"' in (tmp_path / "report.html").read_text()
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("counterfactual recovery of Reynolds, Schmidt on test (3 initial conditions;")
+    row = " ".join(printed[2].split())
+    assert row == "blocks.0 2 +0.50 [+0.45, +0.55] +0.20 +0.05 -1.00 0.50 10.0%"
+    shares = [row.value for row in read_interchange_table(tmp_path, "test") if row.metric == "null_share"]
+    assert shares == pytest.approx([0.1] * 8), "printed as 10.0 %"
+
+
+def test_probes_are_drawn_again(tmp_path, capsys):
+    places = [("blocks.0", "probe"), ("blocks.0", "shuffled"), ("", "random_features"), ("", "raw_patch")]
+    rows = [
+        ProbeScore(site, "vorticity", resolution, data, control, 1.0, 0.8, 0.7, 0.9, 0.1, 4, 0.01, 0.02)
+        for site, control in places
+        for resolution in ("token", "pooled")
+        for data in ("simple", "full")
+    ]
+    lens = [LensScore(depth, field, 0.1, 0.05, 0.2, 4) for depth in ("encoder", "persistence") for field in ("", "p")]
+    write_probe_tables(tmp_path, rows, lens)
+    classes = [ClassScore(site, "Reynolds", "full", control, 1.0, 0.6, 0.5, 0.7, 0.2, 4) for site, control in places]
+    write_class_table(tmp_path, classes)
+    maps = TrajectoryMaps(
+        name="flow_0",
+        data="full",
+        sites=("blocks.0",),
+        targets=("vorticity",),
+        pooled_targets=("vorticity",),
+        frames=torch.arange(3),
+        prediction=torch.randn(1, 1, 3, 4, 4, 1),
+        truth=torch.randn(1, 3, 4, 4, 1),
+        pooled_prediction=torch.randn(1, 1, 3),
+        pooled_truth=torch.randn(1, 3),
+    )
+    maps.save(tmp_path / "maps" / "full_flow_0.safetensors")
+    assert main(["report", str(tmp_path)]) == 0
+    names = ("best_match", "classes", "lens", "maps_flow_0", "r2_pooled", "r2_token", "traces_flow_0")
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [f"probe_{name}.png" for name in names]
+    assert 'id="probes"' in (tmp_path / "report.html").read_text()
+    printed = capsys.readouterr().out
+    assert "R² per token" in printed and "accuracy of class probes" in printed
+    assert printed.startswith(summary_of(tmp_path))
