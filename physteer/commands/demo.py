@@ -12,8 +12,6 @@ from physteer.commands.parser import Parser, whole
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 EXTRA_FRAMES = 14
 """Stored frames besides the predicted ones: five of context, and more for later windows of the demo's other runs."""
-HELD_OUT = 4
-"""Number of steered initial conditions, which the concept is not made from."""
 
 
 def main(args: Sequence[str]) -> int:
