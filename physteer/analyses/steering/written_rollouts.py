@@ -31,14 +31,17 @@ class WrittenRollouts(WindowDataset):
     def __init__(self, folder: Path) -> None:
         super().__init__(str(folder), WindowSpec(n_input=1, n_output=0, every=None))
         self.folder, self.split = folder, folder.name
-        self.spec = WindowSpec(n_input=int(self._attribute(self.files[0], "n_context")), n_output=0, every=None)
+        self._sources: dict[str, Window] = {}
+        (n_context,) = self._attributes(self.files[0], "n_context")
+        self.spec = WindowSpec(n_input=int(n_context), n_output=0, every=None)
 
     @cached_property
     def key(self) -> ConditionKey:
         """Who the rollouts are."""
-        first = self.files[0]
-        condition, strength = self._attribute(first, "condition"), float(self._attribute(first, "strength"))
-        told = {name: self.attribute(first, name) or "" for name in ("role", "direction", "site", "mode")}
+        condition, strength_text = self._attributes(self.files[0], "condition", "strength")
+        strength = float(strength_text)
+        with self:
+            told = {name: self.attribute(self.files[0], name) or "" for name in ("role", "direction", "site", "mode")}
         told["role"] = told["role"] or ("concept" if strength else "unsteered")
         if condition == TRUTH:  # written as a condition without edits
             told["role"] = "truth"
@@ -54,14 +57,18 @@ class WrittenRollouts(WindowDataset):
         return int(self.well.n_steps_per_trajectory[self._number(Window(name, 0, 0))])
 
     def source(self, name: str) -> Window:
-        """Return the window that a file's rollout starts from."""
-        parts = (self._attribute(name, f"source_{part}") for part in ("trajectory", "start", "stride"))
-        return Window(self._attribute(name, "source_file"), *map(int, parts))
+        """Return the window that a file's rollout starts from; it is read once."""
+        if name not in self._sources:
+            parts = ("source_file", "source_trajectory", "source_start", "source_stride")
+            file, *numbers = self._attributes(name, *parts)
+            self._sources[name] = Window(file, *map(int, numbers))
+        return self._sources[name]
 
     def sample(self, name: str, n_frames: int, start: int = 0) -> Sample:
         """Read frames of a file, as a window of the data that it was rolled out from."""
+        source = self.source(name)
         with self:
-            return replace(self.read(Window(name, 0, start), n_frames), window=self.source(name))
+            return replace(self.read(Window(name, 0, start), n_frames), window=source)
 
     def predicted(self, name: str, n_frames: int) -> Tensor:
         """Read the predicted ones among the first frames of a file, [1, T, C, H, W, D]."""
@@ -71,14 +78,15 @@ class WrittenRollouts(WindowDataset):
         """Read the times of all frames, [T], in the data set's unit."""
         return self.sample(name, self.n_frames(name)).times
 
-    def _attribute(self, name: str, attribute: str) -> str:
-        """Return a root attribute that every rollout has."""
+    def _attributes(self, name: str, *attributes: str) -> list[str]:
+        """Return root attributes that every rollout has."""
         with self:
-            value = self.attribute(name, attribute)
-        if value is None:
-            path = self.well.files_paths[self._numbers[name]]
-            raise PhysteerError(f"{path} is not a readable rollout: it has no attribute {attribute!r}")
-        return value
+            values = {attribute: self.attribute(name, attribute) for attribute in attributes}
+        for attribute, value in values.items():
+            if value is None:
+                path = self.well.files_paths[self._numbers[name]]
+                raise PhysteerError(f"{path} is not a readable rollout: it has no attribute {attribute!r}")
+        return [str(value) for value in values.values()]
 
     def _check_finite(self, fields: NDArray[np.float32], window: Window, frames: slice) -> None:
         """Accept all values."""
