@@ -145,6 +145,8 @@ def bare(axes: Axes) -> None:
 
 def save(figure: Figure, path: Path, title: str, description: str) -> Path:
     """Write a PNG, whole or not at all, that carries its title and a description for `alt` texts; return its path."""
+    about = {"Title": title, "Description": description}
+    fast = {"compress_level": 6}  # matplotlib's 9 takes five times as long for files of 96 % the size
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, format="png", metadata={"Title": title, "Description": description})
+        figure.savefig(temporary, dpi=DPI, format="png", metadata=about, pil_kwargs=fast)
     return path
