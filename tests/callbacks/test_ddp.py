@@ -159,17 +159,18 @@ def test_fit_and_scores(folder, tiny_well):
         val_check_interval=4,
         default_root_dir=str(folder / "fit"),
     )
-    said = two_processes(folder, "fit", "--config", config)
-    assert said.stdout.startswith("step 4: VRMSE one step ") and said.stdout.count("\n") == 1
+    words = ["--config", config, "--ckpt_path", folder / "fit/checkpoints/last.ckpt"]
+    tested = ["test", *words, "--trainer.default_root_dir", folder / "two"]
+    said = two_processes(folder, "fit", "--config", config, then=tested)
+    assert said.stdout.startswith("step 4: VRMSE one step ")
+    assert len([line for line in said.stdout.splitlines() if line.startswith("step ")]) == 1
     validated = scores(folder / "fit/tables/scores_val.csv")
 
     # the trained weights, scored by one process and by two
-    words = ["--config", config, "--ckpt_path", folder / "fit/checkpoints/last.ckpt"]
     assert main(["validate", *map(str, words), "--trainer.default_root_dir", str(folder / "one")]) == 0
     alone = scores(folder / "one/tables/scores_val.csv")
     assert alone.keys() == validated.keys() and len(alone) == 75
     assert all(validated[key] == pytest.approx(value, rel=1e-5) for key, value in alone.items())
-    two_processes(folder, "test", *words, "--trainer.default_root_dir", folder / "two")
     assert main(["test", *map(str, words), "--trainer.default_root_dir", str(folder / "one")]) == 0
     alone, both = (scores(folder / run / "tables/scores_test.csv") for run in ("one", "two"))
     assert alone.keys() == both.keys()

@@ -1,9 +1,9 @@
 """Small experiments through the real command line: a random two-block Walrus on the tiny shear-flow data set."""
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from helpers.paths import importing
 from physteer.concepts import Concept
 from physteer.walrus import Walrus, WalrusConfig, save
 
@@ -93,10 +94,15 @@ def in_two_processes(*words: object) -> list[str]:
     return [sys.executable, "-m", "physteer", *map(str, words), "--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
 
-def two_processes(folder: Path, *words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run physteer in two processes, and see that it ends as it should."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+def two_processes(
+    folder: Path, *words: object, then: Sequence[object] = (), status: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run physteer in two processes, with the words of a second command in the same two, and see that it ends so."""
+    environment = importing(__file__) | {"OMP_NUM_THREADS": "1"}
     command = in_two_processes(*words)
+    if then:
+        more = in_two_processes(*then)
+        command = [*more[:2], "helpers.command_lines", *command[3:], "then", *more[3:]]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
