@@ -67,12 +67,7 @@ class RolloutRows:
             MetricRow(
                 window=window,
                 initial_condition=self._initial_conditions[row],
-                condition=key.condition,
-                role=key.role,
-                direction=key.direction,
-                strength=key.strength,
-                mode=key.mode,
-                site=key.site,
+                **vars(key),
                 step=step,
                 time=float(batch.times[row, batch.n_input + step - 1]),
                 field=field,
@@ -113,12 +108,7 @@ class RolloutRows:
                 if has_rollout and not math.isnan(energies[0]):  # a frame that is finite
                     self._spectra[window] += [
                         SpectrumRow(
-                            condition=key.condition,
-                            role=key.role,
-                            direction=key.direction,
-                            strength=key.strength,
-                            mode=key.mode,
-                            site=key.site,
+                            **vars(key),
                             step=step,
                             wavenumber=wavenumber,
                             energy=energy,
