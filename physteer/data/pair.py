@@ -122,10 +122,6 @@ class PairBatch:
         parameters = {name: torch.tensor(values, dtype=torch.float64) for name, values in columns.items()}
         return Batch(frame, 1, self.base_windows, parameters, torch.zeros(len(frame), 1), self.metadata)
 
-    def without_mismatched(self) -> PairBatch:
-        """Return the pairs without mismatched sources."""
-        return dataclasses.replace(self, pairs=tuple(dataclasses.replace(p, mismatched=()) for p in self.pairs))
-
     def with_mismatched_sources(self) -> PairBatch:
         """Return the pairs with mismatched sources in place of their own."""
         return dataclasses.replace(self, pairs=tuple(dataclasses.replace(p, sources=p.mismatched) for p in self.pairs))

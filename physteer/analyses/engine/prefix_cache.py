@@ -19,6 +19,7 @@ from physteer.interventions import (
     LastFrameSnapshot,
     Site,
     Snapshot,
+    StagedModel,
     join_snapshots,
     take_last_frame_snapshots,
     take_snapshots,
@@ -78,7 +79,8 @@ class PrefixCache:
         needed_by: str = "DAS",
     ) -> None:
         self.sites = tuple(sites)
-        self._network = (keeps_past if last_frame else staged)(forecaster, needed_by)
+        self.network: StagedModel = (keeps_past if last_frame else staged)(forecaster, needed_by)
+        """The forecaster's, which runs in stages."""
         self._take: Callable[..., Mapping[Site, Snapshot]]
         self._take, kind = (take_last_frame_snapshots, LastFrameSnapshot) if last_frame else (take_snapshots, Snapshot)
         model_key = f"{forecaster.identity} {forecaster.source_version}"
@@ -128,7 +130,7 @@ class PrefixCache:
             shifted = dataclasses.replace(batch, windows=tuple(draws[row] for row in rows))
             inputs, scale = forecaster.inputs(batch.context, shifted)
             with torch.no_grad():
-                snapshots = self._take(self._network, self.sites, *inputs)
+                snapshots = self._take(self.network, self.sites, *inputs)
             last = batch.context[:, -1:]
             return Prefix(snapshots, {"last": last, "fields": scale.fields, "differences": scale.differences})
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from physteer.analyses.engine.prefix_cache import PairActivations, PrefixCache, PreparedPairs
 from physteer.data.pair import PairBatch
 from physteer.errors import PhysteerError
-from physteer.forecast import Forecaster, SampleScale, staged
+from physteer.forecast import Forecaster, SampleScale
 from physteer.interventions import Edit, Site, Snapshot, StagedModel, observed, replayed, take_snapshots
 
 M = TypeVar("M", contravariant=True)
@@ -105,7 +105,7 @@ class ForecastSuffix:
         read: Sequence[Site] = (),
     ) -> Outcome:
         """Predict the frame after the bases under edits."""
-        y, seen = continued(staged(model, "DAS"), activations.base, edits, read)
+        y, seen = continued(self.cache.network, activations.base, edits, read)
         frame = model.next_frame(y, activations.last, activations.scale, batch.metadata)
         return Outcome(frame, activations.scale, seen)
 
