@@ -22,6 +22,7 @@ from physteer.interventions.passes import (
 )
 from physteer.interventions.replacements import Interchange, InterchangeMean, Mean, Replacement, Resample, Scale, Zero
 from physteer.interventions.replay import interchanged, replayed
+from physteer.interventions.residual import Write, WritesResidual, resumed, write_of
 from physteer.interventions.rotation import (
     ColumnGroup,
     LowRankRotation,
@@ -65,6 +66,8 @@ __all__ = [
     "Steer",
     "SteerMode",
     "Subspace",
+    "Write",
+    "WritesResidual",
     "Zero",
     "all_tensors",
     "apply_edits",
@@ -80,6 +83,7 @@ __all__ = [
     "observed",
     "orthonormal",
     "replayed",
+    "resumed",
     "select_rows",
     "separated",
     "site_names",
@@ -89,4 +93,5 @@ __all__ = [
     "take_last_frame_snapshots",
     "take_snapshot",
     "take_snapshots",
+    "write_of",
 ]

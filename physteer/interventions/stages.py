@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from physteer.errors import PhysteerError
 from physteer.interventions.sites import Site, find_module
 
-_IN_BLOCK = re.compile(r"blocks\.(?P<index>\d+)(?P<inside>\..+)?")
+IN_BLOCK = re.compile(r"blocks\.(?P<index>\d+)(?P<inside>\..+)?")
 
 
 class StagedModel(Protocol):
@@ -73,7 +73,7 @@ def first_block(model: StagedModel, site: Site) -> int:
     find_module(cast(nn.Module, model), site)
     if site.module == "encoder":
         return 0
-    match = _IN_BLOCK.fullmatch(site.module)
+    match = IN_BLOCK.fullmatch(site.module)
     if match is None:
         raise PhysteerError(
             f"site {site.module!r} is not at the border of a stage: a pass can be stopped at 'encoder', at 'blocks.i', "

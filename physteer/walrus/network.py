@@ -132,6 +132,30 @@ class Walrus(nn.Module):
             h = self.blocks[i](h, context.positions[i], kv_cache=kept)
         return h
 
+    def run_second_half(self, h: Tensor, context: Context, block: int) -> Tensor:
+        """Run a block's space mixing on the stream [B, T, h, w, δ, d] behind its time mixing, frame by frame."""
+        return self.blocks[block].space(h, context.positions[block])  # type: ignore[operator, union-attr, no-any-return]
+
+    def residual_writes(self, block: int) -> dict[str, tuple[str, Tensor | None]]:
+        """Return how the sites of a block enter the residual stream.
+
+        Returns:
+            By the site's path: the path of the stream right behind it, and the weight [d, width] of the linear map;
+            None for a weight where the activation itself is added, or is the stream.
+        """
+        time, space = self.blocks[block].time, self.blocks[block].space
+        end, middle = f"blocks.{block}", f"blocks.{block}.time"
+        return {
+            f"{middle}.heads": (middle, time.out.weight),  # type: ignore[union-attr]
+            f"{middle}.update": (middle, None),
+            middle: (middle, None),
+            f"{end}.space.heads": (end, space.attention_out.weight),  # type: ignore[union-attr]
+            f"{end}.space.attention_update": (end, None),
+            f"{end}.space.ff_hidden": (end, space.ff_out.weight),  # type: ignore[union-attr]
+            f"{end}.space.ff_update": (end, None),
+            end: (end, None),
+        }
+
     def decode(self, h: Tensor, context: Context, *, last_frame_only: bool = False) -> Tensor:
         """Map tokens [B, T, h, w, δ, d] to fields [B, T, C, H, W, D], or the last frame's alone."""
         h = h[:, -1:] if last_frame_only else h
