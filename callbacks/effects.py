@@ -1,0 +1,135 @@
+"""What each part of a model does: effects of replacing activations."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import lightning as L
+
+from physteer.analyses.effects import SCALES, EffectEvaluation, EffectPlan, make_patches
+from physteer.analyses.effects.table import write_attribution_tables, write_effect_table
+from physteer.callbacks.base import forecast_module
+from physteer.callbacks.progress import OccasionalLines
+from physteer.data.pair_module import CounterfactualDataModule
+from physteer.errors import PhysteerError
+from physteer.reports import write_page
+from physteer.reports.effect_report import effects_text, report_effects
+
+MEBIBYTE = 2**20
+NODES = ["blocks.*.time.heads[*]", "blocks.*.space.heads[*]", "blocks.*.space.ff_update"]
+
+
+class Effects(L.Callback):
+    """Measure what replacing the activation of one node after the other does to the prediction.
+
+    In ``validate`` or ``test``, over pairs of windows whose counterfactual is known. A node's activation b becomes
+    another one, at several scales c: zero, the mean, that of another window (``resample``), that of the pair's source;
+    or only its part inside or outside the first principal directions. Formulas: ``physteer.analyses.effects.VARIANTS``.
+    Each effect is pooled over pairs, with a 95 % interval over initial conditions:
+
+    ``field``: how far the prediction moves, over how far the other window's own prediction lies away; ``aligned``: the
+    share of the *simulated* change that the source's activation makes, signed, per field and region of the flow; and
+    ``null_share``, if ``data.null_parameter`` is set: how far sources that must not change the flow move each field,
+    over how far pairs do.
+
+    Only what lies behind a node is run. A sweep that was killed goes on where it was. The run folder gets
+    ``tables/effects_<split>``, ``tables/attribution_<split>``, figures (PDF too) and ``report.html``.
+
+    Args:
+        nodes: sites, or patterns: ``*`` stands for one part of a path, ``[*]`` for every head.
+        variants: ``zero``, ``mean``, ``resample``, ``source``: b + c(s − b); ``scaled_resample``, ``scaled_source``:
+            c·s; ``span_self``, ``complement_self``, ``span_source``, ``complement_source``: inside or outside the
+            principal directions.
+        scales: c; the default is 0 to 10 in twelve steps.
+        frames: frames of the context that are patched, each for itself, such as ``[-1]`` for the last, which is also
+            the cheapest; null for all together.
+        components: principal directions per node.
+        per_frame: whether each frame has a mean and principal directions of its own.
+        statistics_windows: windows of ``train`` that means and principal directions are fitted to.
+        exact: nodes, drawn at random, that are measured; null for all. The others are only estimated.
+        attribution: whether to estimate the effects of all nodes from 13 backward passes per batch, and to compare them
+            with exact ones on 20 nodes.
+        rollouts: nodes, or patterns, that are also taken from the source at every step of rollouts of ``data.horizon``
+            steps.
+        cache: mebibytes of memory for windows that several pairs share.
+        seed: of the partners, the draws of nodes and windows, and the cotangents.
+    """
+
+    def __init__(
+        self,
+        nodes: list[str] = NODES,
+        variants: list[str] = ["zero", "mean", "resample", "source"],  # noqa: B006  jsonargparse shows it; never changed
+        scales: list[float] = list(SCALES),  # noqa: B006
+        frames: list[int] | None = None,
+        components: int = 8,
+        per_frame: bool = False,
+        statistics_windows: int = 32,
+        exact: int | None = None,
+        attribution: bool = True,
+        rollouts: list[str] = [],  # noqa: B006
+        cache: int = 1024,
+        seed: int = 0,
+    ) -> None:
+        make_patches(variants, scales)
+        for name, value, least in (
+            ("components", components, 1),
+            ("statistics_windows", statistics_windows, 1),
+            ("exact", exact, 1),
+            ("cache", cache, 0),
+        ):
+            if value is not None and value < least:
+                raise PhysteerError(f"Effects.{name} must be at least {least}; found {value}")
+        self.plan = EffectPlan(
+            tuple(nodes),
+            tuple(variants),
+            tuple(scales),
+            None if frames is None else tuple(frames),
+            components,
+            per_frame,
+            statistics_windows,
+            exact,
+            attribution,
+            tuple(rollouts),
+            cache * MEBIBYTE,
+            seed,
+        )
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Freeze the network and put the evaluation on the module."""
+        module, data = forecast_module(pl_module, "Effects"), getattr(trainer, "datamodule", None)
+        if stage not in ("validate", "test"):
+            raise PhysteerError(f"Effects measures: run `physteer validate` or `physteer test`, not {stage}")
+        if not isinstance(data, CounterfactualDataModule):
+            raise PhysteerError("Effects needs pairs: set data.class_path to physteer.CounterfactualDataModule")
+        module.freeze_network()
+        module.evaluation = EffectEvaluation(
+            self.plan,
+            data.pair_windows("train"),
+            _unfinished(trainer),
+            OccasionalLines(trainer.is_global_zero),
+        )
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the tables and figures of ``valid``."""
+        self._write(trainer, pl_module, "valid")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the tables and figures of ``test``."""
+        self._write(trainer, pl_module, "test")
+
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
+        evaluation, run = forecast_module(pl_module, "Effects").evaluation, Path(trainer.default_root_dir)
+        assert isinstance(evaluation, EffectEvaluation)  # put there in `setup`
+        if not trainer.is_global_zero:
+            return
+        write_effect_table(run, split, evaluation.rows)
+        if evaluation.attribution_rows:
+            write_attribution_tables(run, split, evaluation.attribution_rows, evaluation.attribution_checks)
+        shutil.rmtree(_unfinished(trainer), ignore_errors=True)
+        report_effects(run, split)
+        pl_module.print(f"{effects_text(run, split)}\nreport: {write_page(run)}", flush=True)
+
+
+def _unfinished(trainer: L.Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "unfinished"

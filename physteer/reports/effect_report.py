@@ -1,0 +1,89 @@
+"""The figures and text of a run that measured the effects of nodes, from its tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from physteer.analyses.effects.table import EffectRow, read_attribution_tables, read_effect_table
+from physteer.reports.effect_figures import (
+    draw_effect_curves,
+    draw_effect_steps,
+    draw_head_maps,
+    overall,
+    shown_effect,
+)
+from physteer.reports.style import signed
+from physteer.reports.text_table import text_table
+
+SPLITS = ("test", "valid")
+"""That tables may be of, what is reported first."""
+_TOP = 10
+
+
+def report_effects(run_folder: Path, split: str) -> None:
+    """Draw ``figures/effects_*_<split>`` from ``tables/effects_<split>``, if there is one.
+
+    Raises:
+        PhysteerError: The table is broken.
+    """
+    rows, figures = read_effect_table(run_folder, split), run_folder / "figures"
+    if rows:
+        draw_effect_curves(rows, figures / f"effects_curves_{split}.png")
+        draw_head_maps(rows, figures / f"effects_heads_{split}.png")
+        draw_effect_steps(rows, figures / f"effects_steps_{split}.png")
+
+
+def top_nodes(rows: Sequence[EffectRow]) -> tuple[str, list[EffectRow]]:
+    """Return the effect that ranks nodes, and the row of each node, the largest first: one variant at one scale."""
+    first = [row for row in rows if row.step == 1]
+    effect = shown_effect(first)
+    here = overall(first, effect)
+    if not here:
+        return effect, []
+    variant = "source" if any(row.variant == "source" for row in here) else here[0].variant
+    scale = min({row.scale for row in here if row.variant == variant}, key=lambda c: abs(c - 1))
+    chosen = [row for row in here if (row.variant, row.scale) == (variant, scale) and math.isfinite(row.value)]
+    return effect, sorted(chosen, key=lambda row: -abs(row.value))
+
+
+def effects_text(run_folder: Path, split: str) -> str:
+    """Return what a terminal shows of a run's effects; empty where there are none."""
+    rows = read_effect_table(run_folder, split)
+    effect, ranked = top_nodes(rows)
+    if not ranked:
+        return ""
+    head = ranked[0]
+    unsigned = {row.node: row.value for row in overall(rows, "field") if _same(row, head)}
+    nulls = [row for row in rows if row.effect == "null_share" and row.field]
+    fields = list(dict.fromkeys(row.field for row in nulls))
+    null_of = {(row.node, row.field): f"{row.value:.1%}" for row in nulls}
+    table = [
+        [
+            row.node,
+            signed(round(row.value, 3)),
+            f"[{signed(round(row.low, 3))}, {signed(round(row.high, 3))}]" if math.isfinite(row.low) else "",
+            f"{unsigned[row.node]:.3f}" if row.node in unsigned else "",
+            *(null_of.get((row.node, field), "–") for field in fields),
+        ]
+        for row in ranked[:_TOP]
+    ]
+    header = ["node", effect, "95 % interval", "field", *(f"null {field.replace('_', ' ')}" for field in fields)]
+    lines = [
+        f"{effect} effect of {head.variant.replace('_', ' ')} at scale {head.scale:g} on {split}: the largest of "
+        f"{len(ranked)} nodes ({head.initial_conditions} initial conditions)",
+        *text_table(header, table, align="<><>"),
+    ]
+    if nulls:
+        lines.append("null: how far a source that must not change a field moves it, over how far pairs do")
+    for check in read_attribution_tables(run_folder, split)[1]:
+        lines.append(
+            f"attribution, {check.estimate}: rank correlation with exact effects {check.spearman:.2f} on {check.nodes} "
+            f"nodes drawn at random, {check.flagged} of them flagged"
+        )
+    return "\n".join(lines)
+
+
+def _same(row: EffectRow, other: EffectRow) -> bool:
+    return (row.variant, row.scale, row.step) == (other.variant, other.scale, other.step)
