@@ -24,10 +24,11 @@ class Circuit(L.Callback):
     """Find the fewest nodes that carry a variable together, and test them on other initial conditions.
 
     ``validate`` estimates the effect of every node on pairs of ``valid`` (attribution), orders the nodes, and adds them
-    one by one: those of the set take the source's activation, all others that of another window. The circuit is the
-    smallest set with faithfulness f ≥ 0.95, where f = 0 with all nodes resampled and f = 1 with all from the source.
-    Then ``test`` reports, beside random orders: f with its interval, CPR = ∫ f dκ and CMD = ∫ |1 − f| dκ over the share κ
-    of nodes, completeness (f of all nodes but the circuit's), minimality (the drop of f without each node) and the
+    one by one to the set of those that are kept in the source's pass, while all others take the activations of another
+    window together. The circuit is the smallest set with faithfulness f ≥ 0.95: f = 0 with all nodes resampled, 1 with
+    all kept, and what counts is the aligned effect, the share of the simulated change against the base's prediction.
+    Then ``test`` reports, beside random orders: f with its interval, CPR = ∫ f dκ and CMD = ∫ |1 − f| dκ over the share
+    κ of nodes, completeness (f of all nodes but the circuit's), minimality (the drop of f without each node) and the
     overlap with circuits of resampled initial conditions.
 
     The run folder gets ``circuit.json``, ``tables/circuit_<split>``, ``tables/circuit_curve_<split>`` and a figure.
@@ -66,7 +67,7 @@ class Circuit(L.Callback):
         """Freeze the network and put the evaluation on the module."""
         module = forecast_module(pl_module, "Circuit")
         if stage not in ("validate", "test"):
-            raise PhysteerError(f"Circuit is searched by `physteer validate`, not by {stage}")
+            raise PhysteerError("Circuit is searched by `physteer validate`")
         if not isinstance(getattr(trainer, "datamodule", None), CounterfactualDataModule):
             raise PhysteerError("Circuit needs pairs: set data.class_path to physteer.CounterfactualDataModule")
         if self._evaluation is None:

@@ -99,7 +99,7 @@ class Effects(L.Callback):
         """Freeze the network and put the evaluation on the module."""
         module, data = forecast_module(pl_module, "Effects"), getattr(trainer, "datamodule", None)
         if stage not in ("validate", "test"):
-            raise PhysteerError(f"Effects measures: run `physteer validate` or `physteer test`, not {stage}")
+            raise PhysteerError("Effects measures: run `physteer validate` or `physteer test`")
         if not isinstance(data, CounterfactualDataModule):
             raise PhysteerError("Effects needs pairs: set data.class_path to physteer.CounterfactualDataModule")
         module.freeze_network()

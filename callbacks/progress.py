@@ -121,6 +121,25 @@ class RolloutProgress(TQDMProgressBar, RolloutCallback):
             print(what + (f", {note}" if note else ""), file=sys.stderr, flush=True)
 
 
+class OccasionalLines:
+    """Prints a line now and then, on the first process: the progress inside a long batch.
+
+    Args:
+        speaks: whether this is the first process.
+        seconds: time between lines.
+    """
+
+    def __init__(self, speaks: bool, seconds: float = 10.0) -> None:
+        self.speaks, self.seconds = speaks, seconds
+        self._told = time.monotonic()
+
+    def __call__(self, line: str) -> None:
+        """Print a line, unless the latest one is younger."""
+        if self.speaks and time.monotonic() - self._told >= self.seconds:
+            self._told = time.monotonic()
+            print(line, file=sys.stderr, flush=True)
+
+
 def _loss(trainer: L.Trainer) -> str:
     loss = trainer.callback_metrics.get("train/loss")
     return f"loss {loss.item():.4g}" if isinstance(loss, Tensor) else ""

@@ -31,7 +31,14 @@ from physteer.interventions.rotation import (
     evaluated_once,
 )
 from physteer.interventions.sites import DeclaresSites, Site, find_module, site_names
-from physteer.interventions.snapshot import LastFrameSnapshot, Snapshot, all_tensors, join_snapshots, select_rows
+from physteer.interventions.snapshot import (
+    LastFrameSnapshot,
+    Snapshot,
+    all_tensors,
+    join_passes,
+    join_snapshots,
+    select_rows,
+)
 from physteer.interventions.stages import KeepsPast, StagedModel
 from physteer.interventions.steer import Steer, SteerMode, fit_to_grid
 from physteer.interventions.subspace import Complement, Span, Subspace, orthonormal
@@ -79,6 +86,7 @@ __all__ = [
     "find_module",
     "fit_to_grid",
     "interchanged",
+    "join_passes",
     "join_snapshots",
     "observed",
     "orthonormal",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from physteer.errors import PhysteerError
 from physteer.interventions.constant import Constant
+from physteer.interventions.seeds import derangement
 
 
 class Replacement(nn.Module, ABC):
@@ -121,12 +122,7 @@ class Resample(Replacement):
         """
         if n < 2:
             raise PhysteerError(f"resampling within a batch needs two rows or more; there is {n}")
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + n)
-        rows = torch.arange(n)
-        while True:  # uniform over derangements; e tries on average
-            order = torch.randperm(n, generator=generator)
-            if not bool((order == rows).any()):
-                return order
+        return derangement(n, torch.Generator().manual_seed(self.seed * 1_000_003 + n))
 
     def forward(self, h: Tensor) -> Tensor:
         """Return the rows in their new order."""
@@ -157,5 +153,7 @@ def _copy_like(value: Tensor, h: Tensor) -> Tensor:
     try:
         expanded = value.to(device=h.device, dtype=h.dtype).expand_as(h)
     except RuntimeError:
-        raise PhysteerError(f"a value {list(value.shape)} does not fit an activation {list(h.shape)}") from None
+        alone = value.ndim == h.ndim and h.shape[1] == 1 != value.shape[1]
+        hint = ": only the last frame is computed here, so give the last frame of the value" if alone else ""
+        raise PhysteerError(f"a value {list(value.shape)} does not fit an activation {list(h.shape)}{hint}") from None
     return expanded.clone(memory_format=torch.contiguous_format)

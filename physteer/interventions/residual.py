@@ -62,6 +62,8 @@ class Write:
         if self.head is not None:
             width = difference.shape[-1]
             weight = weight[:, self.head * width : (self.head + 1) * width]
+        elif difference.shape[-1] != weight.shape[1]:
+            difference = difference.flatten(-2)  # all heads: [..., n, hd]
         return difference @ weight.mT.to(difference.dtype)
 
 

@@ -15,3 +15,20 @@ def digest(*parts: str | int) -> bytes:
 def generator_of(*parts: str | int) -> torch.Generator:
     """Return a generator on the CPU, seeded with the digest of names and numbers."""
     return torch.Generator().manual_seed(int.from_bytes(digest(*parts)[:8], "big") >> 1)
+
+
+def derangement(n: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw a derangement of n rows, uniformly: row i gets row order[i], which is never i.
+
+    Args:
+        n: at least 2.
+        generator: of the draw.
+
+    Returns:
+        [n], int64.
+    """
+    rows = torch.arange(n)
+    while True:  # e tries on average
+        order = torch.randperm(n, generator=generator)
+        if not bool((order == rows).any()):
+            return order

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from physteer.errors import PhysteerError
 from physteer.interventions.sites import Site
+from physteer.interventions.stages import border_before
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,11 @@ class Snapshot:
     def activation(self) -> Tensor:
         """The site's activation as an edit sees it (`Site.select`), [B, T, …, d]."""
         return self.site.select(self.state) if self.inner is None else self.inner
+
+    @property
+    def at_border(self) -> Self:
+        """The same pass stopped at the border before the block."""
+        return dataclasses.replace(self, site=Site(border_before(self.start)), inner=None)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors by name; the first axis of each is the batch."""
@@ -106,16 +112,39 @@ def join_snapshots(snapshots: Sequence[S]) -> S:
         raise PhysteerError("there are no snapshots to join")
     first = snapshots[0]
     for other in snapshots[1:]:
-        for kind, first_value, other_value in (
-            ("kinds", type(first).__name__, type(other).__name__),
-            ("sites", first.site, other.site),
-            ("fields, boundaries or grids", first.shared, other.shared),
-            ("shapes", _row_shapes(first), _row_shapes(other)),
-        ):
-            if first_value != other_value:
-                raise PhysteerError(f"snapshots of different {kind} cannot be joined: {first_value} and {other_value}")
+        _check_same(first, other)
     named = [snapshot.tensors() for snapshot in snapshots]
     return first.with_tensors({name: torch.cat([each[name] for each in named]) for name in named[0]})
+
+
+def join_passes(passes: Sequence[Mapping[Site, S]]) -> dict[Site, S]:
+    """Join the rows of passes at the same sites, in this order; tensors that sites share are joined once.
+
+    Raises:
+        PhysteerError: There are no passes, or they differ in sites, grid, fields or boundaries.
+    """
+    if not passes:
+        raise PhysteerError("there are no snapshots to join")
+    first = passes[0]
+    for other in passes[1:]:
+        if other.keys() != first.keys():
+            raise PhysteerError(f"snapshots of different sites cannot be joined: {[*first]} and {[*other]}")
+        for site, snapshot in other.items():
+            _check_same(first[site], snapshot)
+    named = [all_tensors(one) for one in passes]
+    joined = {name: torch.cat([each[name] for each in named]) for name in named[0]}
+    return {site: snapshot.with_tensors(joined) for site, snapshot in first.items()}
+
+
+def _check_same(first: Snapshot, other: Snapshot) -> None:
+    for kind, first_value, other_value in (
+        ("kinds", type(first).__name__, type(other).__name__),
+        ("sites", first.site, other.site),
+        ("fields, boundaries or grids", first.shared, other.shared),
+        ("shapes", _row_shapes(first), _row_shapes(other)),
+    ):
+        if first_value != other_value:
+            raise PhysteerError(f"snapshots of different {kind} cannot be joined: {first_value} and {other_value}")
 
 
 def _listed(named: Mapping[str, Tensor], prefix: str, first: int) -> tuple[Tensor, ...]:

@@ -11,12 +11,14 @@ from physteer.metrics.flow import (
     enstrophy,
     kinetic_energy,
     momentum_thickness,
+    okubo_weiss,
     tracer_variance,
     vortex_area,
     vorticity,
 )
 from physteer.metrics.forecast import FORECASTS, ForecastScores
 from physteer.metrics.interchange import (
+    ChangeRecovery,
     CounterfactualRecovery,
     InterchangeAccuracy,
     Movement,
@@ -65,6 +67,7 @@ __all__ = [
     "FORECASTS",
     "TARGETS",
     "Alignment",
+    "ChangeRecovery",
     "ConditionSums",
     "CounterfactualRecovery",
     "Flow",
@@ -103,6 +106,7 @@ __all__ = [
     "mae_of",
     "momentum_thickness",
     "movement",
+    "okubo_weiss",
     "patches",
     "persistence",
     "pooled_ratio",

@@ -93,11 +93,25 @@ def energy_spectrum(velocity: Tensor) -> Tensor:
     return spectrum.index_add_(-1, shell, energy)
 
 
-def vortex_area(velocity: Tensor, spacing: Spacing, periodic: Periodic, threshold: float = 0.2) -> Tensor:
-    """Return the share of cells inside vortices: Okubo–Weiss W < −0.2 σ_W.
+def okubo_weiss(velocity: Tensor, spacing: Spacing, periodic: Periodic) -> Tensor:
+    """Return W/σ_W in the x-y plane, [..., H, W, D]: negative where rotation prevails, positive where strain does.
 
-    W = s_n² + s_s² − ω_z² in the x-y plane, with normal strain s_n = ∂x u − ∂y v and shear strain s_s = ∂x v + ∂y u;
-    σ_W is its standard deviation over the field's cells (Okubo 1970, Weiss 1991).
+    W = s_n² + s_s² − ω_z², with normal strain s_n = ∂x u − ∂y v and shear strain s_s = ∂x v + ∂y u; σ_W is its standard
+    deviation over the field's cells (Okubo 1970, Weiss 1991). In a fluid at rest it is 0.
+
+    Args:
+        velocity: [..., 3, H, W, D].
+        spacing: per axis.
+        periodic: per axis.
+    """
+    u, v = velocity.select(-4, 0), velocity.select(-4, 1)
+    (ux, uy), (vx, vy) = ([derivative(c, axis, spacing, periodic) for axis in (0, 1)] for c in (u, v))
+    w = (ux - vy).square() + (vx + uy).square() - (vx - uy).square()
+    return w / w.std(SPACE, correction=0, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
+
+
+def vortex_area(velocity: Tensor, spacing: Spacing, periodic: Periodic, threshold: float = 0.2) -> Tensor:
+    """Return the share of cells inside vortices: Okubo–Weiss W < −0.2 σ_W (`okubo_weiss`).
 
     Args:
         velocity: [..., 3, H, W, D].
@@ -108,10 +122,8 @@ def vortex_area(velocity: Tensor, spacing: Spacing, periodic: Periodic, threshol
     Returns:
         [...], between 0 and 1.
     """
-    u, v = velocity.select(-4, 0), velocity.select(-4, 1)
-    (ux, uy), (vx, vy) = ([derivative(c, axis, spacing, periodic) for axis in (0, 1)] for c in (u, v))
-    w = (ux - vy).square() + (vx + uy).square() - (vx - uy).square()
-    return (w < -threshold * w.std(SPACE, correction=0, keepdim=True)).to(w.dtype).mean(SPACE)
+    w = okubo_weiss(velocity, spacing, periodic)
+    return (w < -threshold).to(w.dtype).mean(SPACE)
 
 
 def tracer_variance(tracer: Tensor) -> Tensor:

@@ -63,7 +63,10 @@ class InterchangeAccuracy(PairSums):
 
 @dataclass(frozen=True)
 class Recovery:
-    """How far edits bring predictions from the unedited ones (0) to the truth (1)."""
+    """How near edits bring predictions to the truth: 0 as near as unedited ones, 1 exact (nearness).
+
+    It counts the model's own error of the base as distance from the truth; `ChangeRecovery` does not.
+    """
 
     mean: Interval
     """Over fields."""
@@ -73,7 +76,7 @@ class Recovery:
 
 
 class CounterfactualRecovery(PairSums):
-    """1 − Σ‖ŷ' − y*‖² / Σ‖ŷ_b − y*‖² over pairs, per field, and its mean over fields.
+    """Nearness: 1 − Σ‖ŷ' − y*‖² / Σ‖ŷ_b − y*‖² over pairs, per field, and its mean over fields.
 
     ŷ' is the edited prediction, ŷ_b the unedited one from the base, y* the true counterfactual. The sums are squared
     errors of edited prediction, unedited prediction and ceiling, [initial conditions, 3, fields].
@@ -122,6 +125,58 @@ class CounterfactualRecovery(PairSums):
             },
             ceiling=interval_of(torch.cat([ceiling, base], 1), _mean_recovery, resampling),
         )
+
+
+class ChangeRecovery(PairSums):
+    """Recovery of the change: 1 − Σ‖(ŷ' − ŷ_b) − (y* − y_b)‖² / Σ‖y* − y_b‖² over pairs, per field, and its mean.
+
+    ŷ' is the edited prediction, ŷ_b the unedited one, y* the true counterfactual and y_b the base's true own future. An
+    unedited prediction has 0, an edit that changes it as the truth changes has 1. The model's additive error of the
+    base cancels, which it does not in `CounterfactualRecovery`. The sums are squares of the error of the change and of
+    the true change, [initial conditions, 2, fields].
+    """
+
+    def __init__(self, fields: Sequence[str], initial_conditions: Sequence[str], **kwargs: Any) -> None:
+        """Start with no pairs.
+
+        Args:
+            fields: names of the fields that are scored, in channel order.
+            initial_conditions: names of all there are, over all processes.
+            **kwargs: torchmetrics' own.
+        """
+        super().__init__(initial_conditions, (2, len(fields)), **kwargs)
+        self.fields = tuple(fields)
+
+    def update(
+        self, edited: Tensor, base: Tensor, truth: Tensor, own_future: Tensor, initial_conditions: Sequence[str]
+    ) -> None:
+        """Add pairs.
+
+        Args:
+            edited: ŷ' [B, C, H, W, D], the scored fields only.
+            base: ŷ_b, the same shape and units, like all that follow.
+            truth: y*.
+            own_future: y_b.
+            initial_conditions: of each pair's base.
+        """
+        _check_fields(self.fields, edited, base, truth, own_future)
+        true_change = truth.double() - own_future.double()
+        error = edited.double() - base.double() - true_change
+        self.add(torch.stack([error.square().mean(SPACE), true_change.square().mean(SPACE)], 1), initial_conditions)
+
+    def recovery(self, resampling: Resampling = DEFAULT) -> tuple[Interval, dict[str, Interval]]:
+        """Return the mean over fields, and the recovery of each, with intervals over initial conditions.
+
+        Fields that never change are left out of the mean; their own recovery is NaN.
+        """
+        error, change = self.compute().unbind(1)  # each [initial conditions, C]
+        kept = change.sum(0) > 0
+        mean = interval_of(torch.cat([error[:, kept], change[:, kept]], 1), _mean_recovery, resampling)
+        each = {
+            field: interval_of(torch.stack([error[:, i], change[:, i]], 1), _mean_recovery, resampling)
+            for i, field in enumerate(self.fields)
+        }
+        return mean, each
 
 
 class Movement(PairSums):

@@ -186,6 +186,11 @@ def pooled_ratio(sums: Floats) -> Floats:
     return ratio
 
 
+def root_of_ratio(sums: Floats) -> Floats:
+    """Return the square root of the first of two sums over the second: [..., 2] → [...]."""
+    return np.sqrt(pooled_ratio(sums))
+
+
 def control_p_value(observed: float, controls: ArrayLike, alternative: Alternative = "greater") -> float:
     """Return (1 + #{controls at least as extreme}) / (1 + n): the observed direction ranked among control directions.
 

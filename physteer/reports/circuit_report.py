@@ -39,12 +39,12 @@ def draw_circuit(curve: Sequence[CurveRow], scores: Sequence[CircuitRow], split:
     size = int(next(row.value for row in scores if row.score == "size"))
     title = f"Nodes that carry the variable together, on {split}"
     caption = (
-        f"f = 0 with all nodes from other windows, 1 with all from the source; the circuit is the first {size}, chosen "
+        f"f = 0 with all nodes of the source's pass resampled, 1 with all kept; the circuit is the first {size}, chosen "
         "on valid.\nBand: 95 % interval over initial conditions. Grey: nodes in random orders."
     )
     with style():
-        figure = new_figure(5.2)
-        axes = figure.add_axes((0.06, 0.34, 0.92, 0.47))
+        figure = new_figure(4.7)
+        axes = figure.add_axes((0.06, 0.28, 0.92, 0.51))
         for order in orders:
             line = [row for row in curve if row.order == order]
             n, values = [row.n for row in line], [row.value for row in line]
@@ -86,7 +86,7 @@ def circuit_text(run_folder: Path, split: str) -> str:
         f"CPR {_value(by['cpr', ATTRIBUTION])}, CMD {_value(by['cmd', ATTRIBUTION])}"
         + (f"; CPR of random orders {', '.join(f'{row.value:.2f}' for row in random)}" if random else ""),
         f"overlap with circuits of resampled initial conditions (Jaccard) {by['jaccard', ''].value:.2f}",
-        f"merit with all nodes from the source {_value(by['merit_all', ''])}, from other windows "
+        f"aligned effect with all nodes kept {_value(by['merit_all', ''])}, all resampled "
         f"{_value(by['merit_none', ''])}",
     ]
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import ScalarFormatter
 
 from physteer.analyses.effects.table import EffectRow
 from physteer.files import atomic_write
@@ -20,7 +21,7 @@ from physteer.reports.style import INK, MUTED, WIDTH, arrange, heading, new_figu
 
 KIND_COLOURS = ("#3a6fb5", "#c8641a", "#1f7a4d", "#8a4fa3", "#b03a5b", "#5c6370", "#a08a1a", "#2a9d9d")
 KNOWN_COLOURS = {True: "#c8641a", False: "#8d96a3"}
-_LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _ROW = 1.0, 1.0, 1.5, 0.3, 0.3, 0.34  # inches
+_LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _ROW = 1.0, 1.0, 1.25, 0.0, 0.3, 0.34  # inches
 _MOST_SCALES = 4
 
 
@@ -35,25 +36,24 @@ def overall(rows: Sequence[EffectRow], effect: str) -> list[EffectRow]:
     return [row for row in rows if (row.effect, row.field, row.region) == (effect, "", "")]
 
 
-def draw_effect_curves(rows: Sequence[EffectRow], path: Path, known: Mapping[str, bool] | None = None) -> Path | None:
+def draw_effect_curves(
+    rows: Sequence[EffectRow], effect: str, path: Path, known: Mapping[str, bool] | None = None
+) -> Path | None:
     """Draw effects over scales, a panel for each variant and a line for each node; also as PDF and SVG.
 
     In the SVG, a line tells its node's name under the pointer.
 
     Args:
         rows: of one split.
+        effect: which one.
         path: of the PNG.
         known: whether each node belongs to the true circuit, by name, where that is known: colours say so.
 
     Returns:
         The path, or None where there are fewer than two scales.
     """
-    first = [row for row in rows if row.step == 1]
-    effect = shown_effect(first)
-    here = overall(first, effect) or overall(first, "field")
+    here = [row for row in overall(rows, effect) if row.step == 1]
     variants = list(dict.fromkeys(row.variant for row in here))
-    if not any(row.effect == "aligned" for row in here):
-        effect = here[0].effect if here else ""
     scales = sorted({row.scale for row in here})
     if len(scales) < 2:
         return None
@@ -88,7 +88,9 @@ def draw_effect_curves(rows: Sequence[EffectRow], path: Path, known: Mapping[str
             axes.set_xticks(range(len(scales)), [f"{scale:g}" for scale in scales])
             axes.set_title(variant.replace("_", " "))
             axes.set_xlabel("scale c")
-            axes.set_yscale("symlog", linthresh=1.0)
+            if max((abs(row.value) for row in here if math.isfinite(row.value)), default=0) > 4:
+                axes.set_yscale("symlog", linthresh=1.0)
+                axes.yaxis.set_major_formatter(ScalarFormatter())
         for axes in list(grid.flat)[len(variants) :]:
             axes.set_visible(False)
         grid[0, 0].set_ylabel(effect.replace("_", " "))

@@ -17,8 +17,6 @@ from physteer.reports.effect_figures import (
 from physteer.reports.style import signed
 from physteer.reports.text_table import text_table
 
-SPLITS = ("test", "valid")
-"""That tables may be of, what is reported first."""
 _TOP = 10
 
 
@@ -30,7 +28,8 @@ def report_effects(run_folder: Path, split: str) -> None:
     """
     rows, figures = read_effect_table(run_folder, split), run_folder / "figures"
     if rows:
-        draw_effect_curves(rows, figures / f"effects_curves_{split}.png")
+        for effect in dict.fromkeys((shown_effect(rows), "field")):
+            draw_effect_curves(rows, effect, figures / f"effects_{effect}_{split}.png")
         draw_head_maps(rows, figures / f"effects_heads_{split}.png")
         draw_effect_steps(rows, figures / f"effects_steps_{split}.png")
 

@@ -35,7 +35,7 @@ class AttributionSums:
         self.attribution, self.initial_conditions = attribution, tuple(initial_conditions)
         self.checked = drawn_nodes(attribution.nodes, CHECKED, seed)
         n = len(attribution.nodes)
-        self.estimates = EffectSums(n, initial_conditions, 2)  # aligned, field
+        self.estimates = EffectSums(n, initial_conditions, 3)  # aligned, field, |aligned|
         self._exact = EffectSums(len(self.checked), initial_conditions, 2)
         self._tests = torch.zeros(len(self.checked), 2, dtype=torch.float64)  # ⟨g, δ⟩ at the base and patched
 
@@ -52,8 +52,8 @@ class AttributionSums:
         merit = measure.merit(runs.outputs.base, runs.outputs).cpu()  # its denominators
         away = measure.distance(runs.outputs.others["source"], runs.outputs).cpu()
         for i in range(len(attribution.nodes)):
-            terms = torch.stack([aligned[i], merit[:, 1], squares[i], away], 1).view(-1, 2, 2)
-            self.estimates.add(i, terms, initial_conditions)
+            terms = torch.stack([aligned[i], merit[:, 1], squares[i], away, aligned[i].abs(), merit[:, 1]], 1)
+            self.estimates.add(i, terms.view(-1, 3, 2), initial_conditions)
         place = {node: i for i, node in enumerate(attribution.nodes)}
         with torch.no_grad():
             for i, node in enumerate(self.checked):
@@ -74,8 +74,12 @@ class AttributionSums:
         self._tests = summed(self._tests, device)
 
     def ranking(self) -> Tensor:
-        """Return the aligned estimate of every node, [nodes]; after `merge`."""
-        sums = self.estimates.sums[:, :, 0].sum(1)
+        """Return by what nodes are ordered in a search, [nodes]; after `merge`.
+
+        It is the mean over pairs of the aligned estimate's absolute value: a node whose estimates cancel over pairs
+        carries the variable too.
+        """
+        sums = self.estimates.sums[:, :, 2].sum(1)
         return sums[:, 0] / sums[:, 1]
 
     def tables(self) -> tuple[list[AttributionRow], list[AttributionCheck]]:

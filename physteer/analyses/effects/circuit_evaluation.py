@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from physteer.analyses.effects.attribution import Attribution
@@ -83,7 +82,7 @@ class CircuitEvaluation(nn.Module):
         )
         names = pairs.initial_conditions
         self.attribution = AttributionSums(Attribution(self.nodes, self.measure), names, plan.seed)
-        self.search = CircuitSearch(self.nodes, self.measure, names, plan.random_orders, plan.seed)
+        self.search = CircuitSearch(self.nodes, self.measure, names, plan.seed)
         self._batches: list[PairBatch] = []
         self._forecaster = (forecaster,)  # a tuple: its parameters are not this module's
 
@@ -107,7 +106,8 @@ class CircuitEvaluation(nn.Module):
         if self.circuit is None:
             self.attribution.merge(device)
             self.circuit = self.search.choose(self.attribution, self._runs, device)
-        self.tables = self.search.report(self.circuit, self._runs, device)
+        compared = self.plan.random_orders if stage == "test" else 0
+        self.tables = self.search.report(self.circuit, self._runs, device, compared)
         wanted = ("size", "faithfulness", "cpr", "cmd")
         rows = [row for row in self.tables.scores if row.score in wanted and row.name in ("", "attribution")]
         return {f"{stage}/circuit/{row.score}": row.value for row in rows}

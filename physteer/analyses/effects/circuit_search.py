@@ -62,15 +62,14 @@ class CircuitSearch:
         nodes: leaves.
         measure: whose merit is m.
         initial_conditions: names of all there are, over all processes.
-        random_orders: orders of nodes to compare with.
         seed: of the orders and the resamples.
     """
 
     def __init__(
-        self, nodes: Sequence[Node], measure: Measure, initial_conditions: Sequence[str], random_orders: int, seed: int
+        self, nodes: Sequence[Node], measure: Measure, initial_conditions: Sequence[str], seed: int
     ) -> None:
         self.nodes, self.measure, self.initial_conditions = tuple(nodes), measure, tuple(initial_conditions)
-        self.random_orders, self.seed = random_orders, seed
+        self.seed = seed
         self._rows = {name: row for row, name in enumerate(self.initial_conditions)}
 
     def choose(self, attribution: AttributionSums, batches: Batches, device: torch.device) -> Circuit:
@@ -95,9 +94,18 @@ class CircuitSearch:
         size = next(n for n, value in enumerate(f.tolist()) if value >= ENOUGH)
         return Circuit(order, size, self._jaccard(attribution, order[:size]))
 
-    def report(self, circuit: Circuit, batches: Batches, device: torch.device) -> CircuitTables:
-        """Measure a circuit and the curves of all orders; a collective over processes."""
-        n, names = len(self.nodes), self._orders(circuit.order)
+    def report(
+        self, circuit: Circuit, batches: Batches, device: torch.device, random_orders: int = 0
+    ) -> CircuitTables:
+        """Measure a circuit; a collective over processes.
+
+        Args:
+            circuit: that was chosen.
+            batches: of any split.
+            device: of the exchange between processes.
+            random_orders: number of random orders whose curves are compared with that of attribution.
+        """
+        n, names = len(self.nodes), self._orders(circuit.order, random_orders)
         kept = circuit.kept(n)
         sets = [kept, [not keep for keep in kept]]
         members = [i for i, keep in enumerate(kept) if keep]
@@ -134,9 +142,9 @@ class CircuitSearch:
             scores.append(_score(name, "", self._intervals(merit[None], lambda s: _m(s, 0))[0]))
         return CircuitTables(curve, scores)
 
-    def _orders(self, order: Sequence[int]) -> dict[str, Sequence[int]]:
+    def _orders(self, order: Sequence[int], random_orders: int) -> dict[str, Sequence[int]]:
         orders: dict[str, Sequence[int]] = {ATTRIBUTION: order}
-        for k in range(self.random_orders):
+        for k in range(random_orders):
             generator = generator_of("random order", self.seed, k)
             orders[f"random {k + 1}"] = torch.randperm(len(self.nodes), generator=generator).tolist()
         return orders
@@ -189,7 +197,7 @@ class CircuitSearch:
 
     def _jaccard(self, attribution: AttributionSums, circuit: Sequence[int]) -> float:
         """Return the mean overlap with the top nodes of attributions over resampled initial conditions."""
-        sums = attribution.estimates.sums[:, :, 0]  # [nodes, initial conditions, 2]
+        sums = attribution.estimates.sums[:, :, 2]  # [nodes, initial conditions, 2]
         seen = torch.nonzero(sums[0, :, 1] != 0)[:, 0]
         if len(seen) < 2 or not circuit:
             return math.nan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -93,17 +94,20 @@ class ForecastRuns:
         snapshots = taken(base_rows)
         others: dict[Reference, dict[Site, Tensor]] = {}
         outputs: dict[Reference, Tensor] = {}
+        replays: dict[Reference, StagedReplay] = {}
         for name, wanted in windows.items():
             rows = self.cache.run(forecaster, pairs, wanted)
             other = taken(rows)
-            last, scale = last_and_scale(rows, device)
+            own = partial(finish, **dict(zip(("last", "scale"), last_and_scale(rows, device), strict=True)))
             others[name] = {site: other[site].activation for site in self.sites}
-            outputs[name] = finished(model, other, lambda y, last=last, scale=scale: finish(y, last, scale))  # type: ignore[misc]
+            outputs[name] = finished(model, other, own)
+            replays[name] = StagedReplay(model, other, own)
         return NodeRuns(
             base={site: snapshots[site].activation for site in self.sites},
             others=others,
             outputs=Outputs(finished(model, snapshots, finish), outputs, field_truth(pairs, base_scale, self.regions)),
             replay=StagedReplay(model, snapshots, finish),
+            source_replay=replays.get("source"),
         )
 
 

@@ -68,6 +68,8 @@ class NodeRuns:
     """Of the passes without patches."""
     replay: Replay
     """Runs the base pass under patches."""
+    source_replay: Replay | None = None
+    """Runs the sources' pass under patches; None without sources."""
 
     def __len__(self) -> int:
         return len(self.outputs.base)
@@ -184,6 +186,7 @@ def staged_runs(
             truth,
         ),
         replay=StagedReplay(model, snapshots, finish),
+        source_replay=StagedReplay(model, other_snapshots["source"], finish) if "source" in others else None,
     )
 
 
@@ -224,6 +227,7 @@ def whole_runs(
         others={name: found for name, (found, _) in taken.items()},
         outputs=Outputs(base_output, {name: output for name, (_, output) in taken.items()}, truth),
         replay=WholeReplay(model, lambda: run(base)),
+        source_replay=WholeReplay(model, lambda: run(others["source"])) if "source" in others else None,
     )
 
 
