@@ -3,10 +3,13 @@
 from physteer.callbacks.activation_store import ActivationStore
 from physteer.callbacks.base import RolloutCallback
 from physteer.callbacks.capture import Capture
+from physteer.callbacks.causal_basis import CausalBasis
+from physteer.callbacks.circuit import Circuit
 from physteer.callbacks.controls import Controls
 from physteer.callbacks.das import DAS
 from physteer.callbacks.data_interpolation import DataInterpolation
 from physteer.callbacks.diagnostics import Diagnostics
+from physteer.callbacks.effects import Effects
 from physteer.callbacks.erase import Erase
 from physteer.callbacks.export_weights import ExportWeights
 from physteer.callbacks.figures import Figures
@@ -26,9 +29,12 @@ __all__ = [
     "DAS",
     "ActivationStore",
     "Capture",
+    "CausalBasis",
+    "Circuit",
     "Controls",
     "DataInterpolation",
     "Diagnostics",
+    "Effects",
     "Erase",
     "ExportWeights",
     "Figures",

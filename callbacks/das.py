@@ -18,12 +18,12 @@ from physteer.analyses.das import (
     VariantPlan,
     learned_subspaces,
     make_variants,
-    read_fixed_subspaces,
     write_learned,
 )
 from physteer.analyses.das.table import write_interchange_table
 from physteer.analyses.engine import ForecastSuffix, PrefixCache
 from physteer.callbacks.base import forecast_module
+from physteer.concepts import read_fixed_subspaces
 from physteer.data.module import Split
 from physteer.data.pair_module import CounterfactualDataModule
 from physteer.errors import PhysteerError
@@ -60,7 +60,8 @@ class DAS(L.Callback):
             classes): what it recovers is not the variable's.
         random: random rotations to compare each rank with.
         directions: files of fixed subspaces to compare with at their sites: concepts, ``rotations/`` of another search,
-            ``probes/``, and ``natural/`` spaces, whose first k main directions (PCA) are compared for every rank k.
+            ``probes/``, ``natural/`` spaces, whose first k main directions (PCA) are compared for every rank k, and
+            ``basis/``, causal bases, of which the first k directions are.
         boundary_penalty: λ, the weight in the loss of a boundless rotation's share of the columns.
         cache: mebibytes of memory, or of disk, for what the network computes before the sites. What has no room is
             computed anew in every step.

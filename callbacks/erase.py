@@ -7,7 +7,7 @@ import lightning as L
 from physteer.analyses.steering.table import ERASED
 from physteer.callbacks.base import ConditionCallback, forecast_module
 from physteer.callbacks.windows import window_shapes
-from physteer.concepts import LeaceEraser
+from physteer.concepts import CausalBasis, LeaceEraser
 from physteer.errors import PhysteerError
 from physteer.files import matching_files
 from physteer.forecast import Forecaster
@@ -23,7 +23,8 @@ class Erase(ConditionCallback):
 
     Args:
         erasers: files that ``Probe`` wrote, ``RUN/erasers/<site>_<target>.safetensors``, each for the site it was
-            fitted at; patterns with ``*`` too.
+            fitted at; patterns with ``*`` too. Of a causal basis, ``RUN/basis/<site>.safetensors``, all directions are
+            ablated together: their components get the mean's values, or 0 in the mode ``zero``.
         random: files or patterns of random erasers, ``RUN/erasers/<site>_random_*.safetensors``.
     """
 
@@ -42,12 +43,21 @@ class Erase(ConditionCallback):
 
 
 def _condition(trainer: L.Trainer, forecaster: Forecaster, path: str, role: Role) -> Condition:
-    eraser, model = LeaceEraser.load(path), forecaster.identity
+    eraser, what = _read(path)
+    model = forecaster.identity
     if eraser.model and eraser.model != model:
         raise PhysteerError(f"eraser {path} was fitted on model {eraser.model}; this model is {model}")
     site = Site.parse(eraser.site)
     width = window_shapes(trainer, forecaster, [site])[site][-1]
-    if width != len(eraser.mean):
-        raise PhysteerError(f"eraser {path} is of width {len(eraser.mean)}; activations at {site} have {width}")
-    what = " + ".join(eraser.targets)
+    if width != len(eraser.read):
+        raise PhysteerError(f"eraser {path} is of width {len(eraser.read)}; activations at {site} have {width}")
     return Condition(f"erase {what} at {site}", (Edit(site, eraser.replacement()),), what, 1.0, ERASED, role)
+
+
+def _read(path: str) -> tuple[LeaceEraser | CausalBasis, str]:
+    """Read an eraser or a causal basis; also return what it erases."""
+    if CausalBasis.is_kind_of(path):
+        basis = CausalBasis.load(path)
+        return basis, f"{basis.k} causal direction{'s' if basis.k > 1 else ''}"
+    eraser = LeaceEraser.load(path)
+    return eraser, " + ".join(eraser.targets)

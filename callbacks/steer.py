@@ -12,11 +12,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from physteer.callbacks.base import ConditionCallback, forecast_module
 from physteer.callbacks.windows import window_shapes
-from physteer.concepts import Concept
+from physteer.concepts import CausalBasis, Concept
 from physteer.errors import PhysteerError
 from physteer.forecast import Forecaster
 from physteer.interventions import Condition, Edit, Locus, Site, SteerMode, fit_to_grid
 from physteer.interventions import Steer as AlongDirection
+from physteer.tensor_files import numbered_direction
 
 T = TypeVar("T")
 
@@ -29,7 +30,9 @@ class Steer(ConditionCallback):
     at its own site, in every condition.
 
     Args:
-        concept: a concept file, or a list of them, of different sites; ``Capture`` writes them.
+        concept: a concept file, or a list of them, of different sites; ``Capture`` writes them. Of a causal basis,
+            ``PATH#3`` is the third direction, ``PATH`` the first: what its ablation removes, of either sign, since a
+            direction of a causal basis has none.
         strengths: values of α; a negative one steers away from the concept.
         mode: how the concept is fitted to the token grid: ``drop`` (its mean over space), ``pad``, ``interpolate``,
             ``none``; or a list, for conditions in each.
@@ -102,7 +105,7 @@ class Steer(ConditionCallback):
     def _condition(self, edited: Sequence[tuple[Site, Concept]], mode: SteerMode, strength: float) -> Condition:
         locus = Locus(frames=self.frames, steps=self.rollout_steps)
         edits = tuple(Edit(site, AlongDirection(one.direction, strength, mode), locus=locus) for site, one in edited)
-        direction = " + ".join(Path(path).stem for path in self.concepts)
+        direction = " + ".join(map(_name, self.concepts))
         loci = (("frames", self.frames), ("steps", self.rollout_steps))
         how = " ".join([mode, *(f"{what} {' '.join(map(str, chosen))}" for what, chosen in loci if chosen is not None)])
         name = f"{direction} {how} {strength:+.12g}"
@@ -112,18 +115,29 @@ class Steer(ConditionCallback):
 
 
 def read_concept(path: str, forecaster: Forecaster) -> Concept:
-    """Read a concept that is to steer a model.
+    """Read a concept that is to steer a model, or a direction of a causal basis: ``PATH#3`` is the third.
 
     Raises:
-        PhysteerError: there is no such file, it is no concept, or it was measured on another model.
+        PhysteerError: there is no such file or direction, it is no concept, or it was measured on another model.
     """
-    concept, model = Concept.load(path), forecaster.identity
+    file, number = numbered_direction(path)
+    if number is not None or CausalBasis.is_kind_of(file):
+        concept = CausalBasis.load(file).concept(1 if number is None else number)
+    else:
+        concept = Concept.load(file)
+    model = forecaster.identity
     if concept.model and concept.model != model:
         raise PhysteerError(
             f"concept {path} was measured on model {concept.model}; this model is {model}: capture it again, or steer "
             "the model it is from"
         )
     return concept
+
+
+def _name(path: str) -> str:
+    """Return what conditions call a direction: the file's stem, with the number of a causal basis's direction."""
+    file, number = numbered_direction(path)
+    return Path(file).stem + ("" if number is None else f"#{number}")
 
 
 def _distinct(name: str, given: list[T]) -> list[T]:

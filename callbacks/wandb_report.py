@@ -1,4 +1,4 @@
-"""What a run of ``predict`` found, on Weights & Biases."""
+"""What a run found, on Weights & Biases."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 
+from physteer.analyses.effects.circuit_table import read_circuit_tables
+from physteer.analyses.effects.table import read_effect_table
 from physteer.analyses.steering.summary_rows import SummaryRow, read_summary
 from physteer.callbacks.steer import Steer
 from physteer.concepts import Concept
 from physteer.files import file_name
+from physteer.reports.effect_report import top_nodes
 from physteer.reports.page import concept_files
 from physteer.reports.summary_tables import reported
 
@@ -29,9 +32,19 @@ class WandbReport(L.Callback):
     That is, as far as the run has made them: the summary's values over rollout steps, as
     ``steer/<direction>/<site>/<mode>/<α>/<quantity>/<field>`` (``unsteered/…`` and ``truth/…`` beside; the mode of
     ``Erase`` is ``erased``, its α 1), random directions left out; the summary of the first, middle and last step as a
-    table; figures and videos; concepts, captured or steered along, as artifacts of type ``concept``. The command line
-    adds this callback, after all others, to every run.
+    table; figures and videos; concepts, captured or steered along, as artifacts of type ``concept``. When ``validate``
+    or ``test`` ends, the largest effects of nodes and a circuit's scores as tables, with their figures. The command
+    line adds this callback, after all others, to every run.
     """
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Send the effects or the circuit that ``validate`` has found."""
+        if trainer.state.fn == "validate":
+            _send_nodes(trainer)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Send the effects or the circuit that ``test`` has found."""
+        _send_nodes(trainer)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Send, from the first process."""
@@ -51,6 +64,30 @@ class WandbReport(L.Callback):
                 run.log(media)
             for path in concepts:
                 run.log_artifact(_artifact(path))
+
+
+def _send_nodes(trainer: L.Trainer) -> None:
+    """Send the largest effects of nodes and a circuit's scores as tables, with their figures."""
+    runs = [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    if not runs or not trainer.is_global_zero:
+        return
+    import wandb
+
+    folder, media = Path(trainer.default_root_dir), dict[str, Any]()
+    for split in ("valid", "test"):
+        for name, rows in (
+            ("effects", top_nodes(read_effect_table(folder, split))[1]),
+            ("circuit", read_circuit_tables(folder, split)[1]),
+        ):
+            if rows:
+                columns = [field.name for field in fields(rows[0])]
+                media[f"{name}/{split}"] = wandb.Table(columns=columns, data=[list(astuple(row)) for row in rows])
+    if not media:
+        return
+    for path in sorted([*(folder / "figures").glob("effects_*.png"), *(folder / "figures").glob("circuit_*.png")]):
+        media[f"figures/{path.stem}"] = wandb.Image(str(path))
+    for run in runs:
+        run.log(media)
 
 
 def _send_curves(run: Any, rows: Sequence[SummaryRow]) -> None:

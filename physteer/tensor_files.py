@@ -54,6 +54,11 @@ class TensorFile:
         except (PhysteerError, TypeError) as error:
             raise PhysteerError(f"{path}: {error}") from error
 
+    @classmethod
+    def is_kind_of(cls, path: str | os.PathLike[str]) -> bool:
+        """Return whether a file is of this kind."""
+        return tensor_kind(path) == cls.KIND.replace(" ", "_")
+
 
 def finite_float32(tensor: Tensor, name: str) -> Tensor:
     """Return a tensor in float32, on the CPU, contiguous and off the autograd tape, as files store it.
@@ -123,6 +128,14 @@ def tensor_kind(path: str | os.PathLike[str]) -> str:
         keys = [key for key in file.metadata() or {} if key.startswith(_key(""))]
         return keys[0].removeprefix(_key("")) if keys else ""
     return ""
+
+
+def numbered_direction(address: str) -> tuple[str, int | None]:
+    """Return the file and the number of an address such as ``PATH#3``; no number where a file has that very name."""
+    file, _, number = address.rpartition("#")
+    if not file or not number.isdecimal() or os.path.isfile(address):
+        return address, None
+    return file, int(number)
 
 
 def _key(kind: str) -> str:

@@ -14,6 +14,7 @@ from physteer.errors import PhysteerError
 from physteer.files import file_digest
 from physteer.forecast import Forecaster
 from physteer.run_folder import EXPERIMENT, Experiment
+from physteer.tensor_files import numbered_direction
 
 # Weights and data are compared by content, not by path. Batches, devices and processes change only the rounding.
 _TRAINER = ("limit_predict_batches", "precision")
@@ -109,8 +110,10 @@ def _with_digests(value: Any) -> Any:
         return {str(name): _with_digests(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_with_digests(item) for item in value]
-    if isinstance(value, str) and os.path.isfile(value):  # False too for text longer than a path may be
-        return f"{Path(value).stem} {file_digest(value)}"
+    if isinstance(value, str):
+        file, number = numbered_direction(value)
+        if os.path.isfile(file):  # False too for text longer than a path may be
+            return f"{Path(file).stem}{'' if number is None else f'#{number}'} {file_digest(file)}"
     return value
 
 

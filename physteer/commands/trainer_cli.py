@@ -183,8 +183,12 @@ class PhysteerCLI(LightningCLI):
             self.trainer.test(verbose=False, **_TENSORS_ONLY, **kwargs)
 
     def validate(self, **kwargs: Any) -> None:
-        """Run ``Trainer.validate``; `ScoreTable` prints the scores."""
-        self.trainer.validate(verbose=False, **_TENSORS_ONLY, **self._existing(kwargs))
+        """Run ``Trainer.validate``, and ``Trainer.test`` where a callback reports what it has chosen there."""
+        kwargs = self._existing(kwargs)
+        self.trainer.validate(verbose=False, **_TENSORS_ONLY, **kwargs)
+        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if any(getattr(callback, "test_after_validate", False) for callback in callbacks):
+            self.trainer.test(verbose=False, **_TENSORS_ONLY, **kwargs)
 
     def test(self, **kwargs: Any) -> None:
         """Run ``Trainer.test``; `ScoreTable` prints the scores."""

@@ -4,12 +4,14 @@ A fitter takes activations batch by batch (`update`), merges with the fitters of
 a small frozen result (`fit`). A `Selection` decides which samples belong to a class.
 """
 
+from physteer.concepts.causal_basis import CausalBasis
 from physteer.concepts.class_probe import ClassFitter, ClassProbe
 from physteer.concepts.concept import Concept
 from physteer.concepts.controls import ShuffledDifferences, random_directions
 from physteer.concepts.covariance import Covariance
 from physteer.concepts.cross_moments import CrossMoments
 from physteer.concepts.difference import DifferenceOfMeans, frame_sums, standardized
+from physteer.concepts.fixed_subspaces import FixedSubspace, read_fixed_subspaces
 from physteer.concepts.label_permutation import LabelPermutations
 from physteer.concepts.leace import LeaceEraser, LeaceFitter
 from physteer.concepts.natural_space import Distances, NaturalSpace
@@ -21,6 +23,7 @@ from physteer.concepts.selection import Selection
 from physteer.concepts.subspace import ConceptSubspace
 
 __all__ = [
+    "CausalBasis",
     "ClassFitter",
     "ClassProbe",
     "Concept",
@@ -29,6 +32,7 @@ __all__ = [
     "CrossMoments",
     "DifferenceOfMeans",
     "Distances",
+    "FixedSubspace",
     "LabelPermutations",
     "LeaceEraser",
     "LeaceFitter",
@@ -44,6 +48,7 @@ __all__ = [
     "frame_sums",
     "other_windows",
     "random_directions",
+    "read_fixed_subspaces",
     "read_published_activations",
     "read_published_concept",
     "standardized",

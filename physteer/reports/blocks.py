@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,15 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """An SVG inside the page, whose lines tell their names under the pointer."""
+
+    kind: ClassVar[str] = "drawing"
+    name: str
+    markup: str
+
+
+@dataclass(frozen=True)
 class Video(FileLink):
     """An embedded or linked video."""
 
@@ -94,7 +104,7 @@ class Video(FileLink):
     preload: str
 
 
-Block = Text | Heading | Table | Source | Files | Figure | Video
+Block = Text | Heading | Table | Source | Files | Figure | Drawing | Video
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,18 @@ def figure_of(path: Path) -> Figure:
         dpi = float(image.info.get("dpi", (96.0,))[0]) or 96.0
         width = round(image.width / dpi * 96)
     return Figure(f"figures/{path.name}", _embedded(path, "image/png"), width, alt)
+
+
+def drawing_of(path: Path) -> Drawing:
+    """Take an SVG that physteer drew into the page, as wide as the page."""
+    text = path.read_text(encoding="utf-8")
+    svg = text[text.index("<svg") :]
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    prefix = path.stem  # ids are unique in a page, not only in a file
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\1{prefix}-", svg)
+    return Drawing(f"figures/{path.name}", svg)
 
 
 def video_of(path: Path) -> Video:

@@ -39,8 +39,8 @@ def draw_circuit(curve: Sequence[CurveRow], scores: Sequence[CircuitRow], split:
     size = int(next(row.value for row in scores if row.score == "size"))
     title = f"Nodes that carry the variable together, on {split}"
     caption = (
-        f"f = 0 with all nodes of the source's pass resampled, 1 with all kept; the circuit is the first {size}, chosen "
-        "on valid.\nBand: 95 % interval over initial conditions. Grey: nodes in random orders."
+        f"f = 0 with all nodes of the source's pass resampled, 1 with all kept; the circuit is the first {size}, "
+        "chosen on valid.\nBand: 95 % interval over initial conditions. Grey: nodes in random orders."
     )
     with style():
         figure = new_figure(4.7)

@@ -23,12 +23,15 @@ from physteer.reports.blocks import (
     Section,
     Source,
     Table,
+    drawing_of,
     figure_of,
     video_of,
 )
 from physteer.reports.summary_page import summary_blocks
 
 _STUDIES = ("dose_response_", "alignment_", "heat_map_", "erasures")
+_EFFECTS, _CIRCUITS = ("effects_",), ("circuit_",)
+_BASES = ("basis_",)
 _SEARCHES, _PROBES = ("recovery_", "class_accuracy_"), ("probe_",)
 _ROLLOUTS, _CONCEPTS = ("over_time_", "spectra_", "panels_"), ("concept_",)
 _LONGEST_TABLE = 60  # rows; longer tables are only linked
@@ -76,9 +79,12 @@ def write_page(run_folder: Path | str) -> Path:
 
 def _sections(run_folder: Path, environment: Mapping[str, object]) -> Iterator[Section]:
     figures = run_folder / "figures"
-    known = (*_STUDIES, *_SEARCHES, *_PROBES, *_ROLLOUTS, *_CONCEPTS)
+    known = (*_STUDIES, *_EFFECTS, *_CIRCUITS, *_BASES, *_SEARCHES, *_PROBES, *_ROLLOUTS, *_CONCEPTS)
     yield Section("Summary", list(summary_blocks(read_summary(run_folder))))
     yield Section("Controls", list(_figures(figures, _STUDIES)))
+    yield Section("Effects of nodes", list(_effects(figures)))
+    yield Section("Circuit", list(_figures(figures, _CIRCUITS)))
+    yield Section("Causal bases", list(_figures(figures, _BASES)))
     yield Section("Learned subspaces", list(_figures(figures, _SEARCHES)))
     yield Section("Probes", list(_figures(figures, _PROBES)))
     yield Section("Rollouts", list(_figures(figures, _ROLLOUTS)))
@@ -109,6 +115,15 @@ def _facts(run_folder: Path, environment: Mapping[str, object]) -> Iterator[str]
 def _figures(folder: Path, kinds: Iterable[str]) -> Iterator[Figure]:
     for kind in kinds:
         yield from map(figure_of, sorted(folder.glob(f"{kind}*.png")))
+
+
+def _effects(folder: Path) -> Iterator[Block]:
+    """Yield the figures of effects: as a drawing where there is one, with a link to the PDF."""
+    for path in sorted(folder.glob("effects_*.png")):
+        drawing, printed = path.with_suffix(".svg"), path.with_suffix(".pdf")
+        yield drawing_of(drawing) if drawing.exists() else figure_of(path)
+        if printed.exists():
+            yield Files([FileLink(f"figures/{printed.name}")])
 
 
 def _concepts(run_folder: Path) -> Iterator[Block]:

@@ -8,8 +8,11 @@ from physteer.analyses.steering.summary_rows import read_summary
 from physteer.concepts import Concept
 from physteer.errors import PhysteerError
 from physteer.files import atomic_write
+from physteer.reports.basis_report import basis_text, report_basis
+from physteer.reports.circuit_report import circuit_text, report_circuit
 from physteer.reports.concept_maps import draw_concept
 from physteer.reports.das_report import SPLITS, report_search, search_text
+from physteer.reports.effect_report import effects_text, report_effects
 from physteer.reports.page import concept_files, write_page
 from physteer.reports.probe_report import probes_text, report_probes
 from physteer.reports.steering_report import report_steering
@@ -40,7 +43,10 @@ def report(run_folder: Path | str, n_windows: int = 4) -> Path:
     report_steering(run_folder, n_windows)
     for split in SPLITS:
         report_search(run_folder, split)
+        report_effects(run_folder, split)
+        report_circuit(run_folder, split)
     report_probes(run_folder)
+    report_basis(run_folder)
     if text := summary_of(run_folder):
         with atomic_write(run_folder / "tables" / "summary.txt") as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -50,6 +56,9 @@ def report(run_folder: Path | str, n_windows: int = 4) -> Path:
 def summary_of(run_folder: Path | str) -> str:
     """Return what a terminal shows of a run's tables; empty where there are none."""
     run_folder = Path(run_folder)
-    searches = filter(None, (search_text(run_folder, split) for split in SPLITS))
-    texts = [summary_text(read_summary(run_folder)), next(searches, ""), probes_text(run_folder)]
+    by_split = [
+        next(filter(None, (text_of(run_folder, split) for split in SPLITS)), "")
+        for text_of in (search_text, effects_text, circuit_text)
+    ]
+    texts = [summary_text(read_summary(run_folder)), *by_split, basis_text(run_folder), probes_text(run_folder)]
     return "\n".join(text for text in texts if text)

@@ -157,7 +157,7 @@ def planted_recovery(network: PlantedTransformer, task: PlantedTask, n: int = 20
         yield runs, _groups(len(runs))
 
     search = CircuitSearch(nodes, measure_of(task), _groups(GROUPS), seed)
-    found = search.choose(attribution, batches, torch.device("cpu"))
+    found, _ = search.choose(attribution, batches, torch.device("cpu"))
     circuit = tuple(sorted(nodes[i].name for i in found.order[: found.size]))
     return PlantedRecovery(
         auroc,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -134,7 +135,7 @@ class Walrus(nn.Module):
 
     def run_second_half(self, h: Tensor, context: Context, block: int) -> Tensor:
         """Run a block's space mixing on the stream [B, T, h, w, δ, d] behind its time mixing, frame by frame."""
-        return self.blocks[block].space(h, context.positions[block])  # type: ignore[operator, union-attr, no-any-return]
+        return cast(Block, self.blocks[block]).space(h, context.positions[block])  # type: ignore[no-any-return]
 
     def residual_writes(self, block: int) -> dict[str, tuple[str, Tensor | None]]:
         """Return how the sites of a block enter the residual stream.
@@ -143,15 +144,15 @@ class Walrus(nn.Module):
             By the site's path: the path of the stream right behind it, and the weight [d, width] of the linear map;
             None for a weight where the activation itself is added, or is the stream.
         """
-        time, space = self.blocks[block].time, self.blocks[block].space
+        own = cast(Block, self.blocks[block])
         end, middle = f"blocks.{block}", f"blocks.{block}.time"
         return {
-            f"{middle}.heads": (middle, time.out.weight),  # type: ignore[union-attr]
+            f"{middle}.heads": (middle, own.time.out.weight),
             f"{middle}.update": (middle, None),
             middle: (middle, None),
-            f"{end}.space.heads": (end, space.attention_out.weight),  # type: ignore[union-attr]
+            f"{end}.space.heads": (end, own.space.attention_out.weight),
             f"{end}.space.attention_update": (end, None),
-            f"{end}.space.ff_hidden": (end, space.ff_out.weight),  # type: ignore[union-attr]
+            f"{end}.space.ff_hidden": (end, own.space.ff_out.weight),
             f"{end}.space.ff_update": (end, None),
             end: (end, None),
         }

@@ -217,3 +217,25 @@ def test_a_capture_run_sends_its_concepts(tiny_well, tmp_path, offline):
     )
     assert main(["predict", "--config", str(config)]) == 0
     assert artifacts(finished(tmp_path / "run/wandb")).keys() == {"re_blocks.0", "re_blocks.1"}
+
+
+def test_effects_of_nodes_arrive_as_a_table_with_figures(tiny_well, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    config = experiment(
+        tmp_path / "effects.yaml",
+        model={"checkpoint": str(weights(tmp_path / "walrus.safetensors"))},
+        data={"path": str(tiny_well), "variables": ["Reynolds"], "pair_every": 4, "train_pairs": 4}
+        | {"evaluation_pairs": 4, "batch_size": 4},
+        callbacks=[callback("Effects", nodes=["blocks.*.time.heads[*]"], variants=["source"], scales=[0.5, 1.0])],
+        logger=str(LOGGER),
+        default_root_dir=str(tmp_path / "run"),
+    )
+    config.write_text(config.read_text().replace("physteer.WellDataModule", "physteer.CounterfactualDataModule"))
+    assert main(["validate", "--config", str(config), "--trainer.logger.offline", "true"]) == 0
+    logged = {}
+    for record in finished(tmp_path / "run/wandb"):
+        if record.HasField("history"):
+            logged |= items(record.history.item)
+    assert (logged["effects/valid/_type"], logged["effects/valid/nrows"]) == ("table-file", 4)
+    assert {"figures/effects_aligned_valid/path", "figures/effects_heads_valid/path"} <= logged.keys()
+    assert "val/effect/blocks.1.time.heads[1]" in logged

@@ -12,7 +12,9 @@ ALL = sorted(CONFIGS.rglob("*.yaml"))
 EXPERIMENTS = [path for path in ALL if "trainer" in yaml.safe_load(path.read_text())]
 PARTS = [path for path in ALL if path not in EXPERIMENTS]
 COMMAND = {"fit": "fit", "test": "test", "validate": "validate", "equality": "fit", "das": "fit", "das_study": "fit"}
-COMMAND |= {"probe": "fit", "classes": "fit", "das_class": "fit"}
+COMMAND |= {"probe": "fit", "classes": "fit", "das_class": "fit", "known_circuit": "fit"}
+COMMAND |= {"effects": "validate", "circuit": "validate", "basis": "fit", "basis_shear_flow": "fit"}
+COMMAND |= {"effects_shear_flow": "validate", "circuit_shear_flow": "validate"}
 
 
 def names(paths):

@@ -24,6 +24,9 @@ RUNS = {
     "das_class": ["fit", *TWO_STEPS, *FEW_PAIRS],
     "probe": ["fit", *FEW_WINDOWS],
     "erase": ["predict", *SHORT],
+    "effects": ["validate", *FEW_PAIRS, "--data.horizon", "2"],
+    "circuit": ["validate", *FEW_PAIRS],
+    "basis": ["fit", *FEW_PAIRS],
 }
 """The words of the command line beside those of `physteer demo` itself, capture and steer."""
 NEEDS = {"das_steer": ["das"], "das_class": ["classes"], "erase": ["probe"]}
@@ -39,6 +42,9 @@ MADE = {
     "das_class": ("runs/demo/das_class", ["tables/interchange_test.csv", "report.html"]),
     "probe": ("runs/demo/probe", ["tables/probes.csv", "probes/blocks.2_token.safetensors", "report.html"]),
     "erase": ("runs/demo/erase", ["tables/metrics.csv", "report.html"]),
+    "effects": ("runs/demo/effects", ["tables/effects_valid.parquet", "figures/effects_heads_valid.png"]),
+    "circuit": ("runs/demo/circuit", ["circuit.json", "tables/circuit_test.csv", "figures/circuit_test.png"]),
+    "basis": ("runs/demo/basis", ["basis/blocks.0.safetensors", "report.html"]),
 }
 
 

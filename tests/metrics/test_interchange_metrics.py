@@ -9,6 +9,7 @@ from torchmetrics import Metric
 
 from physteer.errors import PhysteerError
 from physteer.metrics import (
+    ChangeRecovery,
     CounterfactualRecovery,
     InterchangeAccuracy,
     Movement,
@@ -62,6 +63,32 @@ def test_recovery_is_pooled_over_pairs_then_averaged_over_fields():
     assert not math.isclose(
         found.mean.value, (1 - squares(p["edited"]) / squares(p["base"])).mean().item(), abs_tol=0.01
     )
+
+
+def test_recovery_of_the_change_does_not_count_the_models_error():
+    """An edit that changes the prediction as the truth changes has 1, whatever the prediction's own error."""
+    p = predictions()
+    own_future, error = p["ceiling"], p["base"]
+    base = own_future + error
+    exact = base + (p["truth"] - own_future)
+    for edited, value in ((base, 0.0), (exact, 1.0), (base + 0.5 * (p["truth"] - own_future), 0.75)):
+        metric, nearness = ChangeRecovery(FIELDS, NAMES), CounterfactualRecovery(FIELDS, NAMES)
+        metric.update(edited, base, p["truth"], own_future, OF_PAIR)
+        mean, each = metric.recovery(FEW)
+        assert mean.value == pytest.approx(value, abs=1e-5) and mean.initial_conditions == 3
+        assert all(interval.value == pytest.approx(value, abs=1e-5) for interval in each.values())
+    nearness.update(exact, base, p["truth"], p["truth"], OF_PAIR)
+    assert nearness.recovery(FEW).mean.value < 0.9  # which its definition does not know
+
+
+def test_fields_that_never_change_are_left_out_of_the_mean_recovery():
+    p = predictions()
+    own_future = p["ceiling"].clone()
+    own_future[:, 1] = p["truth"][:, 1]
+    metric = ChangeRecovery(FIELDS, NAMES)
+    metric.update(p["base"], p["base"], p["truth"], own_future, OF_PAIR)
+    mean, each = metric.recovery(FEW)
+    assert mean.value == each["tracer"].value == 0 and math.isnan(each["velocity_x"].value)
 
 
 @pytest.mark.parametrize(("prediction", "value"), [("base", 0.0), ("truth", 1.0)])

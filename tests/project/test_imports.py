@@ -34,7 +34,10 @@ NEVER = {  # beyond the order of the rooms
     "walrus": ("physteer.data", "physteer.metrics", "lightning"),
 }
 TABLES = (  # what reports read of analyses: rows and files, no computation
+    "physteer.analyses.basis.table",
     "physteer.analyses.das.table",
+    "physteer.analyses.effects.circuit_table",
+    "physteer.analyses.effects.table",
     "physteer.analyses.probing.class_table",
     "physteer.analyses.probing.table",
     "physteer.analyses.probing.trajectory_maps",
@@ -43,7 +46,7 @@ TABLES = (  # what reports read of analyses: rows and files, no computation
     "physteer.analyses.steering.table",
     "physteer.analyses.steering.written_rollouts",
 )
-SIBLINGS = ("physteer.analyses.das", "physteer.analyses.probing", "physteer.analyses.steering")
+SIBLINGS = tuple(f"physteer.analyses.{name}" for name in ("basis", "das", "effects", "probing", "steering"))
 
 
 def files() -> dict[str, Path]:

@@ -8,7 +8,6 @@ validation and test compute `InterchangeEvaluation`, and `write_learned` writes 
 from physteer.analyses.das.class_loss import ClassLoss
 from physteer.analyses.das.directions import Shifts, learned_subspaces, write_learned
 from physteer.analyses.das.evaluation import InterchangeEvaluation
-from physteer.analyses.das.fixed_subspaces import FixedSubspace, read_fixed_subspaces
 from physteer.analyses.das.losses import FieldLoss, ReadoutLoss
 from physteer.analyses.das.objective import InterchangeObjective
 from physteer.analyses.das.variants import InterventionVariant, Kind, VariantPlan, make_variants
@@ -16,7 +15,6 @@ from physteer.analyses.das.variants import InterventionVariant, Kind, VariantPla
 __all__ = [
     "ClassLoss",
     "FieldLoss",
-    "FixedSubspace",
     "InterchangeEvaluation",
     "InterchangeObjective",
     "InterventionVariant",
@@ -26,6 +24,5 @@ __all__ = [
     "VariantPlan",
     "learned_subspaces",
     "make_variants",
-    "read_fixed_subspaces",
     "write_learned",
 ]

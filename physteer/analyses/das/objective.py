@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from physteer.analyses.das.class_loss import ClassLoss, ClassReadout
+from physteer.analyses.das.class_loss import ClassLoss
 from physteer.analyses.das.variants import InterventionVariant
-from physteer.analyses.engine import Outcome, Suffix
+from physteer.analyses.engine import ClassReadout, Outcome, Suffix
 from physteer.errors import PhysteerError
 from physteer.interventions import Locus, Site, check_gradient
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from physteer.analyses.das.fixed_subspaces import FixedSubspace
+from physteer.concepts import FixedSubspace
 from physteer.errors import PhysteerError
 from physteer.interventions import (
     BoundlessRotation,

@@ -108,7 +108,7 @@ def _live_pass(replay: StagedReplay, streams: Sequence[Site]) -> tuple[Tensor, d
     start = first.with_tensors({**first.tensors(), f"state.{first.start}": first.state.detach().requires_grad_()})
     live: dict[Site, Tensor] = {start.site: start.state}
     later = [stream for stream in streams if stream != start.site]
-    with observed(cast(nn.Module, replay.model), later, live.__setitem__):  # type: ignore[arg-type]
+    with observed(cast(nn.Module, replay.model), later, live.__setitem__):
         output = replay.finish(replayed(replay.model, start, last_frame_only=True))
     return output, live
 

@@ -97,17 +97,17 @@ class CircuitEvaluation(nn.Module):
             self.progress(f"circuit: {len(self._batches)} batches attributed")
 
     def results(self, stage: str) -> dict[str, float]:
-        """Choose the circuit, or take the one of validation, and measure it; a collective over the processes.
+        """Choose the circuit, or measure the one of validation; a collective over the processes.
 
         Returns:
-            For the logger: the circuit's size and faithfulness, CPR and CMD.
+            For the logger: the circuit's size, and once it is measured its faithfulness, CPR and CMD.
         """
         device = self._forecaster[0].device
         if self.circuit is None:
             self.attribution.merge(device)
-            self.circuit = self.search.choose(self.attribution, self._runs, device)
-        compared = self.plan.random_orders if stage == "test" else 0
-        self.tables = self.search.report(self.circuit, self._runs, device, compared)
+            self.circuit, self.tables = self.search.choose(self.attribution, self._runs, device)
+        else:
+            self.tables = self.search.report(self.circuit, self._runs, device, self.plan.random_orders)
         wanted = ("size", "faithfulness", "cpr", "cmd")
         rows = [row for row in self.tables.scores if row.score in wanted and row.name in ("", "attribution")]
         return {f"{stage}/circuit/{row.score}": row.value for row in rows}

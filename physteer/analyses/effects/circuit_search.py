@@ -65,15 +65,18 @@ class CircuitSearch:
         seed: of the orders and the resamples.
     """
 
-    def __init__(
-        self, nodes: Sequence[Node], measure: Measure, initial_conditions: Sequence[str], seed: int
-    ) -> None:
+    def __init__(self, nodes: Sequence[Node], measure: Measure, initial_conditions: Sequence[str], seed: int) -> None:
         self.nodes, self.measure, self.initial_conditions = tuple(nodes), measure, tuple(initial_conditions)
         self.seed = seed
         self._rows = {name: row for row, name in enumerate(self.initial_conditions)}
 
-    def choose(self, attribution: AttributionSums, batches: Batches, device: torch.device) -> Circuit:
+    def choose(
+        self, attribution: AttributionSums, batches: Batches, device: torch.device
+    ) -> tuple[Circuit, CircuitTables]:
         """Order the nodes and take the fewest with f ≥ 0.95; a collective over processes.
+
+        Returns:
+            The circuit, and the curve that it was chosen on.
 
         Args:
             attribution: of the nodes, merged over processes.
@@ -92,11 +95,11 @@ class CircuitSearch:
                 "m(all) and m(∅) are equal"
             )
         size = next(n for n, value in enumerate(f.tolist()) if value >= ENOUGH)
-        return Circuit(order, size, self._jaccard(attribution, order[:size]))
+        circuit = Circuit(order, size, self._jaccard(attribution, order[:size]))
+        curve = self._curve(ATTRIBUTION, order, merits, merits[0], merits[-1])
+        return circuit, CircuitTables(curve, [CircuitRow("size", "", float(size), math.nan, math.nan, 0)])
 
-    def report(
-        self, circuit: Circuit, batches: Batches, device: torch.device, random_orders: int = 0
-    ) -> CircuitTables:
+    def report(self, circuit: Circuit, batches: Batches, device: torch.device, random_orders: int = 0) -> CircuitTables:
         """Measure a circuit; a collective over processes.
 
         Args:
@@ -114,23 +117,12 @@ class CircuitSearch:
         *grown, scored = self._merits(batches, [*curves, self._single(sets)], device)
         none, everything = grown[0][0], grown[0][-1]  # [initial conditions, 2]: the same for all orders
 
-        def intervals(merits: Tensor) -> list[Interval]:
-            """Return f of several sets, [sets, initial conditions, 2]."""
-            ends = torch.cat([none, everything], -1).expand(len(merits), -1, -1)
-            return self._intervals(
-                torch.cat([merits, ends], -1), lambda s: (_m(s, 0) - _m(s, 2)) / (_m(s, 4) - _m(s, 2))
-            )
-
-        curve = []
+        curve: list[CurveRow] = []
         scores = [CircuitRow("size", "", float(circuit.size), math.nan, math.nan, 0)]
         for (name, order), merits in zip(names.items(), grown, strict=True):
-            added = ["", *(self.nodes[i].name for i in order)]
-            curve += [
-                CurveRow(name, k, added[k], f.value, f.low, f.high, f.initial_conditions)
-                for k, f in enumerate(intervals(merits))
-            ]
+            curve += self._curve(name, order, merits, none, everything)
             scores += self._areas(name, merits, none, everything)
-        faithful, rest, *_ = intervals(scored)
+        faithful, rest, *_ = self._faithful(scored, none, everything)
         scores.append(_score("faithfulness", "", faithful))
         scores.append(_score("completeness", "", rest))
         parts = [scored[:1], scored[2:], none[None], everything[None]]
@@ -141,6 +133,19 @@ class CircuitSearch:
         for name, merit in (("merit_all", everything), ("merit_none", none)):
             scores.append(_score(name, "", self._intervals(merit[None], lambda s: _m(s, 0))[0]))
         return CircuitTables(curve, scores)
+
+    def _faithful(self, merits: Tensor, none: Tensor, everything: Tensor) -> list[Interval]:
+        """Return f of several sets from their merits, [sets, initial conditions, 2]."""
+        ends = torch.cat([none, everything], -1).expand(len(merits), -1, -1)
+        together = torch.cat([merits, ends], -1)
+        return self._intervals(together, lambda s: (_m(s, 0) - _m(s, 2)) / (_m(s, 4) - _m(s, 2)))
+
+    def _curve(
+        self, name: str, order: Sequence[int], merits: Tensor, none: Tensor, everything: Tensor
+    ) -> list[CurveRow]:
+        added = ["", *(self.nodes[i].name for i in order)]
+        found = self._faithful(merits, none, everything)
+        return [CurveRow(name, n, added[n], f.value, f.low, f.high, f.initial_conditions) for n, f in enumerate(found)]
 
     def _orders(self, order: Sequence[int], random_orders: int) -> dict[str, Sequence[int]]:
         orders: dict[str, Sequence[int]] = {ATTRIBUTION: order}
@@ -181,7 +186,9 @@ class CircuitSearch:
             return (pairs[..., 0] / pairs[..., 1] - low) / (high - low)
 
         def area(values: Floats) -> Floats:
-            return ((values[..., 1:] + values[..., :-1]) / 2).mean(-1)  # trapezoids of equal width; κ goes from 0 to 1
+            # trapezoids of equal width; κ goes from 0 to 1
+            means: Floats = ((values[..., 1:] + values[..., :-1]) / 2).mean(-1)
+            return means
 
         return [
             _score("cpr", name, self._intervals(flat, lambda s: area(curve(s)))[0]),

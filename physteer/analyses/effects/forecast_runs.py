@@ -98,7 +98,8 @@ class ForecastRuns:
         for name, wanted in windows.items():
             rows = self.cache.run(forecaster, pairs, wanted)
             other = taken(rows)
-            own = partial(finish, **dict(zip(("last", "scale"), last_and_scale(rows, device), strict=True)))
+            last, scale = last_and_scale(rows, device)
+            own = partial(finish, last=last, scale=scale)
             others[name] = {site: other[site].activation for site in self.sites}
             outputs[name] = finished(model, other, own)
             replays[name] = StagedReplay(model, other, own)

@@ -143,7 +143,8 @@ class FieldMeasure:
 
     def scalar(self, patched: Tensor, outputs: Outputs) -> Tensor:
         """Return ⟨ŷ, Δ*⟩, [B]."""
-        return (patched * outputs.truth.change[:, 0]).mean(SPACE).sum(1)
+        aligned: Tensor = (patched * outputs.truth.change[:, 0]).mean(SPACE).sum(1)
+        return aligned
 
 
 class ClassMeasure:

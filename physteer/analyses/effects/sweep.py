@@ -40,7 +40,8 @@ class EffectSweep:
     def references(self) -> tuple[Reference, ...]:
         """The other passes that patches need."""
         wanted = {patch.reference for patch in self.patches}
-        return tuple(name for name in ("source", "resample") if name in wanted)  # type: ignore[misc]
+        every: tuple[Reference, ...] = ("source", "resample")
+        return tuple(name for name in every if name in wanted)
 
     @torch.no_grad()
     def terms(self, runs: NodeRuns, done: Sequence[int] = ()) -> Iterator[tuple[int, Tensor]]:

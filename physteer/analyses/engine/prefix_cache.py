@@ -98,7 +98,7 @@ class PrefixCache:
         """
 
         def run(windows: Sequence[Window]) -> list[Prefix]:
-            return self._run(forecaster, pairs, windows)
+            return self.run(forecaster, pairs, windows)
 
         others = pairs.mismatched_windows if mismatched else []
         return PreparedPairs(run(pairs.base_windows), [*map(run, pairs.source_windows)], [*map(run, others)])
@@ -107,22 +107,26 @@ class PrefixCache:
         """Return the activations of one of the sites, on the forecaster's device."""
         device = forecaster.device
 
-        def joined(name: str) -> Tensor:
-            return torch.cat([prefix.beside[name].to(device) for prefix in prepared.base])
-
         def activation(rows: Sequence[Prefix]) -> Tensor:
             return torch.cat([prefix.snapshots[site].activation.to(device) for prefix in rows])
 
+        last, scale = last_and_scale(prepared.base, device)
         return PairActivations(
             base=join_snapshots([prefix.snapshots[site].to(device) for prefix in prepared.base]),
             sources=[activation(rows) for rows in prepared.sources],
             mismatched=[activation(rows) for rows in prepared.mismatched],
-            last=joined("last"),
-            scale=SampleScale(joined("fields"), joined("differences")),
+            last=last,
+            scale=scale,
         )
 
-    def _run(self, forecaster: Forecaster, pairs: PairBatch, windows: Sequence[Window]) -> list[Prefix]:
-        """Run windows up to the sites, with the jitter of the bases."""
+    def run(self, forecaster: Forecaster, pairs: PairBatch, windows: Sequence[Window]) -> list[Prefix]:
+        """Run windows up to the sites, except for those in the cache.
+
+        Args:
+            forecaster: the forecaster of the cache.
+            pairs: a batch of the windows' split; window i gets the jitter of base i.
+            windows: one per pair.
+        """
         draws = pairs.base_windows
 
         def make(rows: list[int]) -> Prefix:
@@ -136,6 +140,15 @@ class PrefixCache:
 
         keys = [_key(forecaster, pairs, *both) for both in zip(windows, draws, strict=True)]
         return self._cache.get(keys, make)
+
+
+def last_and_scale(prefixes: Sequence[Prefix], device: torch.device) -> tuple[Tensor, SampleScale]:
+    """Return the last context frame of windows, [B, 1, C, H, W, D], and their scales."""
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([prefix.beside[name].to(device) for prefix in prefixes])
+
+    return joined("last"), SampleScale(joined("fields"), joined("differences"))
 
 
 def _key(forecaster: Forecaster, pairs: PairBatch, window: Window, draws: Window) -> str:

@@ -1,4 +1,4 @@
-"""Fixed subspaces, with which a search is compared: concepts, probes, main directions, subspaces of other searches."""
+"""Fixed subspaces, with which others are compared: concepts, probes, main directions, causal bases, learned ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from physteer.concepts import ClassProbe, Concept, ConceptSubspace, Naturalness, RidgeProbes
+from physteer.concepts.causal_basis import CausalBasis
+from physteer.concepts.class_probe import ClassProbe
+from physteer.concepts.concept import Concept
+from physteer.concepts.naturalness import Naturalness
+from physteer.concepts.ridge import RidgeProbes
+from physteer.concepts.subspace import ConceptSubspace
 from physteer.errors import PhysteerError
 from physteer.interventions import Site
 from physteer.tensor_files import tensor_kind
@@ -42,13 +47,14 @@ def read_fixed_subspaces(paths: Sequence[str], model: str, ranks: Sequence[int])
             a learned subspace gives itself;
             ridge probes give the weights of each target;
             a class probe gives the span of the differences of the classes' weights;
-            a natural space gives, for every rank k, the first k main directions (principal components).
+            a natural space gives, for every rank k, the first k main directions (principal components);
+            a causal basis gives, for every rank k, what its first k directions measure.
         model: the weights that they must be of.
-        ranks: of the parts of natural spaces.
+        ranks: of the parts of natural spaces and causal bases.
 
     Raises:
         PhysteerError: A file is of another kind, or of another model; two files have one name; a direction is zero; or
-            a natural space has fewer directions than a rank.
+            a natural space or a causal basis has fewer directions than a rank.
     """
     fixed_subspaces: list[FixedSubspace] = []
     stems = [Path(path).stem for path in paths]
@@ -69,7 +75,7 @@ def read_fixed_subspaces(paths: Sequence[str], model: str, ranks: Sequence[int])
     names = [subspace.name for subspace in fixed_subspaces]
     for name in names:
         if names.count(name) > 1:
-            raise PhysteerError(f"DAS.directions has two files called {name}: rename one")
+            raise PhysteerError(f"two files of directions are called {name}: rename one")
     return fixed_subspaces
 
 
@@ -101,9 +107,17 @@ def _main_directions(path: str, ranks: Sequence[int]) -> _SubspaceFile:
     for rank in ranks:
         if rank > directions.shape[1]:
             raise PhysteerError(
-                f"direction {path} has {directions.shape[1]} main directions; DAS.ranks asks for {rank}"
+                f"direction {path} has {directions.shape[1]} main directions; rank {rank} was asked for"
             )
     return _SubspaceFile(natural.site, natural.model, {f"main {rank}": directions[:, :rank] for rank in ranks})
+
+
+def _causal_basis(path: str, ranks: Sequence[int]) -> _SubspaceFile:
+    basis = CausalBasis.load(path)
+    try:
+        return _SubspaceFile(basis.site, basis.model, {f"first {rank}": basis.span(rank) for rank in ranks})
+    except PhysteerError as error:
+        raise PhysteerError(f"direction {path}: {error}") from error
 
 
 _READERS: dict[str, Callable[[str, Sequence[int]], _SubspaceFile]] = {
@@ -112,6 +126,7 @@ _READERS: dict[str, Callable[[str, Sequence[int]], _SubspaceFile]] = {
     "probe": _probes,
     "class_probe": _class_probe,
     "natural_space": _main_directions,
+    "causal_basis": _causal_basis,
 }
 _ALLOWED = ", ".join(kind.replace("_", " ") for kind in _READERS)
 

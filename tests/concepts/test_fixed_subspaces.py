@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from physteer.analyses.das import read_fixed_subspaces
 from physteer.concepts import (
+    CausalBasis,
     ClassFitter,
     Concept,
     ConceptSubspace,
@@ -13,6 +13,7 @@ from physteer.concepts import (
     NaturalDistances,
     NaturalSpace,
     RidgeFitter,
+    read_fixed_subspaces,
 )
 from physteer.errors import PhysteerError
 from physteer.metrics import largest_principal_angle
@@ -47,6 +48,12 @@ def files(tmp_path):
     distances = NaturalDistances(NaturalSpace.of(natural))
     distances.update(x.view(2, 1, 10, 10, 1, D))
     distances.fit(site="blocks.1", model=MODEL).save(made["natural"])
+    made["causal"] = tmp_path / "causal/blocks.1.safetensors"
+    read = torch.eye(D, dtype=torch.float64)[:, :3] * 2
+    write = torch.linalg.pinv(read).mT + torch.eye(D, dtype=torch.float64)[:, 5:]  # oblique: dual, but not parallel
+    CausalBasis(read, write, torch.zeros(D).double(), torch.ones(3).double(), "blocks.1", model=MODEL).save(
+        made["causal"]
+    )
     return {name: str(path) for name, path in made.items()}
 
 
@@ -64,6 +71,8 @@ def test_every_kind_spans_what_it_says(files):
         "probe/blocks.1 second",
         "natural/blocks.1 main 1",
         "natural/blocks.1 main 3",
+        "causal/blocks.1 first 1",
+        "causal/blocks.1 first 3",
         "Reynolds_classes Reynolds",
     }
     assert angle(found["concept/blocks.1"], torch.arange(D * 2.0).view(2, D).mean(0)[:, None]) < 1e-3
@@ -72,6 +81,7 @@ def test_every_kind_spans_what_it_says(files):
     assert angle(found["probe/blocks.1 second"], unit[:, 1:2]) < 1e-2
     _, _, principal = torch.pca_lowrank(activations(), q=D)
     assert angle(found["natural/blocks.1 main 3"], principal[:, :3]) < 0.1
+    assert angle(found["causal/blocks.1 first 3"], unit[:, :3]) < 1e-3  # what it measures, not what it removes
     assert found["Reynolds_classes Reynolds"].basis.shape == (D, 2)
     for one in found.values():
         torch.testing.assert_close(one.basis.mT @ one.basis, torch.eye(one.basis.shape[1]))
@@ -81,9 +91,13 @@ def test_every_kind_spans_what_it_says(files):
 def test_what_cannot_be_compared(files, tmp_path):
     with pytest.raises(PhysteerError, match="was measured on model weights; this model is others"):
         read_fixed_subspaces([files["probe"]], "others", [1])
-    with pytest.raises(PhysteerError, match="8 main directions; DAS"):
+    with pytest.raises(PhysteerError, match="8 main directions; rank 9 was"):
         read_fixed_subspaces([files["natural"]], MODEL, [1, 9])
-    with pytest.raises(PhysteerError, match="two files called"):
+    with pytest.raises(
+        PhysteerError, match=r"causal/blocks\.1\.safetensors: .* has 3 directions; rank 4 was asked for"
+    ):
+        read_fixed_subspaces([files["causal"]], MODEL, [4])
+    with pytest.raises(PhysteerError, match="two files of directions are called"):
         read_fixed_subspaces([files["concept"], files["concept"]], MODEL, [1])
     with pytest.raises(PhysteerError, match="no concept file nowhere"):
         read_fixed_subspaces(["nowhere.safetensors"], MODEL, [1])
