@@ -15,6 +15,7 @@ FIRST = ["--data.trajectories", "[0]"]
 TWO_STEPS = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2"]
 FEW_WINDOWS = ["--data.window_every", "4"]
 FEW_PAIRS = ["--data.train_pairs", "4", "--data.evaluation_pairs", "2", "--data.batch_size", "2"]
+FEW_NODES = ["--trainer.callbacks.nodes", '["blocks.3.time.heads[*]", "blocks.3.space.heads[*]"]']
 RUNS = {
     "fit": ["fit", *SHORT, *TWO_STEPS, "--data.batch_size", "1"],
     "test": ["test", *SHORT, *FIRST],
@@ -24,9 +25,9 @@ RUNS = {
     "das_class": ["fit", *TWO_STEPS, *FEW_PAIRS],
     "probe": ["fit", *FEW_WINDOWS],
     "erase": ["predict", *SHORT],
-    "effects": ["validate", *FEW_PAIRS, "--data.horizon", "2"],
-    "circuit": ["validate", *FEW_PAIRS],
-    "basis": ["fit", *FEW_PAIRS],
+    "effects": ["validate", *FEW_PAIRS, *FEW_NODES, "--data.horizon", "2"],
+    "circuit": ["validate", *FEW_PAIRS, *FEW_NODES],
+    "basis": ["fit", *FEW_PAIRS, "--trainer.callbacks.k", "1"],
 }
 """The words of the command line beside those of `physteer demo` itself, capture and steer."""
 NEEDS = {"das_steer": ["das"], "das_class": ["classes"], "erase": ["probe"]}
