@@ -118,6 +118,18 @@ def test_estimates_agree_with_exact_effects_in_sign_and_order(swept):
         assert row.exact == pytest.approx(exact, rel=1e-4, abs=1e-7)
 
 
+def test_frames_may_be_patched_each_alone(tiny_well, walrus, tmp_path):
+    few = {"nodes": ["encoder", "blocks.1.*.heads[*]"], "variants": ["source"], "scales": [1.0], "exact": 6}
+    config = configured(tmp_path, tiny_well, walrus, "Effects", {**few, "frames": [0, -1]})
+    assert main(["validate", "--config", str(config)]) == 0
+    rows = read_effect_table(tmp_path / "run", "valid")
+    assert len({row.node for row in rows}) == 6 and {row.position for row in rows} == {0, 2}
+    estimates, _ = read_attribution_tables(tmp_path / "run", "valid")
+    assert len(estimates) == 2 * 2 * 5, "all nodes are estimated"
+    early = [row.value for row in rows if "blocks.1" in row.node and row.position == 0 and row.effect == "field"]
+    assert max(early) == 0, "the prediction reads the last frame of the last block alone"
+
+
 class Killed(Exception):
     """Ends a run in the middle."""
 
