@@ -31,7 +31,7 @@ from physteer.analyses.basis import (
     with_curves,
 )
 from physteer.analyses.basis.table import write_basis_tables
-from physteer.analyses.engine import PrefixCache
+from physteer.analyses.engine import PrefixCache, only_last_frame
 from physteer.callbacks.base import forecast_module
 from physteer.callbacks.interrupts import Interrupts
 from physteer.concepts import FixedSubspace, read_fixed_subspaces
@@ -147,7 +147,7 @@ class CausalBasis(L.Callback):
         windows = data.pair_windows("train")
         n = windows.spec.n_input
         shapes = forecaster.site_shapes(self.sites, windows.metadata, n)
-        last = self.frames in ([-1], [n - 1]) and forecaster.causal_in_time
+        last = only_last_frame(self.frames, n, forecaster)
         self._check(forecaster, shapes, n, last=last)
         locus = Locus(frames=[-1] if last else self.frames)
 

@@ -21,7 +21,7 @@ from physteer.analyses.das import (
     write_learned,
 )
 from physteer.analyses.das.table import write_interchange_table
-from physteer.analyses.engine import ForecastSuffix, PrefixCache
+from physteer.analyses.engine import ForecastSuffix, PrefixCache, only_last_frame
 from physteer.callbacks.base import forecast_module
 from physteer.concepts import read_fixed_subspaces
 from physteer.data.module import Split
@@ -128,7 +128,7 @@ class DAS(L.Callback):
         )
         module.interventions.update({variant.key: variant for variant in self._variants})
         n = windows.spec.n_input
-        last = self.frames in ([-1], [n - 1]) and forecaster.causal_in_time
+        last = only_last_frame(self.frames, n, forecaster)
         prefix_cache = PrefixCache(
             forecaster, self.sites, last_frame=last, max_bytes=self.cache * MEBIBYTE, folder=self.cache_folder
         )

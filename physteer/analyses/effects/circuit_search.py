@@ -16,16 +16,15 @@ from physteer.analyses.effects.circuit_table import ATTRIBUTION, CircuitRow, Cur
 from physteer.analyses.effects.measures import Measure
 from physteer.analyses.effects.nodes import Node
 from physteer.analyses.effects.runs import NodeRuns
-from physteer.analyses.engine import summed
+from physteer.analyses.effects.sums import EffectSums, intervals_of
 from physteer.errors import PhysteerError
 from physteer.interventions.seeds import generator_of
-from physteer.metrics import Interval, Resampling
-from physteer.metrics.statistics import Floats, bootstrap_columns
+from physteer.metrics import Interval
+from physteer.metrics.statistics import Floats
 
 ENOUGH = 0.95
 """The faithfulness from which a set of nodes is a circuit."""
 BOOTSTRAPS = 100
-RESAMPLING = Resampling(resamples=2000)
 Batches = Callable[[], Iterable[tuple[NodeRuns, Sequence[str]]]]
 """Returns this process's batches, each with the initial conditions of its pairs; may be called repeatedly."""
 
@@ -55,6 +54,16 @@ class CircuitTables:
     scores: list[CircuitRow]
 
 
+@dataclass(frozen=True)
+class SetFamily:
+    """Some sets of nodes whose merit is measured."""
+
+    size: int
+    """How many."""
+    outputs: Callable[[JointPatches], Iterable[Tensor]]
+    """Yields the output for each, [B, …]."""
+
+
 class CircuitSearch:
     """Adds nodes one by one and measures how faithful the growing set is.
 
@@ -68,20 +77,19 @@ class CircuitSearch:
     def __init__(self, nodes: Sequence[Node], measure: Measure, initial_conditions: Sequence[str], seed: int) -> None:
         self.nodes, self.measure, self.initial_conditions = tuple(nodes), measure, tuple(initial_conditions)
         self.seed = seed
-        self._rows = {name: row for row, name in enumerate(self.initial_conditions)}
 
     def choose(
         self, attribution: AttributionSums, batches: Batches, device: torch.device
     ) -> tuple[Circuit, CircuitTables]:
         """Order the nodes and take the fewest with f ≥ 0.95; a collective over processes.
 
-        Returns:
-            The circuit, and the curve that it was chosen on.
-
         Args:
             attribution: of the nodes, merged over processes.
             batches: of the split that chooses.
             device: of the exchange between processes.
+
+        Returns:
+            The circuit, and the curve that it was chosen on.
 
         Raises:
             PhysteerError: The source's activations at all nodes do not move the output towards the answer.
@@ -154,26 +162,23 @@ class CircuitSearch:
             orders[f"random {k + 1}"] = torch.randperm(len(self.nodes), generator=generator).tolist()
         return orders
 
-    def _growing(self, order: Sequence[int]) -> Callable[[JointPatches], Iterable[Tensor]]:
-        return lambda patches: patches.growing(order)
+    def _growing(self, order: Sequence[int]) -> SetFamily:
+        return SetFamily(len(order) + 1, lambda patches: patches.growing(order))
 
-    def _single(self, sets: Sequence[Sequence[bool]]) -> Callable[[JointPatches], Iterable[Tensor]]:
-        return lambda patches: (patches.output(kept) for kept in sets)
+    def _single(self, sets: Sequence[Sequence[bool]]) -> SetFamily:
+        return SetFamily(len(sets), lambda patches: (patches.output(kept) for kept in sets))
 
-    def _merits(
-        self, batches: Batches, families: Sequence[Callable[[JointPatches], Iterable[Tensor]]], device: torch.device
-    ) -> list[Tensor]:
+    def _merits(self, batches: Batches, families: Sequence[SetFamily], device: torch.device) -> list[Tensor]:
         """Return the sums of merits of families of sets, each [sets, initial conditions, 2]."""
-        totals: list[Tensor] = []
+        totals = [EffectSums(family.size, self.initial_conditions, 1) for family in families]
         for runs, names in batches():
-            rows = torch.tensor([self._rows[name] for name in names])
             patches = JointPatches(self.nodes, runs)
-            for i, family in enumerate(families):
-                terms = torch.stack([self.measure.merit(output, runs.outputs).cpu() for output in family(patches)])
-                if len(totals) <= i:
-                    totals.append(torch.zeros(len(terms), len(self.initial_conditions), 2, dtype=torch.float64))
-                totals[i].index_add_(1, rows, terms.double())
-        return [summed(total, device) for total in totals]
+            for family, total in zip(families, totals, strict=True):
+                for k, output in enumerate(family.outputs(patches)):
+                    total.add(k, self.measure.merit(output, runs.outputs)[:, None], names)
+        for total in totals:
+            total.merge(device)
+        return [total.sums[:, :, 0] for total in totals]
 
     def _areas(self, name: str, merits: Tensor, none: Tensor, everything: Tensor) -> list[CircuitRow]:
         """Return CPR = ∫ f dκ and CMD = ∫ |1 − f| dκ over κ = n/N, by the trapezoidal rule."""
@@ -196,11 +201,7 @@ class CircuitSearch:
         ]
 
     def _intervals(self, sums: Tensor, statistic: Callable[[Floats], Floats]) -> list[Interval]:
-        """Bootstrap a statistic of sums [columns, initial conditions, k] over initial conditions."""
-        table = sums.permute(1, 0, 2).numpy()
-        seen = (table != 0).any((1, 2))
-        names = [name for name, kept in zip(self.initial_conditions, seen, strict=True) if kept]
-        return bootstrap_columns(table[seen], names, statistic, RESAMPLING)
+        return [*intervals_of(sums, self.initial_conditions, statistic)]
 
     def _jaccard(self, attribution: AttributionSums, circuit: Sequence[int]) -> float:
         """Return the mean overlap with the top nodes of attributions over resampled initial conditions."""

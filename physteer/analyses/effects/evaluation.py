@@ -106,7 +106,8 @@ class EffectEvaluation(nn.Module):
         positions: Sequence[int | None] = (None,)
         if plan.frames is not None and not self.last_frame:
             positions = [position % n_frames for position in plan.frames]
-        self.nodes = expand_nodes(plan.nodes, heads_of(forecaster, windows), positions)
+        heads = heads_of(forecaster, windows)
+        self.nodes = expand_nodes(plan.nodes, heads, positions)
         self.swept = drawn_nodes(self.nodes, plan.exact_nodes, plan.seed)
         patches = make_patches(plan.variants, plan.scales)
         fields = [metadata.channels.names[i] for i in metadata.channels.predicted]
@@ -128,7 +129,7 @@ class EffectEvaluation(nn.Module):
         self.sums = EffectSums(self.sweep.keys, names, len(self.measure.columns))
         self.counts = torch.zeros(2, len(names), dtype=torch.float64)  # pairs, null pairs
         self.null_sums = EffectSums(len(self.swept), names, len(fields) + 1)
-        rolled = expand_nodes(plan.rollouts, heads_of(forecaster, windows)) if plan.rollouts else ()
+        rolled = expand_nodes(plan.rollouts, heads) if plan.rollouts else ()
         if rolled and (windows.spec.n_output < 2 or positions != (None,)):
             raise PhysteerError(
                 "Effects.rollouts need data.horizon of 2 or more, and frames null or the last alone; found "
@@ -146,9 +147,7 @@ class EffectEvaluation(nn.Module):
             forecaster.source_version,
             str(forecaster.jitter_seed),
             json.dumps(asdict(plan), sort_keys=True),
-            ", ".join(
-                str(self.natural.fingerprint(file)) for file in sorted({w.file for w in self._natural_windows()})
-            ),
+            *(self.natural.fingerprint(file) for file in sorted({window.file for window in self._natural_windows()})),
         ]
 
     def score(self, forecaster: Forecaster, batch: PairBatch, loader: int) -> None:
@@ -215,14 +214,13 @@ class EffectEvaluation(nn.Module):
 
     def _null_rows(self) -> list[EffectRow]:
         """Return √(mean null movement² / mean movement²) of every node and field, of sources at scale 1."""
-        counts = self.counts
-        if EXCHANGE not in self.sweep.patches or not counts[NULLS].any():
+        if EXCHANGE not in self.sweep.patches or not self.counts[NULLS].any():
             return []
         j, n_patches = self.sweep.patches.index(EXCHANGE), len(self.sweep.patches)
         columns = self.measure.columns[: self.null_sums.sums.shape[2]]
         moved = self.sums.sums[j::n_patches, :, : len(columns), 0]  # [nodes, initial conditions, fields]
         nulls = self.null_sums.sums[..., 0]
-        pairs, null_pairs = (count[None, :, None].expand_as(moved) for count in counts)
+        pairs, null_pairs = (count[None, :, None].expand_as(moved) for count in self.counts)
         cells = torch.stack([nulls, null_pairs, moved, pairs], -1).transpose(1, 2).flatten(0, 1)
 
         def share(sums: Floats) -> Floats:

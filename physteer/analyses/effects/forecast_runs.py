@@ -13,7 +13,7 @@ from torch import Tensor
 from physteer.analyses.effects.measures import FieldTruth
 from physteer.analyses.effects.patches import Reference
 from physteer.analyses.effects.runs import NodeRuns, Outputs, StagedReplay, finished, with_streams
-from physteer.analyses.engine import Prefix, PrefixCache, last_and_scale
+from physteer.analyses.engine import Prefix, PrefixCache, last_and_scale, only_last_frame
 from physteer.data.batch import Batch, Window, collate
 from physteer.data.dataset import WindowDataset
 from physteer.data.pair import PairBatch
@@ -199,7 +199,7 @@ def is_last_frame(frames: Sequence[int] | None, n_frames: int, forecaster: Forec
         raise PhysteerError(
             f"frames must be among the {n_frames} of the context, or null for all; found {list(frames)}"
         )
-    return [frame % n_frames for frame in frames] == [n_frames - 1] and forecaster.causal_in_time
+    return only_last_frame(frames, n_frames, forecaster)
 
 
 def heads_of(forecaster: Forecaster, windows: WindowDataset) -> dict[str, int]:

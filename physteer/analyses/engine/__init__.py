@@ -3,7 +3,7 @@
 from physteer.analyses.engine.activation_reader import ActivationReader
 from physteer.analyses.engine.class_readout import ClassReadout
 from physteer.analyses.engine.distributed import from_everyone, merged, summed
-from physteer.analyses.engine.prefix_cache import PairActivations, PrefixCache, last_and_scale
+from physteer.analyses.engine.prefix_cache import PairActivations, PrefixCache, last_and_scale, only_last_frame
 from physteer.analyses.engine.snapshot_cache import Prefix, SnapshotCache
 from physteer.analyses.engine.suffix import ForecastSuffix, Outcome, PlainActivations, PlainSuffix, Suffix, continued
 
@@ -23,5 +23,6 @@ __all__ = [
     "from_everyone",
     "last_and_scale",
     "merged",
+    "only_last_frame",
     "summed",
 ]

@@ -142,6 +142,17 @@ class PrefixCache:
         return self._cache.get(keys, make)
 
 
+def only_last_frame(frames: Sequence[int] | None, n_frames: int, forecaster: Forecaster) -> bool:
+    """Return whether edits of some frames are of the last one alone, so that it can be run alone.
+
+    Args:
+        frames: of the context that are edited; None for all.
+        n_frames: of the context.
+        forecaster: must be causal in time.
+    """
+    return frames is not None and [*frames] in ([-1], [n_frames - 1]) and forecaster.causal_in_time
+
+
 def last_and_scale(prefixes: Sequence[Prefix], device: torch.device) -> tuple[Tensor, SampleScale]:
     """Return the last context frame of windows, [B, 1, C, H, W, D], and their scales."""
 
