@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from physteer.analyses.effects.table import EffectRow, read_attribution_tables, read_effect_table
@@ -47,18 +48,27 @@ def top_nodes(rows: Sequence[EffectRow]) -> tuple[str, list[EffectRow]]:
     return effect, sorted(chosen, key=lambda row: -abs(row.value))
 
 
-def effects_text(run_folder: Path, split: str) -> str:
-    """Return what a terminal shows of a run's effects; empty where there are none."""
+@dataclass(frozen=True)
+class TopNodes:
+    """The nodes with the largest effects, in words."""
+
+    title: str
+    header: list[str]
+    lines: list[list[str]]
+
+
+def top_node_table(run_folder: Path, split: str) -> TopNodes | None:
+    """Return the largest effects of ``tables/effects_<split>`` for the terminal and the page; None without any."""
     rows = read_effect_table(run_folder, split)
     effect, ranked = top_nodes(rows)
     if not ranked:
-        return ""
+        return None
     head = ranked[0]
     unsigned = {row.node: row.value for row in overall(rows, "field") if _same(row, head)}
     nulls = [row for row in rows if row.effect == "null_share" and row.field]
     fields = list(dict.fromkeys(row.field for row in nulls))
     null_of = {(row.node, row.field): f"{row.value:.1%}" for row in nulls}
-    table = [
+    lines = [
         [
             row.node,
             signed(round(row.value, 3)),
@@ -68,20 +78,34 @@ def effects_text(run_folder: Path, split: str) -> str:
         ]
         for row in ranked[:_TOP]
     ]
-    header = ["node", effect, "95 % interval", "field", *(f"null {field.replace('_', ' ')}" for field in fields)]
-    lines = [
+    return TopNodes(
         f"{effect} effect of {head.variant.replace('_', ' ')} at scale {head.scale:g} on {split}: the largest of "
         f"{len(ranked)} nodes ({head.initial_conditions} initial conditions)",
-        *text_table(header, table, align="<><>"),
-    ]
-    if nulls:
-        lines.append("null: how far a source that must not change a field moves it, over how far pairs do")
+        ["node", effect, "95 % interval", "field", *(f"null {field.replace('_', ' ')}" for field in fields)],
+        lines,
+    )
+
+
+def effect_remarks(run_folder: Path, split: str) -> list[str]:
+    """Return what the null share is, where there is one, and how far attribution can be trusted."""
+    remarks = []
+    if any(row.effect == "null_share" for row in read_effect_table(run_folder, split)):
+        remarks.append("null: how far a source that must not change a field moves it, over how far pairs do")
     for check in read_attribution_tables(run_folder, split)[1]:
-        lines.append(
+        remarks.append(
             f"attribution, {check.estimate}: rank correlation with exact effects {check.spearman:.2f} on {check.nodes} "
             f"nodes drawn at random, {check.flagged} of them flagged"
         )
-    return "\n".join(lines)
+    return remarks
+
+
+def effects_text(run_folder: Path, split: str) -> str:
+    """Return what a terminal shows of a run's effects; empty where there are none."""
+    top = top_node_table(run_folder, split)
+    if top is None:
+        return ""
+    table = text_table(top.header, top.lines, align="<><>")
+    return "\n".join([top.title, *table, *effect_remarks(run_folder, split)])
 
 
 def _same(row: EffectRow, other: EffectRow) -> bool:

@@ -23,10 +23,13 @@ from physteer.reports.blocks import (
     Section,
     Source,
     Table,
+    Text,
     drawing_of,
     figure_of,
     video_of,
 )
+from physteer.reports.das_report import SPLITS
+from physteer.reports.effect_report import effect_remarks, top_node_table
 from physteer.reports.summary_page import summary_blocks
 
 _STUDIES = ("dose_response_", "alignment_", "heat_map_", "erasures")
@@ -82,7 +85,7 @@ def _sections(run_folder: Path, environment: Mapping[str, object]) -> Iterator[S
     known = (*_STUDIES, *_EFFECTS, *_CIRCUITS, *_BASES, *_SEARCHES, *_PROBES, *_ROLLOUTS, *_CONCEPTS)
     yield Section("Summary", list(summary_blocks(read_summary(run_folder))))
     yield Section("Controls", list(_figures(figures, _STUDIES)))
-    yield Section("Effects of nodes", list(_effects(figures)))
+    yield Section("Effects of nodes", list(_effects(run_folder)))
     yield Section("Circuit", list(_figures(figures, _CIRCUITS)))
     yield Section("Causal bases", list(_figures(figures, _BASES)))
     yield Section("Learned subspaces", list(_figures(figures, _SEARCHES)))
@@ -117,9 +120,14 @@ def _figures(folder: Path, kinds: Iterable[str]) -> Iterator[Figure]:
         yield from map(figure_of, sorted(folder.glob(f"{kind}*.png")))
 
 
-def _effects(folder: Path) -> Iterator[Block]:
-    """Yield the figures of effects: as a drawing where there is one, with a link to the PDF."""
-    for path in sorted(folder.glob("effects_*.png")):
+def _effects(run_folder: Path) -> Iterator[Block]:
+    """Yield the largest effects, then the figures: as a drawing where there is one, with a link to the PDF."""
+    for split in SPLITS:
+        if top := top_node_table(run_folder, split):
+            yield Heading(top.title)
+            yield Table(top.header, top.lines)
+            yield from map(Text, effect_remarks(run_folder, split))
+    for path in sorted((run_folder / "figures").glob("effects_*.png")):
         drawing, printed = path.with_suffix(".svg"), path.with_suffix(".pdf")
         yield drawing_of(drawing) if drawing.exists() else figure_of(path)
         if printed.exists():

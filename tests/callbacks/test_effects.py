@@ -73,6 +73,7 @@ def test_a_sweep_makes_a_run_folder(swept):
         assert (run / "figures" / name).stat().st_size > 5_000, name
     page = (run / "report.html").read_text()
     assert "<title>blocks.0.time.heads[1]</title>" in page, "lines tell their node under the pointer"
+    assert "the largest of 9 nodes" in page and "rank correlation with exact effects" in page
     assert not (run / "unfinished").exists()
     rows = read_effect_table(run, "valid")
     assert {row.effect for row in rows} == {"field", "aligned", "null_share"}
