@@ -19,7 +19,7 @@ from torch import Tensor
 from physteer.data.batch import Batch
 from physteer.data.module import WellDataModule
 from physteer.errors import PhysteerError
-from physteer.files import atomic_write, is_temporary
+from physteer.files import atomic_write
 
 _SHARE = 20
 """At most one part in this many of the time goes into writing."""
@@ -49,9 +49,7 @@ class Journal(L.Callback):
         self._windows, self._next = [], 0.0
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, WellDataModule)
-        data.finished = frozenset(window for path in self._earlier for window in _read_windows(path))
-        if trainer.is_global_zero:
-            _remove_stale(Path(trainer.default_root_dir))
+        data.finished = frozenset(_finished(self._earlier))
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Give the callbacks what they had kept."""
@@ -110,6 +108,24 @@ def _keepers(trainer: L.Trainer) -> Iterator[tuple[str, _Keeper]]:
             seen[name] += 1
 
 
+def _finished(parts: Sequence[Path]) -> Mapping[str, Path]:
+    """Return in which part each window is.
+
+    Raises:
+        PhysteerError: A window is there twice, so that the sums would count it twice.
+    """
+    finished: dict[str, Path] = {}
+    for path in parts:
+        for window in _read_windows(path):
+            if window in finished:
+                raise PhysteerError(
+                    f"{path} and {finished[window].name} both count the window {window}: two runs were writing to this "
+                    f"folder at the same time; delete {path.parent.parent} and start again"
+                )
+            finished[window] = path
+    return finished
+
+
 def _read_windows(path: Path) -> Sequence[str]:
     try:
         with safe_open(path, framework="pt") as file:
@@ -127,11 +143,3 @@ def _read_sums(path: Path) -> dict[str, dict[str, Tensor]]:
             name, _, rest = key.partition("/")
             parts.setdefault(name, {})[rest] = file.get_tensor(key)
     return parts
-
-
-def _remove_stale(run_folder: Path) -> None:
-    """Remove the half-written files of a start that was killed."""
-    for folder in ("journal", "rollouts", "concepts", "natural", "tables", "figures", "videos"):
-        for path in (run_folder / folder).rglob(".*.tmp"):
-            if is_temporary(path):
-                path.unlink(missing_ok=True)

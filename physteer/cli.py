@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from physteer import __version__
-from physteer.errors import PhysteerError
+from physteer.errors import PhysteerError, Terminated
 
 TRAINER = {
     "fit": "train Walrus, or an intervention or probe on a frozen Walrus",
@@ -33,7 +37,8 @@ def main(args: Sequence[str] | None = None) -> int:
             starts its other processes from it.
 
     Returns:
-        The exit status: 0, or 2 after a mistake in what the user gave, which is told in one line.
+        The exit status: 0, or 2 after a mistake in what the user gave, which is told in one line; 130 after Ctrl+C and
+        143 after SIGTERM.
     """
     words = list(sys.argv[1:] if args is None else args)
     command = words[0] if words else "--help"
@@ -43,7 +48,8 @@ def main(args: Sequence[str] | None = None) -> int:
         elif command == "--version":
             print(f"physteer {__version__}")
         elif command in COMMANDS:
-            return int(importlib.import_module(f"physteer.commands.{command}").main(words[1:]))
+            with _terminable():
+                return int(importlib.import_module(f"physteer.commands.{command}").main(words[1:]))
         elif command in TRAINER:
             from physteer.commands.trainer_cli import run  # imports torch and Lightning
 
@@ -53,13 +59,36 @@ def main(args: Sequence[str] | None = None) -> int:
             raise PhysteerError(f"unknown command {command!r}; there are {known}")
     except PhysteerError as error:
         print(f"physteer: error: {error}\n", end="", file=sys.stderr)  # at once: another process may write too
-        return 2
+        return error.status
     except BrokenPipeError:  # `physteer sites … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Terminated:
+        print("physteer: stopped by SIGTERM", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         print("physteer: interrupted", file=sys.stderr)
-        return 130
+        return 128 + signal.SIGINT
     return 0
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl+C does, with clean-up; only a process's main thread can."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    process = os.getpid()
+
+    def stop(*args: Any) -> None:
+        if os.getpid() != process:  # a child, which a library ends in this way
+            os._exit(128 + signal.SIGTERM)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _usage() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -19,8 +20,10 @@ from physteer.errors import PhysteerError
 def atomic_write(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path in the same folder, which takes the final name when the block ends without an error.
 
-    The folder is made if need be. After an error the temporary file is removed and an older file of that name stays.
-    The temporary name ends in ``.tmp``: say the format to a library that takes it from a file's ending.
+    The content is on the disk before the file has its name, so that after a crash of the machine, too, a file is whole
+    or not there. Its mode follows the process's umask. The folder is made if need be. After an error the temporary file
+    is removed and an older file of that name stays. The temporary name ends in ``.tmp``: say the format to a library
+    that takes it from a file's ending.
 
     Raises:
         PhysteerError: the folder cannot be made or written to, or the disk is full.
@@ -30,12 +33,31 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        to_disk(temporary)
         os.replace(temporary, path)
+        with contextlib.suppress(OSError):  # the file is whole; only its name may be lost in a crash
+            to_disk(path.parent)
     except OSError as error:
         raise PhysteerError(f"cannot write {path}: {reason(error)}") from error
     finally:
         with contextlib.suppress(OSError):  # the error that brought us here is the one to tell
             temporary.unlink(missing_ok=True)
+
+
+def to_disk(path: Path | str) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: there is no such file, or the disk is full or broken: some file systems tell only now.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # file systems that have no such operation
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def matching_files(setting: str, patterns: Sequence[str]) -> list[str]:

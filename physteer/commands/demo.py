@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from physteer.commands.parser import Parser, whole
+from physteer.run_folder import locked
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 EXTRA_FRAMES = 14
@@ -38,6 +40,11 @@ def main(args: Sequence[str]) -> int:
         help="other initial conditions, which are steered (default: %(default)s)",
     )
     options = parser.parse_args(args)
+    with locked(options.out, "demo"):
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     out: Path = options.out
     data, capture, steer = out / "data", out / "capture", out / "steer"
     began = time.perf_counter()

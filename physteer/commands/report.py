@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
 from physteer.commands.parser import Parser, whole
@@ -12,7 +13,8 @@ def main(args: list[str]) -> int:
     """Run ``physteer report RUN`` and print the report's path; return the exit status.
 
     Raises:
-        PhysteerError: A wrong argument, no such folder, or a broken file in it.
+        PhysteerError: A wrong argument, no such folder, a broken file in it, or a run that still writes to it: the
+            report would be of half of that run.
     """
     parser = Parser(
         "physteer report",
@@ -27,11 +29,13 @@ def main(args: list[str]) -> int:
     # torch and matplotlib are not needed for --help
     from physteer.analyses.steering.run_tables import complete_tables
     from physteer.reports import report, summary_of, write_videos
+    from physteer.run_folder import locked
 
-    complete_tables(options.run)
-    if options.videos is not None:
-        write_videos(options.run, options.videos)
-    path = report(options.run, options.windows)
+    with locked(options.run, "report") if options.run.is_dir() else nullcontext():
+        complete_tables(options.run)
+        if options.videos is not None:
+            write_videos(options.run, options.videos)
+        path = report(options.run, options.windows)
     if summary := summary_of(options.run):
         print(summary)
     print(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,21 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 import physteer.callbacks
 from physteer.callbacks import Interrupts, Journal, RolloutProgress, RunRecord, ScoreTable, WandbReport
+from physteer.commands.checkpoints import WholeCheckpoints, resolve_last
 from physteer.commands.memory import keep_freed_memory
+from physteer.commands.processes import Processes, stopped_as_asked
 from physteer.commands.run_fingerprint import check_folder, experiment_of
 from physteer.commands.user_errors import check_checkpoint, check_yaml, in_one_line, user_error_behind
 from physteer.commands.warning_filters import filtered_warnings
 from physteer.data.module import WellDataModule
-from physteer.errors import PhysteerError
+from physteer.errors import PhysteerError, ProcessEnded
 from physteer.forecast.module import ForecastModule
 from physteer.forecast.precision import DTYPES, NetworkPrecision
+from physteer.run_folder import WRITTEN, locked, remove_temporaries
 
 # Lightning 2.5 has no such argument; what `check_checkpoint` has passed is safe there too
 _TENSORS_ONLY: dict[str, Any] = (
@@ -61,7 +66,9 @@ def run(arguments: list[str], *, only_build: bool = False) -> PhysteerCLI:
             if user_error is None:
                 raise
             rank = getattr(rank_zero_only, "rank", None) or 0  # processes may fail differently
-            raise (PhysteerError(f"{user_error} (process {rank})") if rank else user_error) from None
+            if rank and not isinstance(user_error, ProcessEnded):
+                user_error = PhysteerError(f"{user_error} (process {rank})")
+            raise user_error from None
 
 
 class _Parser(LightningArgumentParser):
@@ -151,6 +158,8 @@ class PhysteerCLI(LightningCLI):
         if self._only_build:
             kwargs |= {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "logger": False}
         trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
         for checkpoint in trainer.checkpoint_callbacks:
             if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is None:
                 checkpoint.dirpath = str(Path(trainer.default_root_dir, "checkpoints").absolute())
@@ -159,22 +168,25 @@ class PhysteerCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         if self._only_build:
             return
+        folder, is_first = Path(self.trainer.default_root_dir), self.trainer.is_global_zero
+        processes = Processes(self.trainer, lambda: self._interrupts.asked is not None)
         succeeded = False
-        try:
-            with self._interrupts.installed():
+        with (
+            stopped_as_asked(self.trainer, self._interrupts),
+            locked(folder, subcommand) if is_first else nullcontext(),
+            processes.watched(),
+        ):
+            if is_first:
+                remove_temporaries(folder, WRITTEN)
+            try:
                 super()._run_subcommand(subcommand)
-            succeeded = True
-        except SystemExit:  # Lightning's answer to Ctrl+C
-            if self.trainer.interrupted:
-                raise KeyboardInterrupt from None
-            raise
-        finally:
-            _finish_wandb(0 if succeeded else 1)
+                succeeded = True
+            finally:
+                _finish_wandb(0 if succeeded else 1)
 
     def fit(self, **kwargs: Any) -> None:
         """Run ``Trainer.fit``, and ``Trainer.test`` on the best checkpoint where a callback wants that."""
-        if kwargs.get("ckpt_path") == "last" and self._checkpoints("*.ckpt"):
-            self._last_checkpoint()  # with none at all it begins: a cluster's job may be given the same words each time
+        kwargs = self._with_checkpoint(kwargs)
         self.trainer.fit(**_TENSORS_ONLY, **kwargs)
         callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         if any(getattr(callback, "test_after_fit", False) for callback in callbacks):
@@ -184,7 +196,7 @@ class PhysteerCLI(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Run ``Trainer.validate``, and ``Trainer.test`` where a callback reports what it has chosen there."""
-        kwargs = self._existing(kwargs)
+        kwargs = self._with_checkpoint(kwargs)
         self.trainer.validate(verbose=False, **_TENSORS_ONLY, **kwargs)
         callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         if any(getattr(callback, "test_after_validate", False) for callback in callbacks):
@@ -192,11 +204,11 @@ class PhysteerCLI(LightningCLI):
 
     def test(self, **kwargs: Any) -> None:
         """Run ``Trainer.test``; `ScoreTable` prints the scores."""
-        self.trainer.test(verbose=False, **_TENSORS_ONLY, **self._existing(kwargs))
+        self.trainer.test(verbose=False, **_TENSORS_ONLY, **self._with_checkpoint(kwargs))
 
     def predict(self, **kwargs: Any) -> None:
         """Run ``Trainer.predict`` without collecting its outputs; an interrupted run continues."""
-        kwargs = self._existing(kwargs)
+        kwargs = self._with_checkpoint(kwargs)
         if isinstance(self.model, ForecastModule) and isinstance(self.datamodule, WellDataModule):
             self._prepare_folder(self.model, self.datamodule, kwargs.get("ckpt_path"))
         self.trainer.predict(return_predictions=False, **_TENSORS_ONLY, **kwargs)
@@ -205,8 +217,7 @@ class PhysteerCLI(LightningCLI):
         """Refuse a run folder of another experiment before anything is written; else add a journal of this run."""
         settings = yaml.safe_load(self._parser("predict").dump(self.config["predict"], skip_none=False))
         limit = settings["trainer"]["limit_predict_batches"] = self.trainer.limit_predict_batches  # 1.0 is all
-        checkpoint = self._last_checkpoint() if ckpt_path == "last" else ckpt_path
-        experiment = experiment_of(settings, model.forecaster, data, Path(checkpoint) if checkpoint else None)
+        experiment = experiment_of(settings, model.forecaster, data, Path(ckpt_path) if ckpt_path else None)
         check_folder(Path(self.trainer.default_root_dir), experiment)
         callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         for record in callbacks:
@@ -215,30 +226,14 @@ class PhysteerCLI(LightningCLI):
         if isinstance(limit, float) and limit == 1:  # a trial of some batches never resumes
             callbacks.insert(callbacks.index(self._interrupts), Journal())
 
-    def _existing(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Refuse ``--ckpt_path last`` without such a checkpoint; Lightning would use the initial weights."""
-        if kwargs.get("ckpt_path") == "last":
-            self._last_checkpoint()
-        return kwargs
-
-    def _last_checkpoint(self) -> Path:
-        """Return the file that Lightning uses for ``--ckpt_path last``."""
-        checkpoints = self._checkpoints("last*.ckpt")
-        if not checkpoints:
-            folders = " or ".join(map(str, self._checkpoint_folders())) or "any folder"
-            others = ", ".join(path.name for path in self._checkpoints("*.ckpt"))
-            alternatives = f", only {others}; save_last: true of ModelCheckpoint keeps one" if others else ""
-            raise PhysteerError(f"ckpt_path last: there is no last.ckpt in {folders}{alternatives}")
-        return checkpoints[-1]
-
-    def _checkpoints(self, pattern: str) -> list[Path]:
-        """Return the stored checkpoints, the latest last."""
-        checkpoints = [path for folder in self._checkpoint_folders() for path in folder.glob(pattern)]
-        return sorted(checkpoints, key=os.path.getmtime)
-
-    def _checkpoint_folders(self) -> list[Path]:
+    def _with_checkpoint(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Choose the file that ``--ckpt_path last`` means; Lightning would take half files, or the initial weights."""
+        if kwargs.get("ckpt_path") != "last":
+            return kwargs
         callbacks = self.trainer.checkpoint_callbacks
-        return [Path(c.dirpath) for c in callbacks if isinstance(c, ModelCheckpoint) and c.dirpath]
+        folders = [Path(c.dirpath) for c in callbacks if isinstance(c, ModelCheckpoint) and c.dirpath]
+        chosen = resolve_last(self.subcommand, Path(self.trainer.default_root_dir), folders)
+        return {**kwargs, "ckpt_path": chosen}
 
 
 def _missing(callbacks: list[L.Callback], settings: Namespace) -> list[L.Callback]:

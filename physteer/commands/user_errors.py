@@ -126,8 +126,6 @@ def user_error_behind(error: BaseException) -> PhysteerError | None:
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, ValueError | MisconfigurationException) and _raised_in(error, "lightning"):
         return PhysteerError(" ".join(str(error).split()))
-    if isinstance(error, RuntimeError) and "Connection closed by peer" in str(error):
-        return PhysteerError("another process of this run has ended; its own message says why")
     if isinstance(error, OSError) and error.filename is not None:
         return PhysteerError(f"{error.filename}: {error.strerror}")
     return None

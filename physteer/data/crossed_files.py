@@ -22,6 +22,8 @@ from physteer.data.shear_flow import LENGTHS
 from physteer.data.well_format import Axis, Scalar, WellField, WellFile
 from physteer.data.well_stats import write_stats
 from physteer.errors import PhysteerError
+from physteer.files import is_temporary
+from physteer.run_folder import locked, remove_temporaries
 
 SPLITS = ("train", "valid", "test")
 FIELDS = (WellField("tracer"), WellField("pressure"), WellField("velocity", order=1))
@@ -84,32 +86,45 @@ class CrossedFiles:
     def completed(self, progress: Callable[[int], object]) -> Iterator[list[Gap]]:
         """Yield the missing files, for the block to write; then write the statistics of the training split.
 
-        All existing files are checked before any is written or removed.
+        All existing files are checked before any is written or removed. The folder is locked while something is missing
+        (`physteer.run_folder.locked`), and what a killed process has left half-written is removed.
 
         Args:
             progress: called with the number of frames of all existing trajectories.
 
         Raises:
-            PhysteerError: A file was made with other settings or cannot be read, or the folder cannot be made.
+            PhysteerError: A file was made with other settings or cannot be read, the folder cannot be made, or another
+                process writes to it.
         """
+        wanted = sum(self.settings.counts) * len(self.reynolds) * len(self.schmidt)
+        if self._is_complete():  # it may be a folder that this user cannot write to
+            progress(wanted * self.settings.frames)
+            yield []
+            return
+        with locked(self.out, f"data {self.flow.replace('_', '-')}"):
+            remove_temporaries(self.out, ("data",))
+            gaps = self._gaps()  # another process may have written some meanwhile
+            stats = self.out / "stats.yaml"
+            if any(gap.split == "train" for gap in gaps):
+                stats.unlink(missing_ok=True)  # it would not be that of the training files
+            lacking = sum(self.settings.count(gap.split) * len(gap.schmidt) for gap in gaps)
+            progress((wanted - lacking) * self.settings.frames)
+            yield gaps
+            train = self._stored("train")
+            if train and not stats.exists():
+                write_stats(train, stats)
+
+    def _is_complete(self) -> bool:
+        """Return whether all files are there and no process has left half a file."""
+        missing = self._gaps() or (self._stored("train") and not (self.out / "stats.yaml").exists())
+        return not missing and not any(is_temporary(path) for path in self.out.rglob(".*.tmp"))
+
+    def _gaps(self) -> list[Gap]:
+        """Check all existing files and return the gaps between them."""
         for split in SPLITS:
             for path in self._stored(split):
                 self._check(path, split)
-        gaps = list(self._gaps())
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PhysteerError(f"cannot make the folder {self.out}: {error.strerror}") from error
-        stats = self.out / "stats.yaml"
-        if any(gap.split == "train" for gap in gaps):
-            stats.unlink(missing_ok=True)  # it would not be that of the training files
-        wanted = sum(self.settings.counts) * len(self.reynolds) * len(self.schmidt)
-        lacking = sum(self.settings.count(gap.split) * len(gap.schmidt) for gap in gaps)
-        progress((wanted - lacking) * self.settings.frames)
-        yield gaps
-        train = self._stored("train")
-        if train and not stats.exists():
-            write_stats(train, stats)
+        return list(self._find_gaps())
 
     def paths(self, gap: Gap) -> list[Path]:
         """Return the files of a gap, in the order of their Schmidt numbers."""
@@ -136,7 +151,7 @@ class CrossedFiles:
             for path, schmidt in zip(self.paths(gap), gap.schmidt, strict=True)
         }
 
-    def _gaps(self) -> Iterator[Gap]:
+    def _find_gaps(self) -> Iterator[Gap]:
         for split in SPLITS:
             for reynolds in self.reynolds if self.settings.count(split) else ():
                 absent = tuple(number for number in self.schmidt if not self._path(split, reynolds, number).exists())

@@ -4,16 +4,16 @@ All Schmidt numbers of a run are tracers in one flow: half the work, and velocit
 """
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from physteer.data.crossed_files import SPLITS, CrossedFiles, CrossedSettings, Gap
 from physteer.data.initial_conditions import ShearLayers, check_layers, draw_shear_layers, initial_state
+from physteer.data.jobs import run_jobs
 from physteer.data.shear_flow import Frame, ShearFlowState, check_grid, simulate, substeps_per_frame
 from physteer.data.well_format import Scalar, WellFile, WellWriter
 
@@ -93,7 +93,8 @@ def generate_shear_flow(
         # One Reynolds number of one split is a job of one thread: the arrays of a few flows fit a core's cache, and are
         # too small to be worth sharing between cores.
         with _one_thread_per_operation() as cores:
-            _write_all(jobs, cores if device == "cpu" else 1, progress)
+            writing = [partial(_write, *job) for job in jobs]
+            run_jobs(writing, cores if device == "cpu" else 1, progress)
     return [path for contents, _ in jobs for path in contents]
 
 
@@ -131,26 +132,6 @@ def _simulate(layers: Sequence[ShearLayers], batch: int, gap: Gap, settings: She
         )
         for index, frame in enumerate(frames):
             yield slice(first, first + runs), index, frame
-
-
-def _write_all(jobs: Sequence[_Job], threads: int, progress: Callable[[int], object]) -> None:
-    """Write the files of every job, several jobs at a time; an error or an interruption stops all of them."""
-    lock, stop = threading.Lock(), threading.Event()
-
-    def report(done: int) -> None:
-        if stop.is_set():
-            raise CancelledError
-        with lock:
-            progress(done)
-
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for done in as_completed([pool.submit(_write, *job, report) for job in jobs]):
-                done.result()
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def _write(contents: Mapping[Path, WellFile], frames: _Frames, report: Callable[[int], object]) -> None:

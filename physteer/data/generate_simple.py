@@ -6,9 +6,11 @@ All are of the data set ``simple_flows``, so that one folder can hold several ki
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from physteer.data.crossed_files import SPLITS, CrossedFiles, CrossedSettings
+from physteer.data.jobs import run_jobs
 from physteer.data.simple_flows import ExactFlow, draw_advection, draw_diffusion, draw_taylor_green, stacked
 from physteer.data.well_format import WellFile, WellWriter
 
@@ -45,14 +47,14 @@ def generate_simple_flow(
     """
     generator = f"physteer {flow} {GENERATOR_VERSION}"
     files = CrossedFiles(out, "simple_flows", flow, generator, reynolds, schmidt, settings)
-    written: list[Path] = []
     with files.completed(progress) as gaps:
+        jobs = {}
         for gap in gaps:
             drawn = SIMPLE_FLOWS[flow](settings.count(gap.split), (settings.seed, SPLITS.index(gap.split)))
             for path, content in files.contents(gap).items():
-                _write(path, content, drawn, settings, progress)
-                written.append(path)
-    return written
+                jobs[path] = partial(_write, path, content, drawn, settings)
+        run_jobs(list(jobs.values()), 1, progress)
+    return list(jobs)
 
 
 def _write(

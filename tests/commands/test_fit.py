@@ -1,12 +1,14 @@
 """Training and scores through the real command line."""
 
 import csv
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.experiments import CONFIG, NETWORK, callback, experiment, weights
+from helpers.small_disk import small_disk
 
 from physteer import WalrusModule
 from physteer.cli import main
@@ -41,6 +43,11 @@ def network(checkpoint: Path) -> dict[str, torch.Tensor]:
     return torch.load(checkpoint, weights_only=True)["state_dict"]
 
 
+def current_umask() -> int:
+    os.umask(umask := os.umask(0))
+    return umask
+
+
 def scores(path: Path) -> dict[tuple, float]:
     with path.open() as file:
         rows = list(csv.DictReader(file))
@@ -72,6 +79,7 @@ def test_training_makes_a_run_folder(trained):
     }
     steps = {p.name.partition("step=")[2] for p in (run / "checkpoints").iterdir()} - {""}
     assert steps == {"2.ckpt", "4.ckpt", "6.ckpt"} and (run / "checkpoints/last.ckpt").is_file()
+    assert {path.stat().st_mode & 0o777 for path in run.rglob("*.ckpt")} == {0o666 & ~current_umask()}
     rows = metrics(run)
     assert len(column(rows, "train/loss")) == 6 and all(map(torch.isfinite, torch.tensor(column(rows, "train/loss"))))
     assert column(rows, "lr-AdamW/pg1")[:2] == pytest.approx([1.5e-3, 3e-3])  # linear warm-up
@@ -167,18 +175,55 @@ def test_the_last_checkpoint_of_the_run_folder(tiny_well, tmp_path):
     assert found[0] == found[1] != found[2]
 
 
-def test_a_last_checkpoint_that_was_not_kept_is_told(trained, tiny_well, tmp_path, capsys):
-    """With others beside, `fit` would silently begin anew."""
-    config = training(tmp_path, tiny_well)
+def test_last_is_the_newest_whole_checkpoint(trained, tiny_well, tmp_path, capsys):
+    """Whichever callback wrote it; half files, of runs that were killed or of a full disk, are told and left."""
+    config, run = training(tmp_path, tiny_well, max_steps=3), tmp_path / "run"
     words = ["--config", str(config), "--ckpt_path", "last"]
     assert main(["validate", *words]) == 2
-    assert capsys.readouterr().err.endswith(f"there is no last.ckpt in {tmp_path / 'run/checkpoints'}\n")
-    (tmp_path / "run/checkpoints").mkdir(parents=True)
-    shutil.copy(next((trained / "run/checkpoints").glob("*step=2.ckpt")), tmp_path / "run/checkpoints/step=2.ckpt")
-    for command in ("fit", "validate"):
+    assert capsys.readouterr().err == f"physteer: error: ckpt_path last: there is no checkpoint in {run}\n"
+    assert not run.exists()
+
+    whole = run / "other/hpc_ckpt_1.ckpt"
+    whole.parent.mkdir(parents=True)
+    shutil.copy(next((trained / "run/checkpoints").glob("*step=2.ckpt")), whole)
+    (run / "checkpoints").mkdir()
+    half, empty = run / "checkpoints/last.ckpt", run / "checkpoints/last-v1.ckpt"
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    empty.touch()
+    for age, path in enumerate((half, empty, whole)):
+        os.utime(path, (1e9 - age, 1e9 - age))
+    told = (
+        f"physteer: ckpt_path last: {half} is not whole (it ends early or is damaged); {empty} is not whole (it is "
+        f"empty); using {whole}"
+    )
+    for command in ("validate", "fit"):
+        assert main([command, *words]) == 0
+        assert capsys.readouterr().err.splitlines()[0] == told
+    assert [int(row["step"]) for row in metrics(run) if row.get("train/loss")] == [2]
+    assert half.stat().st_size < whole.stat().st_size and empty.stat().st_size == 0  # left as they were
+
+    for path in (whole, *(run / "checkpoints").glob("*step=3*"), *(run / "checkpoints").glob("last-v2*")):
+        path.unlink()
+    for command in ("test", "fit"):
         assert main([command, *words]) == 2
-        assert "checkpoints, only step=2.ckpt; save_last: true of ModelCheckpoint keeps one" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "run").rglob("*") if path.is_file()] == ["step=2.ckpt"]
+        said = capsys.readouterr().err
+        assert f"{half} is not whole" in said and "there is no other; delete it" in said and said.count("\n") == 1
+
+
+def test_a_full_disk_leaves_the_older_checkpoint(tiny_well, tmp_path, capsys):
+    config, last = (
+        training(tmp_path, tiny_well, max_steps=2, val_check_interval=1),
+        tmp_path / "run/checkpoints/last.ckpt",
+    )
+    assert main(["fit", "--config", str(config)]) == 0
+    before = last.read_bytes()
+    capsys.readouterr()
+    with small_disk(len(before) // 2):
+        words = ["--ckpt_path", "last", "--trainer.max_steps", "4"]
+        assert main(["fit", "--config", str(config), *words]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "checkpoints/" in said[0] and said[0].endswith(".ckpt: File too large")
+    assert last.read_bytes() == before and not list((tmp_path / "run").rglob(".*.tmp"))
 
 
 def test_mixed_precision_trains_weights_in_float32(tiny_well, tmp_path):

@@ -117,26 +117,10 @@ class TestRestart:
     def fit(self):
         return next(s for s in SCRIPTS if s.stem == "fit")
 
-    @pytest.fixture
-    def started(self, folder):
-        for age, name in enumerate(["hpc_ckpt_1.ckpt", "version 0/checkpoints/last.ckpt", "old.ckpt"]):
-            path = folder / "runs/run-7" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("")
-            os.utime(path, (1e9 - age, 1e9 - age))
-        return folder
+    def test_first_start_takes_no_checkpoint(self, fit, folder):
+        assert not any("ckpt" in word for word in srun_line(fit, cwd=folder, SLURM_JOB_ID="7"))
 
-    def test_goes_on_from_the_newest_checkpoint(self, fit, started):
-        line = srun_line(fit, cwd=started, SLURM_JOB_ID="7", SLURM_RESTART_COUNT="1")
-        assert line[-1] == "--ckpt_path=runs/run-7/hpc_ckpt_1.ckpt"
-        (started / "runs/run-7/hpc_ckpt_1.ckpt").unlink()
-        line = srun_line(fit, cwd=started, SLURM_JOB_ID="7", SLURM_RESTART_COUNT="1")
-        assert line[-1] == "--ckpt_path=runs/run-7/version 0/checkpoints/last.ckpt"
-
-    def test_first_start_takes_none(self, fit, started):
-        assert not any("ckpt" in word for word in srun_line(fit, cwd=started, SLURM_JOB_ID="7"))
-
-    def test_restart_without_a_checkpoint_in_the_run_folder(self, fit, folder):
+    def test_later_starts_leave_the_choice_to_physteer(self, fit, folder):
         line = srun_line(fit, cwd=folder, SLURM_JOB_ID="7", SLURM_RESTART_COUNT="1")
         assert line[-1] == "--ckpt_path=last"
 
