@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -87,6 +87,9 @@ class Interrupts(RolloutCallback):
         if not again:
             self.asked = signal.Signals(signum)
             self._to_raise = Terminated if signum == signal.SIGTERM else KeyboardInterrupt
+        if signum == signal.SIGTERM:
+            # `timeout` and `scancel` end the processes that load data too; torch would raise an error anywhere in a step
+            signal.signal(signal.SIGCHLD, _nothing)
         if self._at_once or (again and signum == signal.SIGINT):
             raise self._to_raise  # type: ignore[misc]
         if not again:
@@ -122,7 +125,8 @@ class Interrupts(RolloutCallback):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen; with no window left, only tables and figures are made."""
         self._start()
-        self._at_once = sum(map(int, trainer.num_predict_batches)) == 0
+        loaders = trainer.predict_dataloaders
+        self._at_once = all(map(_is_empty, loaders if isinstance(loaders, list) else [loaders]))
 
     def on_predict_batch_end(
         self,
@@ -168,8 +172,18 @@ class Interrupts(RolloutCallback):
     on_fit_start = on_train_start = on_validation_start = on_test_start = _start
 
 
+def _is_empty(loader: Any) -> bool:
+    """Return whether a loader has nothing to load; its own length is at least 1 (`physteer.data.module`)."""
+    sampler = getattr(loader, "batch_sampler", None)
+    return isinstance(sampler, Sized) and len(sampler) == 0
+
+
 def _is_last(n_batches: Sequence[float], batch_idx: int, dataloader_idx: int) -> bool:
     return dataloader_idx + 1 == len(n_batches) and batch_idx + 1 == n_batches[dataloader_idx]
+
+
+def _nothing(*args: Any) -> None:
+    pass
 
 
 def _say(text: str) -> None:

@@ -26,6 +26,7 @@ _LOST = re.compile(
     r"|communicator was aborted"
 )
 """How gloo, NCCL and torch's store tell that another process is gone."""
+_LOADER_ENDED = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)")
 _INTERVAL = 0.2  # seconds between looks
 _OWN_WORDS = 5.0  # seconds in which this process may fail for the same reason as another and say so itself
 
@@ -56,7 +57,7 @@ def stopped_as_asked(trainer: L.Trainer, interrupts: Interrupts) -> Iterator[Non
         if isinstance(end, SystemExit) and not trainer.interrupted and interrupts.asked is None:
             raise
     except Exception as error:
-        if interrupts.asked is None or not another_has_ended(error):
+        if interrupts.asked is None or not (another_has_ended(error) or _LOADER_ENDED.match(str(error))):
             raise
     else:
         return
