@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import shutil
@@ -24,7 +25,7 @@ from physteer.data.batch import Batch, Window
 from physteer.data.dataset import WindowDataset
 from physteer.data.matching import initial_conditions
 from physteer.errors import PhysteerError
-from physteer.files import reason
+from physteer.files import reason, to_disk
 from physteer.interventions import Site
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class ActivationStore(WindowObserver):
         self._positions: dict[Window, int] = {}
         self._arrays: dict[Site, zarr.Array[Any]] = {}
         self._written = torch.empty(0)
+        self._not_on_disk: list[int] = []
         self._times = torch.empty(0)
         self._earlier: list[Mapping[str, Tensor]] = []
 
@@ -79,7 +81,7 @@ class ActivationStore(WindowObserver):
         self._positions = {window: position for position, window in enumerate(dataset.windows)}
         self._written = torch.zeros(len(dataset), dtype=torch.long)
         self._times = torch.zeros(len(dataset), dataset.spec.n_input, dtype=torch.float64)
-        self._earlier = []
+        self._earlier, self._not_on_disk = [], []
 
     def look_at(self, site: Site, h: Tensor, batch: Batch) -> None:
         """Write a batch's windows."""
@@ -100,9 +102,14 @@ class ActivationStore(WindowObserver):
         self._times[rows] = batch.times[:, : batch.n_input].double()
         if site == self.sites[-1]:
             self._written[rows] = 1
+            self._not_on_disk += rows
 
     def keep(self, trainer: L.Trainer) -> Mapping[str, Tensor]:
-        """Return which windows were written, and their times."""
+        """Return which windows were written, and their times; their chunks are on the disk then."""
+        for site, array in self._arrays.items():
+            with _told(array.store_path):
+                _chunks_to_disk(_partial(trainer) / str(site), array, self._not_on_disk)
+        self._not_on_disk = []
         return {"written": self._written, "times": self._times}
 
     def restore(self, trainer: L.Trainer, parts: Sequence[Mapping[str, Tensor]]) -> None:
@@ -186,6 +193,15 @@ def _chunk(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
     if row * rows <= _CHUNK:
         return (1, min(frames, _CHUNK // (row * rows)), rows, *rest)
     return (1, 1, max(1, _CHUNK // row), *rest)
+
+
+def _chunks_to_disk(folder: Path, array: zarr.Array[Any], positions: Sequence[int]) -> None:
+    """Wait until some windows' chunks are on the disk; zarr leaves them to the system."""
+    for position in positions:
+        for place in itertools.product(*map(range, array.cdata_shape[1:])):
+            to_disk(folder / array.metadata.encode_chunk_key((position, *place)))
+    if positions:
+        to_disk(folder)
 
 
 def _write_coordinates(path: Path, dataset: WindowDataset, times: Tensor) -> None:

@@ -88,7 +88,7 @@ class Interrupts(RolloutCallback):
             self.asked = signal.Signals(signum)
             self._to_raise = Terminated if signum == signal.SIGTERM else KeyboardInterrupt
         if signum == signal.SIGTERM:
-            # `timeout` and `scancel` end the processes that load data too; torch would raise an error anywhere in a step
+            # `timeout` and `scancel` end the processes that load data, too: torch would raise an error within a step
             signal.signal(signal.SIGCHLD, _nothing)
         if self._at_once or (again and signum == signal.SIGINT):
             raise self._to_raise  # type: ignore[misc]

@@ -232,7 +232,7 @@ class PhysteerCLI(LightningCLI):
             return kwargs
         callbacks = self.trainer.checkpoint_callbacks
         folders = [Path(c.dirpath) for c in callbacks if isinstance(c, ModelCheckpoint) and c.dirpath]
-        chosen = resolve_last(self.subcommand, Path(self.trainer.default_root_dir), folders)
+        chosen = resolve_last(str(self.subcommand), Path(self.trainer.default_root_dir), folders)
         return {**kwargs, "ckpt_path": chosen}
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -25,6 +26,7 @@ from helpers.experiments import (
 
 from physteer.cli import main
 from physteer.concepts import Concept
+from physteer.run_folder import LOCK
 
 
 def arrays(path: Path) -> dict[str, np.ndarray]:
@@ -69,6 +71,38 @@ def check_same_results(run: Path, other: Path) -> None:
     assert one.counts == two.counts == {"feature": 6, "control": 2}
     assert (one.direction - two.direction).abs().max() <= 1e-6 * one.direction.abs().max()
     assert (one.site, one.model, one.data, one.classes) == (two.site, two.model, two.data, two.classes)
+
+
+def stopped(folder: Path, run: Path, words: list, pattern: str, stop: Callable[[int], None]) -> tuple[int, str]:
+    """Start two processes, and stop them when there is a new file.
+
+    `stop` gets the number of the first process. Returns the exit status, and what was said but for "going on".
+    """
+    present = set(run.glob(pattern))
+    process = subprocess.Popen(
+        in_two_processes(*words),
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while set(run.glob(pattern)) <= present and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        stop(process.pid)
+        said = process.communicate(timeout=30)[1]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, "".join(line for line in said.splitlines(True) if "going on" not in line)
+
+
+def launched_by(pid: int) -> int:
+    """The process that another has launched."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
 @pytest.fixture(scope="module")
@@ -120,19 +154,15 @@ def test_predict_writes_each_trajectory_once_and_finds_the_same(folder, config, 
 def test_killed_in_two_processes_it_goes_on_in_one_and_the_other_way_round(folder, config, one, capfd):
     run = folder / "changing"
     words = ["predict", "--config", config, "--trainer.default_root_dir", run]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        in_two_processes(*words), cwd=folder, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+    status, said = stopped(folder, run, words, "rollouts/**/*.hdf5", lambda first: os.kill(first, signal.SIGTERM))
+    assert status == 143 and said == "physteer: stopping after this step\nphysteer: stopped by SIGTERM\n"
+
+    # one process is killed: the first has no word from it, and most of the time waits for none
+    status, said = stopped(
+        folder, run, words, "journal/*.safetensors", lambda first: os.kill(launched_by(first), signal.SIGKILL)
     )
-    deadline = time.monotonic() + 240
-    try:
-        while not list(run.glob("journal/*.safetensors")) and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # on a busy machine it may have ended meanwhile
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    assert status == 137 and said.startswith("physteer: error: process 1 of this run was killed by SIGKILL "), said
+    assert said.count("\n") == 1 and not (run / LOCK).exists()
     before = {path: path.stat().st_ino for path in run.rglob("*.hdf5") if path.stem in finished(run)}
     assert main(list(map(str, words))) == 0
     assert "going on" in capfd.readouterr().err

@@ -256,6 +256,19 @@ def test_a_trial_of_some_batches_begins_anew(write):
     assert [len(inodes) for inodes in written] == [8, 8] and written[0] != written[1]
 
 
+def test_windows_that_two_runs_have_counted_are_told(whole, tmp_path, capfd):
+    """Sums over both parts would count them twice."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    part = next(run.glob("journal/*.safetensors"))
+    shutil.copy(part, part.with_name(part.name.replace("start_001", "start_002")))
+    words = ["--config", str(whole.parent / "run.yaml"), "--trainer.default_root_dir", str(run)]
+    assert main(["predict", *words]) == 2
+    said = capfd.readouterr().err
+    assert "start_002_process_0000.safetensors and start_001_process_0000.safetensors both count the window " in said
+    assert f"delete {run} and start again" in said and said.count("\n") == 1
+
+
 def test_a_broken_journal_is_told(whole, tmp_path, capfd):
     run = tmp_path / "run"
     shutil.copytree(whole, run)

@@ -13,6 +13,7 @@ from helpers.experiments import experiment, weights
 from physteer import __version__
 from physteer.cli import COMMANDS, TRAINER, main
 from physteer.commands.user_errors import in_one_line
+from physteer.run_folder import locked
 
 REPO_WORDS = [sys.executable, "-m", "physteer"]
 
@@ -120,23 +121,28 @@ def started(config, n_files):
     return process
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])
-def test_a_run_that_is_stopped_leaves_whole_files(long_run, how):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
+def test_a_run_that_is_stopped_leaves_whole_files(long_run, how, capfd):
     process = started(long_run, 3)
     process.send_signal(how)
     _, said = process.communicate(timeout=60)
     if how is signal.SIGINT:
         stopping = "physteer: stopping after this step; Ctrl+C again stops at once"
         assert process.returncode == 130 and said.splitlines() == [stopping, "physteer: interrupted"], said
+    elif how is signal.SIGTERM:
+        stopping = "physteer: stopping after this step"
+        assert process.returncode == 143 and said.splitlines() == [stopping, "physteer: stopped by SIGTERM"], said
     else:
         assert process.returncode == -signal.SIGKILL
+        with locked(long_run.parent / "run", "predict"):  # a next start takes over the lock
+            assert f"(process {process.pid} on " in capfd.readouterr().err
     written = sorted((long_run.parent / "run").rglob("*.hdf5"))
     assert 3 <= len(written) < 120
     for path in written:
         with h5py.File(path) as file:
             assert file["t0_fields/tracer"].shape == (1, 7, 32, 64) and file.attrs["n_context"] == 3
     others = {p.name for p in (long_run.parent / "run").rglob("*") if p.is_file()} - {p.name for p in written}
-    if how is signal.SIGINT:
+    if how is not signal.SIGKILL:
         assert {name for name in others if not name.startswith("start_001_process")} == {
             "config.yaml",
             "environment.json",

@@ -17,6 +17,8 @@ from physteer.data.crossed_files import file_name
 from physteer.data.generate import ShearFlowSettings, generate_shear_flow
 from physteer.data.shear_flow import ShearFlowState, simulate
 from physteer.errors import PhysteerError
+from physteer.files import temporary_name
+from physteer.run_folder import locked
 
 TINY = ["--resolution", "16", "32", "--frames", "4", "--initial-conditions", "3", "--valid", "1", "--test", "1"]
 TINY += ["--batch", "2", "--widths", "0.1", "--reynolds", "100", "2000", "--schmidt", "0.5", "2"]
@@ -105,6 +107,23 @@ def test_a_second_run_keeps_files_and_makes_what_is_missing(tmp_path: Path, caps
     assert np.allclose(read(gone)["velocity"], before[gone]["velocity"], atol=1e-6)
     assert np.allclose(read(gone)["tracer"], before[gone]["tracer"], atol=1e-6)
     assert len((tmp_path / "stats.yaml").read_text()) == pytest.approx(len(stats), rel=0.1)
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    words = ["diffusion", str(tmp_path), "--reynolds", "100", "--schmidt", "1", "--resolution", "16", "32"]
+    words += ["--frames", "3", "--initial-conditions", "1", "--valid", "0", "--test", "0"]
+    assert main(words) == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.hdf5")}
+    half = temporary_name(tmp_path / "data/train/diffusion.hdf5")
+    half.touch()
+    theirs = tmp_path / "data/.notes.tmp"
+    theirs.touch()
+    with locked(tmp_path, "data"), pytest.raises(PhysteerError, match="is in use by `physteer data`"):
+        main(words)
+    assert half.exists()  # of a process that runs
+    assert main(words) == 0
+    assert not half.exists() and theirs.exists()
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.hdf5")} == before
 
 
 def test_an_interrupted_run_leaves_whole_files_and_resumes(tmp_path: Path, folder: Path) -> None:
