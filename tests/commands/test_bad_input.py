@@ -97,7 +97,7 @@ def attempt(shared, tiny_well, tmp_path, capfd, monkeypatch):
         ),
         (["demo", "--speed", "2"], "unrecognized arguments: --speed 2"),
         (["demo", "--steps", "0"], "argument --steps: 0 is not a whole number of at least 1"),
-        (["demo", "--out", "list.yaml"], "cannot make the folder list.yaml/data: Not a directory"),
+        (["demo", "--out", "list.yaml"], "cannot make the folder list.yaml: File exists"),
         (["data"], "the following arguments are required: GENERATOR"),
         (["data", "shear"], "argument GENERATOR: invalid choice: 'shear' "),
         (["data", "shear-flow", "list.yaml"], "cannot make the folder list.yaml: File exists"),
@@ -194,7 +194,7 @@ def test_weights_that_are_none(attempt):
 def test_training_checkpoints_that_are_none(attempt):
     folder = attempt.folder
     assert attempt("--ckpt_path", "no.ckpt").startswith("ckpt_path no.ckpt does not exist; it is a file, or 'last'")
-    assert "ckpt_path last: there is no last.ckpt in" in attempt("--ckpt_path", "last")
+    assert "ckpt_path last: there is no checkpoint in" in attempt("--ckpt_path", "last")
     torch.save({"state_dict": {}, "code": Code(folder / "touched")}, folder / "evil.ckpt")
     (folder / "old.ckpt").write_bytes(pickle.dumps(Code(folder / "touched")))
     for name in ("evil.ckpt", "old.ckpt"):
