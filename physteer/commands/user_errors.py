@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-import torch
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from physteer.errors import PhysteerError, did_you_mean
+from physteer.untrusted.torch_files import load_tensors
+from physteer.untrusted.yaml_text import read_yaml
 
 _NOISE = re.compile(
     r"Does not validate against|Subtypes:|Errors:|Given value|Subclass types expect|a class path \(str\)|a dict with"
@@ -34,16 +31,7 @@ def check_yaml(arguments: Sequence[str]) -> None:
         path = Path(value or following)
         if option not in ("--config", "-c") or not path.is_file():
             continue
-        try:
-            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except UnicodeDecodeError:
-            raise PhysteerError(f"{path} is not a text file, so no configuration") from None
-        except yaml.MarkedYAMLError as error:
-            mark, problem = error.problem_mark, error.problem or error.context
-            position = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-            raise PhysteerError(f"{path}{position} is not YAML: {problem}") from None
-        except yaml.YAMLError as error:
-            raise PhysteerError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        settings = read_yaml(path)
         if not isinstance(settings, dict):
             raise PhysteerError(f"{path} holds no settings; a configuration has the keys model, data and trainer")
 
@@ -101,16 +89,7 @@ def check_checkpoint(path: str | None) -> None:
         return
     if not os.path.isfile(path):
         raise PhysteerError(f"ckpt_path {path} does not exist; it is a file, or 'last' for the run folder's last one")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the unpickler opens the file or refuses it
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
-        raise PhysteerError(f"{path} holds more than tensors and was not opened: {reason}") from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        reason = (str(error) or "it is empty").splitlines()[0]
-        raise PhysteerError(f"{path} is not a whole checkpoint: {reason}") from None
+    checkpoint = load_tensors(Path(path), "checkpoint")
     if not isinstance(checkpoint, dict) or not {"state_dict", "pytorch-lightning_version"} <= checkpoint.keys():
         raise PhysteerError(
             f"{path} is not a checkpoint of `physteer fit`; weights to start from go to model.checkpoint"

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from physteer.cli import main
 from physteer.errors import PhysteerError
+from physteer.untrusted.safetensors_files import content_digest
 from physteer.walrus import RELEASED_FIELDS, Walrus, load, model_id, read_metadata, save
 from physteer.walrus.positions import rotary_frequencies
 from physteer.walrus.published import from_published
@@ -122,7 +123,7 @@ def test_conversion_reloads_bit_equal(tmp_path, variant, capsys):
     assert same_bits(again, walrus)
     assert torch.equal(output(again), output(walrus))
     metadata = read_metadata(target)
-    assert metadata["source"] == str(source) and metadata["format_version"] == "1"
+    assert metadata["source"] == str(source) and metadata["format_version"] == "2"
     assert metadata["model_id"] == model_id(walrus) == model_id(again)
     assert [path.name for path in target.parent.iterdir()] == ["walrus.safetensors"]
     assert main(["convert", str(target), str(tmp_path / "twice.safetensors")]) == 0
@@ -264,7 +265,7 @@ def test_a_configuration_may_lie_elsewhere(tmp_path):
         load(path)
     assert load(path, elsewhere).config.fields == RELEASED_FIELDS[:12]
     elsewhere.write_text("model: [1\n")
-    with pytest.raises(PhysteerError, match="not a readable YAML"):
+    with pytest.raises(PhysteerError, match=r"b.yaml, line 2, column 1 is not YAML"):
         load(path, elsewhere)
     elsewhere.write_text("trainer: {}\n")
     with pytest.raises(PhysteerError, match="no 'model' section"):
@@ -341,13 +342,14 @@ def test_our_files_are_checked_too(tmp_path):
     tensors, metadata = load_file(path), read_metadata(path)
 
     def write(tensors, metadata):
+        metadata = metadata | {"checksum": content_digest(metadata, tensors)}
         save_file(tensors, path, {"physteer.walrus": json.dumps(metadata)})
 
     write(tensors | {"extra": torch.ones(1)}, metadata)
     with pytest.raises(PhysteerError, match="holds unknown tensors: extra"):
         load(path)
-    write(tensors, metadata | {"format_version": "2"})
-    with pytest.raises(PhysteerError, match="format version 2; this physteer reads 1"):
+    write(tensors, metadata | {"format_version": "3"})
+    with pytest.raises(PhysteerError, match="format version '3'; this physteer reads 1 and 2"):
         load(path)
     write(tensors, metadata | {"config": '{"colour": 1}'})
     with pytest.raises(PhysteerError, match=r"no configuration this physteer can read: .*colour"):
