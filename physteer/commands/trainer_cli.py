@@ -20,7 +20,7 @@ import physteer.callbacks
 from physteer.callbacks import Interrupts, Journal, RolloutProgress, RunRecord, ScoreTable, WandbReport
 from physteer.commands.memory import keep_freed_memory
 from physteer.commands.run_fingerprint import check_folder, experiment_of
-from physteer.commands.user_errors import check_checkpoint, check_yaml, in_one_line, user_error_behind
+from physteer.commands.user_errors import bound_yaml, check_checkpoint, check_yaml, in_one_line, user_error_behind
 from physteer.commands.warning_filters import filtered_warnings
 from physteer.data.module import WellDataModule
 from physteer.errors import PhysteerError
@@ -51,6 +51,7 @@ def run(arguments: list[str], *, only_build: bool = False) -> PhysteerCLI:
     """
     keep_freed_memory()
     check_yaml(arguments)
+    bound_yaml()
     arguments = [_HELP.get(argument, argument) for argument in arguments]
     with filtered_warnings():
         try:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
+from jsonargparse import get_loader, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from physteer.errors import PhysteerError, did_you_mean
 from physteer.untrusted.torch_files import load_tensors
-from physteer.untrusted.yaml_text import read_yaml
+from physteer.untrusted.yaml_text import UnboundedYAMLError, check_bounds, check_texts, read_yaml
 
 _NOISE = re.compile(
     r"Does not validate against|Subtypes:|Errors:|Given value|Subclass types expect|a class path \(str\)|a dict with"
@@ -24,8 +27,12 @@ def check_yaml(arguments: Sequence[str]) -> None:
     """Check that the files after ``--config`` are YAML; the parser's own message would not name the file.
 
     Raises:
-        PhysteerError: A file is not.
+        PhysteerError: A file is not, or a value on the command line stands for more than a setting can hold.
     """
+    try:
+        check_texts([argument.partition("=")[2] or argument for argument in arguments])
+    except UnboundedYAMLError as error:
+        raise PhysteerError(f"a value on the command line was not read: {error}") from None
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option, _, value = argument.partition("=")
         path = Path(value or following)
@@ -34,6 +41,25 @@ def check_yaml(arguments: Sequence[str]) -> None:
         settings = read_yaml(path)
         if not isinstance(settings, dict):
             raise PhysteerError(f"{path} holds no settings; a configuration has the keys model, data and trainer")
+
+
+def bound_yaml() -> None:
+    """Let the command line's parser read any YAML, such as a part's file or a value, within the bounds of our own."""
+    load: Callable[[str], Any] = get_loader("yaml")
+    if getattr(load, "bounded", False):
+        return
+
+    def load_bounded(text: str) -> Any:
+        check_bounds(text)
+        try:
+            tree = load(text)
+            check_texts(tree)
+            return tree
+        except (ValueError, OverflowError, TypeError) as error:  # such as numbers of 5000 digits
+            raise yaml.YAMLError(" ".join(str(error).split())) from error
+
+    load_bounded.bounded = True  # type: ignore[attr-defined]
+    set_loader("yaml", load_bounded, (yaml.YAMLError,))
 
 
 def in_one_line(message: str, settings: Collection[str], classes: Collection[str]) -> str:

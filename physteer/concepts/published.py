@@ -38,7 +38,32 @@ def read_published_concept(path: str | os.PathLike[str], site: str | None = None
     Raises:
         PhysteerError: There is no such file, it holds more than tensors, is damaged, or holds no concept at the site.
     """
+    return _concept(_read(Path(path)), path, site)
+
+
+def read_published(path: str | os.PathLike[str], site: str | None = None) -> Concept | dict[str, Tensor]:
+    """Read a concept or captured activations, whichever a pickle holds.
+
+    Args:
+        path: the pickle.
+        site: as `read_published_concept` takes it; of activations, the only entry to return.
+
+    Returns:
+        A concept; or activations [B, T, h, w, δ, d] by module path, where the dictionary's entries have more than one
+        sample or frame.
+
+    Raises:
+        PhysteerError: There is no such file, it holds more than tensors, is damaged, or holds neither.
+    """
     tree = _read(Path(path))
+    entries = tree if isinstance(tree, dict) else {}
+    chosen = {site: entries[site]} if site in entries else entries
+    if (site is None or site in entries) and any(h.ndim == 6 and h.shape[:2] != (1, 1) for h in chosen.values()):
+        return _activations(chosen, path)
+    return _concept(tree, path, site)
+
+
+def _concept(tree: Tensor | dict[str, Tensor], path: str | os.PathLike[str], site: str | None) -> Concept:
     if isinstance(tree, Tensor):
         site = site or PUBLISHED_SITE
     else:
@@ -71,7 +96,10 @@ def read_published_activations(path: str | os.PathLike[str]) -> dict[str, Tensor
     Raises:
         PhysteerError: There is no such file, it holds more than tensors, is damaged, or holds no such dictionary.
     """
-    tree = _read(Path(path))
+    return _activations(_read(Path(path)), path)
+
+
+def _activations(tree: Tensor | dict[str, Tensor], path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if isinstance(tree, Tensor):
         raise PhysteerError(f"{path} holds one tensor, not a dictionary of activations by module path")
     wrong = [name for name, tensor in tree.items() if tensor.ndim != 6]

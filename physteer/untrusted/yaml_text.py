@@ -69,8 +69,32 @@ def load_yaml(text: str) -> Any:
     check_bounds(text)
     try:
         return yaml.load(text, Loader=_Loader)
-    except (ValueError, OverflowError, TypeError, RecursionError) as error:  # 0o9, 2001-99-99, numbers of 5000 digits
+    except (ValueError, OverflowError, TypeError, RecursionError) as error:  # 2001-99-99, numbers of 5000 digits
         raise yaml.YAMLError(" ".join(str(error).split())) from error
+
+
+def check_texts(node: Any) -> None:
+    """Check every text in plain data that may be YAML itself: the command line's parser reads values once more.
+
+    Raises:
+        UnboundedYAMLError: One stands for too much (`check_bounds`).
+    """
+    if isinstance(node, dict):
+        for name, value in node.items():
+            check_texts(name)
+            check_texts(value)
+    elif isinstance(node, list):
+        for value in node:
+            check_texts(value)
+    elif isinstance(node, str) and len(node) > 2 * DEEPEST:  # no shorter text can stand for much
+        try:
+            inner = load_yaml(node)
+        except UnboundedYAMLError:
+            raise
+        except yaml.YAMLError:
+            return
+        if inner != node:
+            check_texts(inner)
 
 
 def read_yaml(path: Path) -> Any:
@@ -82,7 +106,9 @@ def read_yaml(path: Path) -> Any:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise PhysteerError(f"{path} is larger than {MOST_BYTES // 2**20} MiB, so no configuration")
-        return load_yaml(path.read_text(encoding="utf-8"))
+        tree = load_yaml(path.read_text(encoding="utf-8"))
+        check_texts(tree)
+        return tree
     except UnicodeDecodeError:
         raise PhysteerError(f"{path} is not a text file, so no configuration") from None
     except OSError as error:

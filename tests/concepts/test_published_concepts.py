@@ -13,6 +13,7 @@ import torch
 from physteer.cli import main
 from physteer.concepts import Concept, DifferenceOfMeans, read_published_activations, read_published_concept
 from physteer.errors import PhysteerError
+from physteer.tensor_files import read_tensors
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
@@ -222,6 +223,18 @@ def test_convert_writes_a_concept_file(tmp_path, capsys):
     assert concept.data.startswith(f"{path.name} (SHA-256 ")
     assert main(["convert", str(path), str(out), "--site", "blocks.12"]) == 0
     assert Concept.load(out).site == "blocks.12"
+
+
+def test_convert_writes_activations(tmp_path, capsys):
+    tensors = {"blocks.3": torch.randn(6, 2, 5, 3, 4, 1), "blocks.39": torch.randn(1, 1, 5, 3, 4, 1)}
+    path, out = pickled(tmp_path / "a.pkl", tensors), tmp_path / "a.safetensors"
+    assert main(["convert", str(path), str(out)]) == 0
+    assert "blocks.3 [2, 6, 3, 4, 1, 5], blocks.39 [1, 1, 3, 4, 1, 5]" in capsys.readouterr().out
+    read, described = read_tensors(out, "activations", 1)
+    assert described == {"layout": "[B, T, h, w, δ, d]", "data": "a.pkl"}
+    assert torch.equal(read["blocks.3"], tensors["blocks.3"].permute(1, 0, 3, 4, 5, 2))
+    assert main(["convert", str(path), str(out), "--site", "blocks.39"]) == 0  # one sample of one frame is a concept
+    assert Concept.load(out).site == "blocks.39"
 
 
 def test_convert_tells_mistakes_in_one_line(tmp_path, capsys):
