@@ -121,7 +121,7 @@ def read_tensors(path: str | os.PathLike[str], kind: str, version: int) -> tuple
         described = json_object(header, f"the description in {path}")
         found = described.get("version")
         if type(found) is not int or found != version:
-            raise PhysteerError(f"{path} has {kind} format {found!r}; this physteer reads {version}")
+            raise PhysteerError(f"{path} has {kind} format {found!r:.40}; this physteer reads {version}")
         tensors = tensors_of(file, path)
         check_digest(described, tensors, path)
     return tensors, {name: value for name, value in described.items() if name not in ("version", CHECKSUM)}

@@ -104,6 +104,7 @@ class Described(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in for what the pickle names."""
+        module = "builtins" if module == "__builtin__" else module  # its name in protocols below 3
         if (module, name) in _ADMITTED:
             return _ADMITTED[module, name]
         if (module, name) == ("torch.storage", "_load_from_bytes") and self._load_storage is not None:

@@ -145,9 +145,12 @@ def _load_ours(path: Path) -> Walrus:
     try:
         config = WalrusConfig(**json_object(metadata.get("config", ""), "it"))
     except (PhysteerError, TypeError) as error:
-        raise PhysteerError(f"{path} has no configuration this physteer can read: {error}") from None
+        raise PhysteerError(f"{path} has no configuration this physteer can read: {str(error)[:300]}") from None
     with opened(path) as file:
         tensors = tensors_of(file, path)
+        for name, tensor in tensors.items():
+            if not tensor.is_floating_point():
+                raise PhysteerError(f"{path}: {name} is not a tensor of floating-point numbers, but of {tensor.dtype}")
         if metadata["format_version"] != "1":
             check_digest(metadata, tensors, path)
         # The sizes come from the file: what they declare must be in it before modules of these sizes are made.

@@ -56,7 +56,7 @@ class WalrusConfig:
     def __post_init__(self) -> None:
         self._check_types()
         if self.variant not in ("released", "preview"):
-            raise PhysteerError(f"Walrus variant {self.variant!r} is not 'released' or 'preview'")
+            raise PhysteerError(f"Walrus variant {self.variant!r:.40} is not 'released' or 'preview'")
         published = vocabulary.RELEASED_FIELDS if self.variant == "released" else vocabulary.PREVIEW_FIELDS
         object.__setattr__(self, "fields", tuple(self.fields) or published)
         object.__setattr__(self, "dimensions", tuple(self.dimensions))
