@@ -36,7 +36,7 @@ class Repository:
             info = huggingface_hub.HfApi().repo_info(
                 self.name, repo_type=self.kind, revision=self.revision, timeout=_SECONDS
             )
-            return [file.rfilename for file in info.siblings or ()]
+            return [file.rfilename for file in getattr(info, "siblings", None) or ()]
         except HFValidationError as error:
             raise PhysteerError(f"{self.name!r} is no name of a repository: {_one_line(error)}") from None
         except HfHubHTTPError as error:

@@ -46,7 +46,7 @@ class Storage(NamedTuple):
 
     key: str
     item_bytes: int
-    count: int
+    numbers: int
     """Number of numbers, of `item_bytes` each."""
 
 
@@ -144,8 +144,9 @@ def check_opcodes(file: IO[bytes], size: int) -> None:
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if opcode.name in _UNUSUAL:
             raise RefusedPickleError(f"it has the instruction {opcode.name}, which tensors do not need")
-        numbered = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")  # the memo has a place for every number below
-        if (numbered and argument > count) or (opcode.name == "FRAME" and argument > size):
+        # the memo has a place for every number below the largest; a frame is read in one piece
+        largest = {"PUT": count, "BINPUT": count, "LONG_BINPUT": count, "FRAME": size}.get(opcode.name)
+        if largest is not None and int(argument or 0) > largest:
             raise RefusedPickleError(f"its instruction {opcode.name} {argument} does not fit its size")
 
 
@@ -157,8 +158,8 @@ def stored_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_unused:
     """
     integers = isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides)
     integers = integers and all(isinstance(n, int) and n >= 0 for n in (offset, *shape, *strides))
-    count = getattr(storage, "numbers", None) if not isinstance(storage, Storage) else storage.count
-    if not isinstance(count, int) or not integers:
+    count: Any = getattr(storage, "numbers", -1)
+    if not isinstance(count, int) or count < 0 or not integers:
         raise RefusedPickleError("it has a tensor whose shape or storage makes no sense")
     numbers, last = 1, offset
     for n, stride in zip(shape, strides, strict=True):
@@ -174,7 +175,7 @@ def _typed_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: An
     dtype = rest[2]
     if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype):
         raise RefusedPickleError("it has a tensor whose shape or storage makes no sense")
-    whole = Storage(storage.key, dtype.itemsize, storage.count // dtype.itemsize)
+    whole = Storage(storage.key, dtype.itemsize, storage.numbers // dtype.itemsize)
     return stored_tensor(whole, offset, shape, strides)
 
 

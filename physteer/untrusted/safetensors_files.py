@@ -99,4 +99,4 @@ def _values_digest(tensor: Tensor) -> bytes:
     if not tensor.numel():
         return b""
     content = tensor.detach().contiguous().flatten().view(torch.uint8).numpy()
-    return hashlib.sha256(content).digest()
+    return hashlib.sha256(content).digest()  # type: ignore[arg-type]

@@ -101,18 +101,18 @@ def _check_archive(file: IO[bytes], size: int) -> None:
         entries = {entry.filename: entry for entry in archive.infolist()}
         if len(entries) != len(archive.infolist()):
             raise RefusedPickleError("two of its records have one name")
-        if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size for entry in entries.values()):
-            raise RefusedPickleError("it has a compressed record, which no file of torch.save has")
         top = next(iter(entries), "").partition("/")[0]
         if f"{top}/constants.pkl" in entries:
             raise RefusedPickleError("it is a TorchScript program")
+        if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size for entry in entries.values()):
+            raise RefusedPickleError("it has a compressed record, which no file of torch.save has")
         if f"{top}/data.pkl" not in entries:
             raise ValueError("it is a zip archive, but not of torch.save")
         _, storages = _described(io.BytesIO(archive.read(f"{top}/data.pkl")), size)
         for storage in storages:
             record = entries.get(f"{top}/data/{storage.key}")
-            if record is None or record.file_size < storage.count * storage.item_bytes:
-                raise RefusedPickleError(f"its storage {storage.key} has {storage.count} numbers that are not there")
+            if record is None or record.file_size < storage.numbers * storage.item_bytes:
+                raise RefusedPickleError(f"its storage {storage.key} has {storage.numbers} numbers that are not there")
 
 
 def _check_sequence(file: IO[bytes], size: int) -> None:
@@ -122,7 +122,7 @@ def _check_sequence(file: IO[bytes], size: int) -> None:
     _described(file, size)  # the version of the format
     _described(file, size)  # what the machine was
     _, storages = _described(file, size)
-    declared = sum(storage.count * storage.item_bytes for storage in storages)
+    declared = sum(storage.numbers * storage.item_bytes for storage in storages)
     if declared > size - file.tell():
         raise RefusedPickleError(f"its storages have {declared} bytes, and the file has {size}")
 

@@ -98,7 +98,8 @@ class WalrusConfig:
             raise PhysteerError(f"rotary must be 'fixed', 'shared' or 'per_axis'; found {self.rotary!r:.60}")
         if self.scale_eps is not None and not (type(self.scale_eps) in (int, float) and 0 < self.scale_eps < math.inf):
             raise PhysteerError(f"scale_eps must be a number above 0; found {self.scale_eps!r:.60}")
-        if isinstance(self.fields, str) or not all(isinstance(name, str) for name in self.fields):
+        names: object = self.fields
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
             raise PhysteerError("the vocabulary (fields) must be a list of names")
 
     @property

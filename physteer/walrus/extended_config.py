@@ -52,7 +52,7 @@ def read_extended_config(path: Path) -> ExtendedConfig:
     def get(key: str, default: Any = None) -> Any:
         return _lookup(tree, key, default)
 
-    expected = (
+    expected: tuple[tuple[str, Any], ...] = (
         ("model.processor.time_mixing.bias_type", "rel"),
         ("model.encoder.base_kernel_size3d", [[8, 4]] * 3),
         ("trainer.prediction_type", "delta"),

@@ -238,10 +238,11 @@ def test_what_training_writes_is_read(tmp_path):
         "optimizer": optimizer.state_dict(),
         "others": [torch.Size([1, 2]), torch.float16, torch.device("cpu"), {1, 2}, 3.5, None, "text", b"bytes"],
         "types": [torch.ones(3, dtype=dtype) for dtype in (torch.bool, torch.int8, torch.bfloat16, torch.complex64)],
-        "small": torch.ones(2).to(torch.float8_e4m3fn),
         "views": torch.arange(12).view(3, 4).T[1:],
     }
-    for zipped in (True, False):
+    for zipped in (False, True):
+        if zipped:  # the older format has no such numbers
+            content["small"] = torch.ones(2).to(torch.float8_e4m3fn)
         torch.save(content, tmp_path / "a.ckpt", _use_new_zipfile_serialization=zipped)
         read = load_tensors(tmp_path / "a.ckpt", "checkpoint")
         assert read["others"] == content["others"] and torch.equal(read["views"], content["views"])
