@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections import Counter
@@ -12,15 +11,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from physteer.data.batch import Batch
 from physteer.data.module import WellDataModule
 from physteer.errors import PhysteerError
-from physteer.files import atomic_write
+from physteer.tensor_files import read_tensors, write_tensors
 
+_KIND, _VERSION = "journal", 1
 _SHARE = 20
 """At most one part in this many of the time goes into writing."""
 
@@ -55,7 +53,7 @@ class Journal(L.Callback):
         """Give the callbacks what they had kept."""
         if not self._earlier or not trainer.is_global_zero:
             return
-        parts = [_read_sums(path) for path in self._earlier]
+        parts = [_read(path)[1] for path in self._earlier]
         for name, callback in _keepers(trainer):
             callback.restore(trainer, [part.get(name, {}) for part in parts])
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -85,8 +83,7 @@ class Journal(L.Callback):
             for name, callback in _keepers(trainer)
             for key, value in callback.keep(trainer).items()
         }
-        with atomic_write(self._path) as temporary:
-            temporary.write_bytes(save(sums, {"windows": json.dumps(self._windows)}))
+        write_tensors(self._path, _KIND, _VERSION, sums, {"windows": self._windows})
 
 
 @runtime_checkable
@@ -116,7 +113,7 @@ def _finished(parts: Sequence[Path]) -> Mapping[str, Path]:
     """
     finished: dict[str, Path] = {}
     for path in parts:
-        for window in _read_windows(path):
+        for window in _read(path)[0]:
             if window in finished:
                 raise PhysteerError(
                     f"{path} and {finished[window].name} both count the window {window}: two runs were writing to this "
@@ -126,20 +123,17 @@ def _finished(parts: Sequence[Path]) -> Mapping[str, Path]:
     return finished
 
 
-def _read_windows(path: Path) -> Sequence[str]:
+def _read(path: Path) -> tuple[list[str], dict[str, dict[str, Tensor]]]:
+    """Return the windows that a start has finished, and what each callback had kept."""
     try:
-        with safe_open(path, framework="pt") as file:
-            windows: list[str] = json.loads(file.metadata()["windows"])
-            return windows
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise PhysteerError(f"{path} is not a journal of physteer: {error}; delete the run folder") from error
-
-
-def _read_sums(path: Path) -> dict[str, dict[str, Tensor]]:
-    """Return what each callback had kept."""
+        tensors, described = read_tensors(path, _KIND, _VERSION)
+        windows = described.get("windows")
+        if not isinstance(windows, list) or not all(isinstance(window, str) for window in windows):
+            raise PhysteerError(f"{path} has no list of windows")
+    except PhysteerError as error:
+        raise PhysteerError(f"{error}; this journal of a run cannot be continued: delete the run folder") from error
     parts: dict[str, dict[str, Tensor]] = {}
-    with safe_open(path, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118 - not a mapping
-            name, _, rest = key.partition("/")
-            parts.setdefault(name, {})[rest] = file.get_tensor(key)
-    return parts
+    for key, tensor in tensors.items():
+        name, _, rest = key.partition("/")
+        parts.setdefault(name, {})[rest] = tensor
+    return windows, parts

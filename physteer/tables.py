@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from physteer.errors import PhysteerError
-from physteer.files import atomic_write, reason
+from physteer.files import atomic_write
+from physteer.untrusted.parquet_files import read_parquet, reading
 
 R = TypeVar("R")
 
@@ -33,7 +34,7 @@ def write_rows(path: Path, kind: type[R], rows: Sequence[R]) -> Path:
     write_csv(path.with_suffix(".csv"), names, map(astuple, rows))  # type: ignore[arg-type]
     target = path.with_suffix(".parquet")
     with atomic_write(target) as temporary:
-        pq.write_table(pa.table(columns, schema), temporary, compression="zstd")
+        pq.write_table(pa.table(columns, schema), temporary, compression="zstd", write_page_checksum=True)
     return target
 
 
@@ -43,20 +44,21 @@ def read_rows(path: Path, kind: type[R]) -> list[R]:
     Raises:
         PhysteerError: the file is broken, or holds other columns.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     source = path.with_suffix(".parquet")
     if not source.exists():
         return []
-    try:
-        table = pq.read_table(source)
-    except (OSError, pa.ArrowException) as error:
-        raise PhysteerError(f"cannot read {source}: {reason(error)}") from error
+    table = read_parquet(source)
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     if table.column_names != names:
         raise PhysteerError(f"{source} has the columns {', '.join(table.column_names)}, not {', '.join(names)}")
-    return [kind(**row) for row in table.to_pylist()]
+    types = {"str": (str,), "int": (int,), "float": (float, int)}
+    with reading(source):
+        rows = [kind(**row) for row in table.to_pylist()]
+    for field in fields(kind):  # type: ignore[arg-type]
+        allowed = types.get(str(field.type), (str,))
+        if not all(isinstance(getattr(row, field.name), allowed) for row in rows):
+            raise PhysteerError(f"{source} has values of {field.name} that are not {field.type}")
+    return rows
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:

@@ -1,4 +1,4 @@
-"""`physteer convert IN OUT`: any Walrus checkpoint, or a published concept, to safetensors."""
+"""`physteer convert IN OUT`: any Walrus checkpoint, published concept or published activations, to safetensors."""
 
 from pathlib import PurePath
 
@@ -13,14 +13,15 @@ def main(args: list[str]) -> int:
     parser = Parser(
         prog="physteer convert",
         description="Convert to safetensors: a Walrus checkpoint, with residual gains folded in, configuration and "
-        "provenance in the header; or a published concept, a pickle of one tensor [1, 1, d, h, w, δ], to a concept "
-        "file. Nothing in the input is executed.",
+        "provenance in the header; a published concept, a pickle of one tensor [1, 1, d, h, w, δ], to a concept file; "
+        "or published activations, a pickle of a dictionary module path → tensor [T, B, d, h, w, δ], to one tensor "
+        "[B, T, h, w, δ, d] per module. Nothing in the input is executed.",
     )
     parser.add_argument(
         "source",
         metavar="IN",
         help="checkpoint: .pt, .pth or .safetensors, a folder, or hf://owner/repo[@rev][/file]; "
-        f"concept: {', '.join(CONCEPTS)}",
+        f"concept or activations: {', '.join(CONCEPTS)}",
     )
     parser.add_argument("target", metavar="OUT", help="the .safetensors file to write")
     parser.add_argument(
@@ -57,11 +58,18 @@ def _checkpoint(source: str, target: str, extended_config: str | None) -> int:
 
 
 def _concept(source: str, target: str, site: str | None) -> int:
-    from physteer.concepts import read_published_concept
+    from physteer.concepts import Concept, read_published
+    from physteer.tensor_files import write_tensors
 
     if PurePath(target).suffix != ".safetensors":
         raise PhysteerError(f"concepts are written as .safetensors; found {target}")
-    concept = read_published_concept(source, site)
+    concept = read_published(source, site)
+    if not isinstance(concept, Concept):
+        about = {"layout": "[B, T, h, w, δ, d]", "data": PurePath(source).name}
+        write_tensors(target, "activations", 1, concept, about)
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in concept.items())
+        print(f"{target}: activations [B, T, h, w, δ, d]: {shapes}")
+        return 0
     concept.save(target)
     grid = " × ".join(map(str, concept.direction.shape[:3]))
     print(f"{target}: concept of width {concept.width} on {grid} tokens, measured at {concept.site}")

@@ -15,6 +15,7 @@ from physteer.files import file_digest
 from physteer.forecast import Forecaster
 from physteer.run_folder import EXPERIMENT, Experiment
 from physteer.tensor_files import numbered_direction
+from physteer.untrusted.json_text import json_object
 
 # Weights and data are compared by content, not by path. Batches, devices and processes change only the rounding.
 _TRAINER = ("limit_predict_batches", "precision")
@@ -75,11 +76,11 @@ def check_folder(folder: Path, experiment: Experiment) -> None:
         return
     advice = "set another trainer.default_root_dir, or delete that folder"
     try:
-        before = json.loads((folder / EXPERIMENT).read_text(encoding="utf-8"))
+        before = json_object((folder / EXPERIMENT).read_bytes(), str(folder / EXPERIMENT))
     except FileNotFoundError:
         raise PhysteerError(f"{result} is from a run that left no {folder / EXPERIMENT}; {advice}") from None
-    except (OSError, ValueError) as error:
-        raise PhysteerError(f"cannot read {folder / EXPERIMENT}: {error}") from None
+    except OSError as error:
+        raise PhysteerError(f"cannot read {folder / EXPERIMENT}: {error.strerror}") from None
     now = json.loads(json.dumps(experiment))
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if changed:

@@ -24,7 +24,7 @@ from physteer.commands.checkpoints import WholeCheckpoints, resolve_last
 from physteer.commands.memory import keep_freed_memory
 from physteer.commands.processes import Processes, stopped_as_asked
 from physteer.commands.run_fingerprint import check_folder, experiment_of
-from physteer.commands.user_errors import check_checkpoint, check_yaml, in_one_line, user_error_behind
+from physteer.commands.user_errors import bound_yaml, check_checkpoint, check_yaml, in_one_line, user_error_behind
 from physteer.commands.warning_filters import filtered_warnings
 from physteer.data.module import WellDataModule
 from physteer.errors import PhysteerError, ProcessEnded
@@ -56,6 +56,7 @@ def run(arguments: list[str], *, only_build: bool = False) -> PhysteerCLI:
     """
     keep_freed_memory()
     check_yaml(arguments)
+    bound_yaml()
     arguments = [_HELP.get(argument, argument) for argument in arguments]
     with filtered_warnings():
         try:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
-import warnings
-import zipfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
 import yaml
+from jsonargparse import get_loader, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from physteer.errors import PhysteerError, did_you_mean
+from physteer.untrusted.torch_files import load_tensors
+from physteer.untrusted.yaml_text import UnboundedYAMLError, check_bounds, check_texts, read_yaml
 
 _NOISE = re.compile(
     r"Does not validate against|Subtypes:|Errors:|Given value|Subclass types expect|a class path \(str\)|a dict with"
@@ -27,25 +27,39 @@ def check_yaml(arguments: Sequence[str]) -> None:
     """Check that the files after ``--config`` are YAML; the parser's own message would not name the file.
 
     Raises:
-        PhysteerError: A file is not.
+        PhysteerError: A file is not, or a value on the command line stands for more than a setting can hold.
     """
+    try:
+        check_texts([argument.partition("=")[2] or argument for argument in arguments])
+    except UnboundedYAMLError as error:
+        raise PhysteerError(f"a value on the command line was not read: {error}") from None
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option, _, value = argument.partition("=")
         path = Path(value or following)
         if option not in ("--config", "-c") or not path.is_file():
             continue
-        try:
-            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except UnicodeDecodeError:
-            raise PhysteerError(f"{path} is not a text file, so no configuration") from None
-        except yaml.MarkedYAMLError as error:
-            mark, problem = error.problem_mark, error.problem or error.context
-            position = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-            raise PhysteerError(f"{path}{position} is not YAML: {problem}") from None
-        except yaml.YAMLError as error:
-            raise PhysteerError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        settings = read_yaml(path)
         if not isinstance(settings, dict):
             raise PhysteerError(f"{path} holds no settings; a configuration has the keys model, data and trainer")
+
+
+def bound_yaml() -> None:
+    """Let the command line's parser read any YAML, such as a part's file or a value, within the bounds of our own."""
+    load: Callable[[str], Any] = get_loader("yaml")
+    if getattr(load, "bounded", False):
+        return
+
+    def load_bounded(text: str) -> Any:
+        check_bounds(text)
+        try:
+            tree = load(text)
+            check_texts(tree)
+            return tree
+        except (ValueError, OverflowError, TypeError) as error:  # such as numbers of 5000 digits
+            raise yaml.YAMLError(" ".join(str(error).split())) from error
+
+    load_bounded.bounded = True  # type: ignore[attr-defined]
+    set_loader("yaml", load_bounded, (yaml.YAMLError,))
 
 
 def in_one_line(message: str, settings: Collection[str], classes: Collection[str]) -> str:
@@ -101,16 +115,7 @@ def check_checkpoint(path: str | None) -> None:
         return
     if not os.path.isfile(path):
         raise PhysteerError(f"ckpt_path {path} does not exist; it is a file, or 'last' for the run folder's last one")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the unpickler opens the file or refuses it
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
-        raise PhysteerError(f"{path} holds more than tensors and was not opened: {reason}") from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        reason = (str(error) or "it is empty").splitlines()[0]
-        raise PhysteerError(f"{path} is not a whole checkpoint: {reason}") from None
+    checkpoint = load_tensors(Path(path), "checkpoint")
     if not isinstance(checkpoint, dict) or not {"state_dict", "pytorch-lightning_version"} <= checkpoint.keys():
         raise PhysteerError(
             f"{path} is not a checkpoint of `physteer fit`; weights to start from go to model.checkpoint"

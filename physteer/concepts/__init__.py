@@ -17,7 +17,7 @@ from physteer.concepts.leace import LeaceEraser, LeaceFitter
 from physteer.concepts.natural_space import Distances, NaturalSpace
 from physteer.concepts.naturalness import NaturalDistances, Naturalness, Percentiles
 from physteer.concepts.probe_controls import RandomFeatures, other_windows
-from physteer.concepts.published import read_published_activations, read_published_concept
+from physteer.concepts.published import read_published, read_published_activations, read_published_concept
 from physteer.concepts.ridge import RidgeFitter, RidgeProbes
 from physteer.concepts.selection import Selection
 from physteer.concepts.subspace import ConceptSubspace
@@ -49,6 +49,7 @@ __all__ = [
     "other_windows",
     "random_directions",
     "read_fixed_subspaces",
+    "read_published",
     "read_published_activations",
     "read_published_concept",
     "standardized",

@@ -35,7 +35,7 @@ def check_maps(weights: Tensor, bias: Tensor, alphas: Tensor, alphas_shape: tupl
     Raises:
         PhysteerError: Shapes do not fit, or a value is not finite.
     """
-    if weights.ndim != 3 or weights.shape[::2] != bias.shape or alphas.shape != alphas_shape:
+    if weights.ndim != 3 or 0 in weights.shape or weights.shape[::2] != bias.shape or alphas.shape != alphas_shape:
         raise PhysteerError(f"weights {list(weights.shape)} and biases {list(bias.shape)} do not fit")
     if not bool(weights.isfinite().all() and bias.isfinite().all()):
         raise PhysteerError("a probe has weights that are not finite")

@@ -6,6 +6,7 @@ returns the percentile of any activation among them.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -100,9 +101,14 @@ class Naturalness:
                 described["tokens"],
             )
             held_out = tensors["held_out_mahalanobis"], tensors["held_out_residual"]
-            return cls(space, *held_out, described["site"], described["model"], described["data"])
+            naturalness = cls(space, *held_out, described["site"], described["model"], described["data"])
         except KeyError as error:
             raise PhysteerError(f"{path} is not a whole natural space: it lacks {error}") from error
+        try:
+            _check(naturalness)
+        except PhysteerError as error:
+            raise PhysteerError(f"{path} is not a whole natural space: {error}") from error
+        return naturalness
 
 
 class NaturalDistances:
@@ -152,6 +158,30 @@ class NaturalDistances:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Replace the distances by those of `state_dict`."""
         self._seen = [state["distances"]]
+
+
+def _check(naturalness: Naturalness) -> None:
+    """Check what a file holds.
+
+    Raises:
+        PhysteerError: Shapes do not fit, or a value is of another type or not allowed.
+    """
+    space = naturalness.space
+    tensors = (space.mean, space.directions, space.variances, naturalness.mahalanobis, naturalness.residual)
+    if not all(tensor.is_floating_point() and bool(tensor.isfinite().all()) for tensor in tensors):
+        raise PhysteerError("it has tensors that are no finite numbers")
+    held_out = naturalness.mahalanobis.shape
+    fit = space.directions.ndim == 2 and 1 <= space.directions.shape[1] <= space.directions.shape[0]
+    fit = fit and space.mean.shape == space.directions.shape[:1] and space.variances.shape == space.directions.shape[1:]
+    if not fit or len(held_out) != 1 or not held_out[0] or naturalness.residual.shape != held_out:
+        raise PhysteerError(f"the shapes {', '.join(str(list(tensor.shape)) for tensor in tensors)} do not fit")
+    variance, tokens = space.residual_variance, space.tokens
+    if not (type(variance) in (int, float) and 0 <= variance < math.inf and type(tokens) is int and tokens >= 2):
+        raise PhysteerError(f"a residual variance of {variance!r:.40} of {tokens!r:.40} tokens makes no sense")
+    if not bool((space.variances > 0).all()):
+        raise PhysteerError("a variance is not above 0")
+    if not all(isinstance(text, str) for text in (naturalness.site, naturalness.model, naturalness.data)):
+        raise PhysteerError("its site, model and data must be texts")
 
 
 def _percentile(values: Tensor, natural: Tensor) -> Tensor:

@@ -6,30 +6,22 @@ tensors are only described; they are made afterwards, when their descriptions ha
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
-import re
-import warnings
-from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.storage import TypedStorage
 
 from physteer.concepts.concept import Concept
 from physteer.errors import PhysteerError, did_you_mean
 from physteer.files import file_digest
+from physteer.untrusted.pickles import Described, RefusedPickleError, StoredTensor, check_opcodes
+from physteer.untrusted.torch_files import TORCH_MAGIC, ZIP, check_torch_file, in_short, load_storage, read_torch
 
 PUBLISHED_SITE = "blocks.39"
 """Site of the published concepts; a pickle of a bare tensor does not name it."""
 FORMULA = "as published (Fear et al., arXiv 2511.20798)"
-_ZIP = b"PK\x03\x04"
-_TORCH_MAGIC = 0x1950A86A20F9469CFC6C
-"""The first pickle in a `torch.save` file from before its zip format."""
 
 
 def read_published_concept(path: str | os.PathLike[str], site: str | None = None) -> Concept:
@@ -46,7 +38,32 @@ def read_published_concept(path: str | os.PathLike[str], site: str | None = None
     Raises:
         PhysteerError: There is no such file, it holds more than tensors, is damaged, or holds no concept at the site.
     """
+    return _concept(_read(Path(path)), path, site)
+
+
+def read_published(path: str | os.PathLike[str], site: str | None = None) -> Concept | dict[str, Tensor]:
+    """Read a concept or captured activations, whichever a pickle holds.
+
+    Args:
+        path: the pickle.
+        site: as `read_published_concept` takes it; of activations, the only entry to return.
+
+    Returns:
+        A concept; or activations [B, T, h, w, δ, d] by module path, where the dictionary's entries have more than one
+        sample or frame.
+
+    Raises:
+        PhysteerError: There is no such file, it holds more than tensors, is damaged, or holds neither.
+    """
     tree = _read(Path(path))
+    entries = tree if isinstance(tree, dict) else {}
+    chosen = {site: entries[site]} if site in entries else entries
+    if (site is None or site in entries) and any(h.ndim == 6 and h.shape[:2] != (1, 1) for h in chosen.values()):
+        return _activations(chosen, path)
+    return _concept(tree, path, site)
+
+
+def _concept(tree: Tensor | dict[str, Tensor], path: str | os.PathLike[str], site: str | None) -> Concept:
     if isinstance(tree, Tensor):
         site = site or PUBLISHED_SITE
     else:
@@ -79,7 +96,10 @@ def read_published_activations(path: str | os.PathLike[str]) -> dict[str, Tensor
     Raises:
         PhysteerError: There is no such file, it holds more than tensors, is damaged, or holds no such dictionary.
     """
-    tree = _read(Path(path))
+    return _activations(_read(Path(path)), path)
+
+
+def _activations(tree: Tensor | dict[str, Tensor], path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if isinstance(tree, Tensor):
         raise PhysteerError(f"{path} holds one tensor, not a dictionary of activations by module path")
     wrong = [name for name, tensor in tree.items() if tensor.ndim != 6]
@@ -93,119 +113,64 @@ def _read(path: Path) -> Tensor | dict[str, Tensor]:
     if not path.is_file():
         raise PhysteerError(f"there is no file {path}")
     try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's doubts about pickle protocols: it opens a file or refuses it
-            zipped = file.read(len(_ZIP)) == _ZIP
-            file.seek(0)
-            tree: Any = _TORCH_MAGIC if zipped else _Unpickler(file).load()
-            if isinstance(tree, int) and tree == _TORCH_MAGIC:
-                tree = _torch_load(path)
+        tree = _tree(path)
         if isinstance(tree, dict):
             unnamed = [name for name in tree if not isinstance(name, str)]
             if unnamed:
-                raise _Refused(f"a dictionary with the key {unnamed[0]!r}, which is no module path")
-            return {name: _made(tree[name], repr(name)) for name in tree}
-        return _made(tree, "it")
-    except _Refused as error:
-        raise PhysteerError(f"{path} holds {error} and was not opened: only tensors are") from None
+                raise RefusedPickleError(f"it has a dictionary with the key {unnamed[0]!r}, which is no module path")
+            return {name: _made(tensor, f"it has under {name!r}") for name, tensor in tree.items()}
+        return _made(tree, "it is")
+    except RefusedPickleError as error:
+        raise PhysteerError(f"{path} holds more than tensors and was not opened: {error}") from None
     except Exception as error:  # a damaged pickle may raise anything, says pickle's documentation
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise PhysteerError(f"{path} is not a whole pickle of tensors: {reason}") from None
+        raise PhysteerError(f"{path} is not a whole pickle of tensors: {in_short(error)}") from None
 
 
-class _Refused(Exception):
-    """Something in a pickle that is neither a tensor nor a dictionary."""
+def _tree(path: Path) -> Any:
+    """Return what a file holds, with tensors or descriptions of them."""
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        is_archive = file.read(len(ZIP)) == ZIP
+        file.seek(0)
+        if not is_archive:
+            check_opcodes(file, size)
+            file.seek(0)
+            tree = Described(file, _storage).tree()
+            if not isinstance(tree, int) or tree != TORCH_MAGIC:
+                return tree
+        check_torch_file(file)
+    return read_torch(path)
 
 
-def _torch_load(file: Path | io.BytesIO) -> Any:
-    """Read a file of `torch.save`: tensors and plain data only."""
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # Of torch's paragraphs, only what it met: the rest advises to switch the check off.
-        met = re.search(r"GLOBAL (\S+)|WeightsUnpickler error:\s*(.+)", str(error))
-        raise _Refused((met[1] or met[2]) if met else "more than tensors") from None
+class _Numbers:
+    """A storage with its values; a pickle has no way to change it."""
+
+    __slots__ = ("numbers", "values")
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values  # [n], of the storage's type
+        self.numbers = len(values)
+
+    def __setstate__(self, state: Any) -> None:
+        raise RefusedPickleError("it changes a storage")
 
 
-# What a pickle can get hold of has no attributes to set and no method that pickle would call (`__setstate__`).
-class _Storage(NamedTuple):
-    values: Tensor  # [n], of the storage's type
-
-
-class _Stored(NamedTuple):
-    storage: Any
-    offset: Any
-    shape: Any
-    strides: Any
-
-
-def _storage(content: Any) -> _Storage:
+def _storage(content: Any) -> _Numbers:
     """Read a storage, itself a file of `torch.save` inside the pickle."""
     if not isinstance(content, bytes):
-        raise _Refused("a storage that is not made of bytes")
-    storage = _torch_load(io.BytesIO(content))
-    if not isinstance(storage, TypedStorage):
-        raise _Refused(f"a storage that is a {type(storage).__name__}")
-    return _Storage(torch.empty(0, dtype=storage.dtype).set_(storage))
+        raise RefusedPickleError("it has a storage that is not made of bytes")
+    storage = load_storage(content)
+    return _Numbers(torch.empty(0, dtype=storage.dtype).set_(storage))
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_unused: Any) -> _Stored:
-    """Describe a tensor; whether it requires gradients and its hooks do not matter."""
-    return _Stored(storage, offset, shape, strides)
-
-
-def _parameter(data: Any, *_unused: Any) -> Any:
-    return data
-
-
-def _latin1(text: Any, encoding: Any) -> bytes:
-    """Rebuild bytes as pickles of protocols below 3 write them."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise _Refused(f"bytes in the encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-_ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch.storage", "_load_from_bytes"): _storage,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): _latin1,
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ADMITTED:
-            raise _Refused(f"{module}.{name}")
-        return _ADMITTED[module, name]
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise _Refused("a reference to something outside")
-
-
-def _made(stored: Any, name: str) -> Tensor:
-    """Make a tensor of its description, checked to lie inside its storage."""
-    if isinstance(stored, Tensor):
+def _made(stored: Any, found: str) -> Tensor:
+    """Make a tensor of its description."""
+    if isinstance(stored, StoredTensor):
+        tensor = torch.as_strided(stored.storage.values, stored.shape, stored.strides, stored.offset).clone()
+    elif isinstance(stored, Tensor):
         tensor = stored.detach()
-    elif isinstance(stored, _Stored):
-        tensor = _view(stored, name)
     else:
-        raise _Refused(f"a {type(stored).__name__}" if name == "it" else f"a {type(stored).__name__} under {name}")
+        raise RefusedPickleError(f"{found} a {type(stored).__name__}")
     if tensor.layout is not torch.strided or not tensor.is_floating_point():
-        raise _Refused(f"a tensor of {tensor.dtype} ({tensor.layout}), not floating-point numbers,")
+        raise RefusedPickleError(f"{found} a tensor of {tensor.dtype} ({tensor.layout}), not floating-point numbers")
     return tensor
-
-
-def _view(stored: _Stored, name: str) -> Tensor:
-    storage, offset, shape, strides = stored
-    integers = isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides)
-    integers = integers and all(isinstance(n, int) and n >= 0 for n in (offset, *shape, *strides))
-    if not isinstance(storage, _Storage) or not integers:
-        raise _Refused(f"a tensor whose shape or storage makes no sense ({name})")
-    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    if 0 not in shape and last >= len(storage.values):
-        raise _Refused(
-            f"a tensor of shape {list(shape)} that reaches beyond its {len(storage.values)} numbers ({name})"
-        )
-    return torch.as_strided(storage.values, shape, strides, offset).clone()

@@ -24,6 +24,7 @@ from physteer.data.well_stats import write_stats
 from physteer.errors import PhysteerError
 from physteer.files import is_temporary
 from physteer.run_folder import locked, remove_temporaries
+from physteer.untrusted.json_text import json_object
 
 SPLITS = ("train", "valid", "test")
 FIELDS = (WellField("tracer"), WellField("pressure"), WellField("velocity", order=1))
@@ -168,7 +169,7 @@ class CrossedFiles:
         """Check that a file is of this data set and, if it is of this flow, that it was made with these settings."""
         try:
             with h5py.File(path) as file:
-                dataset, stored = file.attrs.get("dataset_name"), json.loads(file.attrs.get("settings", "{}"))
+                dataset, settings = file.attrs.get("dataset_name"), file.attrs.get("settings", "{}")
         except OSError as error:
             raise PhysteerError(f"cannot read {path}: {error}; remove it to have it made again") from error
         if dataset != self.dataset:
@@ -176,6 +177,7 @@ class CrossedFiles:
                 f"{path} is of the data set {dataset}, not {self.dataset}; choose another folder or remove it"
             )
         if path.name.startswith(f"{self.flow}_Reynolds_"):
+            stored = json_object(settings, f"the attribute 'settings' of {path}")
             _check_same(path, stored, json.loads(json.dumps(self.settings.record(self.generator, split))))
 
 

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from physteer.data.batch import Boundaries, Channels, Grid, Sample, SplitMetadata, Window
 from physteer.data.fields import channel_sources
 from physteer.data.fingerprint import fingerprint, modification
+from physteer.data.hub_cache import cached_where_unreachable
 from physteer.data.open_files import OpenFiles
 from physteer.data.well_index import EmptySplitError, open_well
 from physteer.errors import PhysteerError, did_you_mean
@@ -112,12 +113,13 @@ class WindowDataset(Dataset[Sample]):
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.spec = path, spec
-        self.well = open_well(path, include, exclude, storage_options)
+        location = cached_where_unreachable(path, storage_options or {})
+        self.well = open_well(location, include, exclude, storage_options)
         self.files = [PurePosixPath(p).stem for p in self.well.files_paths]
         self._numbers = {name: number for number, name in enumerate(self.files)}
         self._fingerprints: dict[str, str] = {}
         self._versions: dict[str, str] = {}
-        self._open_files = OpenFiles(self.well.files_paths, path, storage_options or {})
+        self._open_files = OpenFiles(self.well.files_paths, location, storage_options or {})
         try:
             grid, self.parameters = self._read_grid_and_parameters()
         finally:

@@ -9,6 +9,7 @@ from physteer.errors import PhysteerError
 from physteer.forecast.module import ForecastModule
 from physteer.forecast.walrus_forecaster import WalrusForecaster
 from physteer.walrus import Walrus, WalrusConfig, load
+from physteer.walrus.sizes import check_fits
 
 
 class WalrusModule(ForecastModule):
@@ -47,7 +48,9 @@ class WalrusModule(ForecastModule):
             with torch.device("cpu"):  # on whatever device modules are being made, stored weights come from a file
                 walrus = load(checkpoint)
         else:
-            walrus = Walrus(network or WalrusConfig())
+            network = network or WalrusConfig()
+            check_fits(network)
+            walrus = Walrus(network)
         if compile:
             for block in walrus.blocks:
                 # not block.compile(), which compiles hooks away: the blocks' outputs stay sites

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -31,6 +30,7 @@ from physteer.reports.blocks import (
 from physteer.reports.das_report import SPLITS
 from physteer.reports.effect_report import effect_remarks, top_node_table
 from physteer.reports.summary_page import summary_blocks
+from physteer.untrusted.json_text import json_object
 
 _STUDIES = ("dose_response_", "alignment_", "heat_map_", "erasures")
 _EFFECTS, _CIRCUITS = ("effects_",), ("circuit_",)
@@ -172,11 +172,7 @@ def _tables(folder: Path) -> Iterator[Block]:
 def _environment(path: Path) -> Mapping[str, object]:
     if not path.exists():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PhysteerError(f"{path} is not JSON: {error}") from error
-    return content if isinstance(content, dict) else {}
+    return json_object(path.read_bytes(), str(path))
 
 
 def _versions(environment: Mapping[str, object]) -> Iterator[Block]:

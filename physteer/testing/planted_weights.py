@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import physteer
 from physteer.errors import PhysteerError, did_you_mean
 from physteer.tensor_files import finite_float32, read_tensors, write_tensors
@@ -47,11 +49,19 @@ def read_planted(path: str | os.PathLike[str]) -> PlantedTransformer:
         PhysteerError: There is no such file, it is of another kind or version, or damaged.
     """
     tensors, described = read_tensors(path, KIND, VERSION)
+    sizes = described.get("sizes")
+    if not isinstance(sizes, dict) or not all(type(size) is int and size >= 1 for size in sizes.values()):
+        raise PhysteerError(f"{path} does not hold a whole planted network: its sizes are {sizes!r:.100}")
+    blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
+    if sizes.get("n_blocks") != len(blocks):
+        raise PhysteerError(f"{path} says {sizes.get('n_blocks')} blocks and holds {len(blocks)}")
     try:
-        network = PlantedTransformer(**described["sizes"])
-        network.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise PhysteerError(f"{path} does not hold a whole planted network: {error}") from error
+        with torch.device("meta"):  # the file's tensors decide whether there is memory for what it declares
+            network = PlantedTransformer(**sizes)
+        network.load_state_dict(tensors, assign=True)
+    except (TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise PhysteerError(f"{path} does not hold a whole planted network: {reason}") from error
     return network.requires_grad_(False).eval()
 
 

@@ -1,11 +1,17 @@
 """What fixes a Walrus's architecture."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from physteer.errors import PhysteerError
 from physteer.walrus import vocabulary
+
+_SIZES = (
+    *("hidden_dim", "intermediate_dim", "projection_dim", "n_blocks", "n_heads"),
+    *("tokens_2d", "tokens_3d", "n_steps_input"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,9 @@ class WalrusConfig:
     """Token grid of a learned absolute position added after the stem; none in the published base models."""
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.variant not in ("released", "preview"):
-            raise PhysteerError(f"Walrus variant {self.variant!r} is not 'released' or 'preview'")
+            raise PhysteerError(f"Walrus variant {self.variant!r:.40} is not 'released' or 'preview'")
         published = vocabulary.RELEASED_FIELDS if self.variant == "released" else vocabulary.PREVIEW_FIELDS
         object.__setattr__(self, "fields", tuple(self.fields) or published)
         object.__setattr__(self, "dimensions", tuple(self.dimensions))
@@ -72,6 +79,28 @@ class WalrusConfig:
             )
         if self.ff_dim % 2:
             raise PhysteerError(f"mlp_dim {self.mlp_dim} must be even: it is halved into value and gate")
+
+    def _check_types(self) -> None:
+        """Check what a file may have wrong; the command line's parser checks types itself."""
+        sizes = {name: getattr(self, name) for name in _SIZES}
+        sizes |= {f"position {axis}": size for axis, size in enumerate(self.position or ())}
+        if self.mlp_dim is not None:
+            sizes["mlp_dim"] = self.mlp_dim
+        for name, size in sizes.items():
+            if type(size) is not int or size < 1:
+                raise PhysteerError(f"{name} must be a whole number of at least 1; found {size!r:.60}")
+        if self.position is not None and len(self.position) != 3:
+            raise PhysteerError(f"position is a token grid of three sizes; found {self.position!r:.60}")
+        for name in ("causal_in_time", "jitter"):
+            if type(getattr(self, name)) is not bool:
+                raise PhysteerError(f"{name} must be true or false; found {getattr(self, name)!r:.60}")
+        if self.rotary not in ("fixed", "shared", "per_axis"):
+            raise PhysteerError(f"rotary must be 'fixed', 'shared' or 'per_axis'; found {self.rotary!r:.60}")
+        if self.scale_eps is not None and not (type(self.scale_eps) in (int, float) and 0 < self.scale_eps < math.inf):
+            raise PhysteerError(f"scale_eps must be a number above 0; found {self.scale_eps!r:.60}")
+        names: object = self.fields
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise PhysteerError("the vocabulary (fields) must be a list of names")
 
     @property
     def n_states(self) -> int:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from physteer.errors import PhysteerError
+from physteer.untrusted.yaml_text import read_yaml
 
 FILE_NAME = "extended_config.yaml"
 
@@ -46,43 +45,49 @@ def read_extended_config(path: Path) -> ExtendedConfig:
     Raises:
         PhysteerError: It is not YAML, has no `model`, or describes a network other than Walrus's.
     """
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise PhysteerError(f"{path} is not a readable YAML file: {_one_line(error)}") from None
+    tree = read_yaml(path)
     if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):
         raise PhysteerError(f"{path} has no 'model' section; is it the checkpoint's {FILE_NAME}?")
 
     def get(key: str, default: Any = None) -> Any:
         return _lookup(tree, key, default)
 
-    expected = (
+    expected: tuple[tuple[str, Any], ...] = (
         ("model.processor.time_mixing.bias_type", "rel"),
         ("model.encoder.base_kernel_size3d", [[8, 4]] * 3),
         ("trainer.prediction_type", "delta"),
     )
     for key, wanted in expected:
         if (found := get(key, wanted)) != wanted:
-            raise PhysteerError(f"{path}: {key} is {found}; Walrus is built for {wanted}")
+            raise PhysteerError(f"{path}: {key} is {_short(found)}; Walrus is built for {wanted}")
     for key, found in _activations(tree["model"], "model"):
         if found.rpartition(".")[2] != "SiLU":
-            raise PhysteerError(f"{path}: {key} is {found}; Walrus is built for torch.nn.SiLU")
+            raise PhysteerError(f"{path}: {key} is {_short(found)}; Walrus is built for torch.nn.SiLU")
 
     sizes: dict[str, int] = {}
     for name, keys in SIZES.items():
         for key in keys:
             if (size := get(key)) is not None:
-                if not isinstance(size, int) or sizes.get(name, size) != size:
-                    raise PhysteerError(f"{path}: {key} is {size}; expected {sizes.get(name, 'a whole number')}")
+                if not _is_size(size) or sizes.get(name, size) != size:
+                    wanted = sizes.get(name, "a whole number of at least 1")
+                    raise PhysteerError(f"{path}: {key} is {_short(size)}; expected {wanted}")
                 sizes[name] = size
     vocabulary = get("data.field_index_map_override") or {}
-    if not isinstance(vocabulary, dict) or not all(isinstance(index, int) for index in vocabulary.values()):
+    if not isinstance(vocabulary, dict) or not all(
+        isinstance(name, str) and type(index) is int for name, index in vocabulary.items()
+    ):
         raise PhysteerError(f"{path}: data.field_index_map_override must map field names to whole numbers")
+    n_steps_input = get("data.module_parameters.n_steps_input", 6)
+    if not _is_size(n_steps_input):
+        raise PhysteerError(
+            f"{path}: data.module_parameters.n_steps_input is {_short(n_steps_input)}; expected a whole number of at "
+            "least 1"
+        )
     return ExtendedConfig(
         sizes=sizes,
         causal_in_time=bool(get("model.causal_in_time", True)),
         jitter=bool(get("model.jitter_patches", True)),
-        n_steps_input=int(get("data.module_parameters.n_steps_input", 6)),
+        n_steps_input=n_steps_input,
         vocabulary=vocabulary,
     )
 
@@ -116,5 +121,11 @@ def _activations(node: Any, path: str) -> Iterator[tuple[str, str]]:
             yield from _activations(child, here)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _short(value: Any) -> str:
+    """Return a value of the file in at most 60 characters."""
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"

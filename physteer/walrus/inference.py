@@ -29,11 +29,14 @@ def infer_config(state: Mapping[str, Tensor], extended: ExtendedConfig | None) -
 
     variant = "preview" if "space_bag.linear.weight" in state else "released"
     dimensions = tuple(n for n in (2, 3) if f"embed.{n}.proj1.weight" in state)
-    blocks = {int(found[1]) for key in state if (found := re.match(r"blocks\.(\d+)\.", key))}
+    blocks = {int(found[1]) for key in state if (found := re.match(r"blocks\.(\d{1,9})\.", key))}
     if not dimensions or not blocks:
         raise PhysteerError(
             f"the checkpoint is not a Walrus: no embed.2.proj1.weight or no blocks.0 among {', '.join([*state][:4])} …"
         )
+    if len(blocks) <= max(blocks):
+        absent = next(i for i in range(len(blocks) + 1) if i not in blocks)
+        raise PhysteerError(f"the checkpoint lacks tensors this model needs: blocks.{absent} of {max(blocks) + 1}")
     d, inner = shape(f"embed.{dimensions[0]}.proj2.weight", 5)[:2]
     channels = shape(f"embed.{dimensions[0]}.proj1.weight", 5)[1]
     n_states = shape("space_bag.linear.weight", 2)[1] if variant == "preview" else channels
@@ -41,7 +44,7 @@ def infer_config(state: Mapping[str, Tensor], extended: ExtendedConfig | None) -
     sizes = {
         "hidden_dim": d,
         "intermediate_dim": inner,
-        "n_blocks": max(blocks) + 1,
+        "n_blocks": len(blocks),
         "n_heads": shape("blocks.0.time_mixing.rel_pos_bias.relative_attention_bias.weight", 2)[1],
         "mlp_dim": ff_dim,
     }

@@ -43,8 +43,8 @@ class Gain:
     """The parameters it is folded into."""
 
 
-def entries(config: WalrusConfig) -> Iterator[Entry]:
-    """Yield every published tensor that becomes one of our parameters."""
+def entries(config: WalrusConfig, n_blocks: int | None = None) -> Iterator[Entry]:
+    """Yield every published tensor that becomes one of our parameters, of all blocks or of the first few."""
     c, d, inner, hd = config, config.hidden_dim, config.intermediate_dim, config.head_dim
     preview = c.variant == "preview"
     channels = c.projection_dim if preview else c.n_states
@@ -77,7 +77,7 @@ def entries(config: WalrusConfig) -> Iterator[Entry]:
             for part in ("weight", "bias"):
                 yield Entry(f"{there}.{name}.{part}", (hd,), f"{ours}.{mine}.{part}")
 
-    for i in range(c.n_blocks):
+    for i in range(c.n_blocks if n_blocks is None else n_blocks):
         there, ours = f"blocks.{i}.time_mixing", f"blocks.{i}.time"
         yield Entry(f"{there}.norm1.weight", (d,), f"{ours}.norm.weight")
         for part, name in enumerate("qkv"):
@@ -102,22 +102,28 @@ def entries(config: WalrusConfig) -> Iterator[Entry]:
         yield Entry(f"{ff_out}.bias", (d,), f"{ours}.ff_out.bias")
 
 
-def gains(config: WalrusConfig) -> Iterator[Gain]:
+def gains(config: WalrusConfig, n_blocks: int | None = None) -> Iterator[Gain]:
     """Yield every published gain: per block in `preview`, one scalar on the stem's input in `released`."""
     d = config.hidden_dim
     if config.variant == "preview":
-        for i in range(config.n_blocks):
+        for i in range(config.n_blocks if n_blocks is None else n_blocks):
             time, space = f"blocks.{i}.time.", f"blocks.{i}.space."
             yield Gain(f"blocks.{i}.time_mixing.gamma", (d,), (f"{time}out.weight", f"{time}out.bias"))
             parts = ("attention_out.weight", "ff_out.weight", "ff_out.bias")
             yield Gain(f"blocks.{i}.space_mixing.gamma_att", (d,), tuple(space + part for part in parts))
 
 
-def published_shapes(config: WalrusConfig) -> dict[str, tuple[int, ...]]:
-    """Return every key that a published state dictionary of this size must hold, with its shape."""
-    shapes = {entry.key: entry.shape for entry in entries(config)}
-    shapes |= {gain.key: gain.shape for gain in gains(config)}
-    for i in range(config.n_blocks if config.rotary != "fixed" else 0):
+def published_shapes(config: WalrusConfig, n_blocks: int | None = None) -> dict[str, tuple[int, ...]]:
+    """Return every key that a published state dictionary of this size must hold, with its shape.
+
+    Args:
+        config: of the network.
+        n_blocks: only of so many of its blocks; None for all.
+    """
+    n_blocks = config.n_blocks if n_blocks is None else n_blocks
+    shapes = {entry.key: entry.shape for entry in entries(config, n_blocks)}
+    shapes |= {gain.key: gain.shape for gain in gains(config, n_blocks)}
+    for i in range(n_blocks if config.rotary != "fixed" else 0):
         shapes |= dict.fromkeys(_frequency_keys(config, i), (config.head_dim // 8,))
     return shapes
 

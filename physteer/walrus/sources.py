@@ -1,12 +1,14 @@
 """Where weights come from: a file, a folder, the Hugging Face hub, or this package."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import physteer
 from physteer.errors import PhysteerError, did_you_mean
+from physteer.untrusted.hub import Repository
 from physteer.walrus.extended_config import FILE_NAME
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -40,6 +42,7 @@ def locate(source: str | Path) -> Source:
     if text.startswith("physteer://"):
         return _shipped(text)
     path = Path(source).expanduser()
+    _check_not_distributed(path)
     if path.is_dir():
         path = path / _choose([child.name for child in path.iterdir() if child.is_file()], str(path))
     if not path.is_file():
@@ -48,6 +51,26 @@ def locate(source: str | Path) -> Source:
         raise PhysteerError(f"checkpoint {text} is not one of {', '.join(SUFFIXES)}")
     beside = path.parent / FILE_NAME
     return Source(path, beside if beside.is_file() else None)
+
+
+def _check_not_distributed(path: Path) -> None:
+    """Refuse what `torch.distributed.checkpoint` wrote: its list of tensors is a pickle that may run code.
+
+    Raises:
+        PhysteerError: It is such a folder, or a file of one, or a folder of such folders.
+    """
+    folder = path if path.is_dir() else path.parent
+    if path.name == ".metadata" or path.suffix == ".distcp" or (path.is_dir() and (path / ".metadata").is_file()):
+        target = shlex.quote(f"{folder}.pt")
+        raise PhysteerError(
+            f"{path} is a distributed checkpoint: make it one file with `python -m "
+            f"torch.distributed.checkpoint.format_utils dcp_to_torch {shlex.quote(str(folder))} {target}` and give "
+            "that; the command runs code that such a folder may hold, so use it on folders that you trust"
+        )
+    if path.is_dir():
+        parts = sorted(child.parent for child in path.glob("*/.metadata"))
+        if parts and not any(child.suffix in SUFFIXES for child in path.iterdir()):
+            raise PhysteerError(f"{path} holds distributed checkpoints ({parts[-1].name}): give one of them")
 
 
 def _choose(names: Sequence[str], where: str) -> str:
@@ -75,33 +98,41 @@ def _shipped(text: str) -> Source:
 
 
 def _from_hub(text: str) -> Source:
-    import huggingface_hub  # slow to import, and only needed here
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     parsed = re.fullmatch(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?", text)
     if parsed is None:
         raise PhysteerError(f"{text!r} is not of the form hf://owner/repo[@revision][/file]")
-    repo, revision, file = parsed.groups()
+    repository, file = Repository(parsed[1], revision=parsed[2]), parsed[3]
+    names = repository.names()
+    if names is None:
+        return _from_cache(text, repository, file)
+    file = file or _choose([name for name in names if "/" not in name], text)
+    if file not in names:
+        raise PhysteerError(f"{text} does not exist; {parsed[1]} has {', '.join(names[:8])}{did_you_mean(file, names)}")
+    config = _config_beside(file)
     try:
-        names = _hub_files(repo, revision)
-        file = file or _choose([name for name in names if "/" not in name], text)
-        config = str(PurePosixPath(file).parent / FILE_NAME)
-        weights = huggingface_hub.hf_hub_download(repo, file, revision=revision)
-        beside = huggingface_hub.hf_hub_download(repo, config, revision=revision) if config in names else None
-    except LocalEntryNotFoundError:
-        raise PhysteerError(f"{text} is not in the local cache, and the hub cannot be reached") from None
-    except (HfHubHTTPError, OSError, ValueError) as error:
+        weights = _download(repository, file)
+        return Source(weights, _download(repository, config) if config in names else None)
+    except Exception as error:  # a full disk, a broken connection: as many classes as versions of the hub's client
         raise PhysteerError(f"{text} cannot be downloaded: {' '.join(str(error).split())[:300]}") from None
-    return Source(Path(weights), Path(beside) if beside else None)
 
 
-def _hub_files(repo: str, revision: str | None) -> list[str]:
-    """Names of a repository's files: as the hub lists them, or as the local cache holds them when offline."""
-    import huggingface_hub
-    from huggingface_hub.errors import OfflineModeIsEnabled
+def _from_cache(text: str, repository: Repository, file: str | None) -> Source:
+    """Find the files of a repository where the hub keeps what it has downloaded, without asking it."""
+    folder = repository.cached()
+    if folder is not None and file is None:
+        present = [child.name for child in folder.iterdir() if child.is_file() and child.name.endswith(SUFFIXES)]
+        file = _choose(present, text) if present else None
+    if folder is None or file is None or not (folder / file).is_file():
+        raise repository.unreachable(text, *([file, _config_beside(file)] if file else []))
+    beside = folder / _config_beside(file)
+    return Source(folder / file, beside if beside.is_file() else None)
 
-    try:
-        return list(huggingface_hub.HfApi().list_repo_files(repo, revision=revision))
-    except (OfflineModeIsEnabled, ConnectionError):
-        folder = Path(huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True))
-        return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+def _config_beside(file: str) -> str:
+    return str(PurePosixPath(file).parent / FILE_NAME)
+
+
+def _download(repository: Repository, file: str) -> Path:
+    import huggingface_hub  # slow to import, and only needed here
+
+    return Path(huggingface_hub.hf_hub_download(repository.name, file, revision=repository.revision))

@@ -7,6 +7,8 @@ from physteer.errors import PhysteerError, did_you_mean
 FLAGS = ("closed_boundary", "open_boundary", "bias_correction")
 """The three channels the `released` stem appends itself; they stand first in its vocabulary and are never data."""
 
+ZEROS = "zeros_like_"
+"""What the name of a field begins with whose values are replaced by zeros."""
 _PAIRS = ("xx", "xy", "xz", "yx", "yy", "yz", "zx", "zy", "zz")
 _D, _E, _C = (tuple(f"{tensor}_{pair}" for pair in _PAIRS) for tensor in "DEC")
 
@@ -37,11 +39,16 @@ PREVIEW_FIELDS: tuple[str, ...] = (
 def labels(names: Sequence[str], fields: Sequence[str]) -> tuple[int, ...]:
     """Return the vocabulary index of each name.
 
+    A vocabulary without a state for ``zeros_like_density`` (`PREVIEW_FIELDS`) gives it that of ``density``, as the
+    published trainer does; the values stay zero.
+
     Raises:
         PhysteerError: A name is not in `fields`, or is one of the flags that only the stem may set.
     """
     index = {name: i for i, name in enumerate(fields) if name not in FLAGS}
     for name in names:
+        if name not in index and name.removeprefix(ZEROS) in index:
+            index[name] = index[name.removeprefix(ZEROS)]
         if name not in index:
             hint = did_you_mean(name, index) or f"; the model knows {', '.join(index)}"
             raise PhysteerError(f"field {name!r} is not in the model's vocabulary{hint}")

@@ -15,11 +15,11 @@ import pytest
 import torch
 from helpers.experiments import callback, experiment, finished, weights, weights_and_concept
 from helpers.small_disk import small_disk
-from safetensors import safe_open
 
 from physteer.cli import main
 from physteer.concepts import Concept
 from physteer.files import temporary_name
+from physteer.tensor_files import read_tensors
 
 KILLED = """
 # Start a run in processes that are killed, each when the run folder has some files more, and once more to its end.
@@ -140,8 +140,7 @@ def test_killed_at_any_moment(write, whole):
     for parts, rollouts in states:
         done = set()
         for part in parts:  # of a start that is over: as it was then
-            with safe_open(part, framework="pt") as file:
-                done |= set(json.loads(file.metadata()["windows"]))
+            done |= set(read_tensors(part, "journal", 1)[1]["windows"])
         for path, (inode, written) in rollouts.items():
             if Path(path).stem in done:
                 assert [Path(path).stat().st_ino, Path(path).stat().st_mtime_ns] == [inode, written]
@@ -276,4 +275,4 @@ def test_a_broken_journal_is_told(whole, tmp_path, capfd):
     part.write_bytes(part.read_bytes()[:40])
     words = ["--config", str(whole.parent / "run.yaml"), "--trainer.default_root_dir", str(run)]
     assert main(["predict", *words]) == 2
-    assert f"{part} is not a journal of physteer" in capfd.readouterr().err
+    assert f"{part} is not a whole safetensors file" in capfd.readouterr().err

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from physteer.concepts import Concept, DifferenceOfMeans
 from physteer.errors import PhysteerError
+from physteer.tensor_files import write_tensors
 
 FOLDER = ROOT / "tests/golden"
 
@@ -164,13 +165,14 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
         Concept.load(path)
     for header, message in (
         ({"version": 99, "site": "a"}, "concept format 99; this physteer reads 1"),
-        ({"version": 1}, "site"),
+        ({"version": 1, "site": "a"}, "has no checksum"),
+        ([], "is a JSON list, not an object"),
     ):
         save_file({"direction": torch.ones(1, 1, 1, 2)}, path, {"physteer.concept": json.dumps(header)})
         with pytest.raises(PhysteerError, match=message):
             Concept.load(path)
     for direction, message in ((torch.ones(2), r"\[h, w, δ, d\]"), (torch.full((1, 1, 1, 2), torch.nan), "not finite")):
-        save_file({"direction": direction}, path, {"physteer.concept": json.dumps({"version": 1, "site": "a"})})
+        write_tensors(path, "concept", 1, {"direction": direction}, {"site": "a"})
         with pytest.raises(PhysteerError, match=message):
             Concept.load(path)
 

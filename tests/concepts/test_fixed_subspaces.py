@@ -34,7 +34,7 @@ def files(tmp_path):
     made["classes"] = tmp_path / "Reynolds_classes.safetensors"
     direction = torch.arange(D * 2.0).view(1, 1, 2, D)
     counts = {"a": 1, "b": 1}
-    Concept(direction, "blocks.1", MODEL, "data", "a − b", counts, 1).save(made["concept"])
+    Concept(direction, "blocks.1", MODEL, "data", "a − b", counts=counts).save(made["concept"])
     ConceptSubspace(torch.eye(D)[:, 2:4], "blocks.1", "Reynolds", MODEL).save(made["subspace"])
     ridge = RidgeFitter(["first", "second"])
     ridge.update(x, x[:, :2] @ torch.tensor([[2.0, 0.0], [0.0, 3.0]]))

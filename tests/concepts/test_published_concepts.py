@@ -13,6 +13,7 @@ import torch
 from physteer.cli import main
 from physteer.concepts import Concept, DifferenceOfMeans, read_published_activations, read_published_concept
 from physteer.errors import PhysteerError
+from physteer.tensor_files import read_tensors
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
@@ -123,7 +124,7 @@ def test_code_in_a_file_of_torch_save_does_not_run(tmp_path):
     trace, path = tmp_path / "ran", tmp_path / "evil.pkl"
     for zipped in (True, False):
         torch.save({"blocks.39": Call(os.mkdir, str(trace))}, path, _use_new_zipfile_serialization=zipped)
-        with pytest.raises(PhysteerError, match=r"holds \S*\.mkdir and was not opened") as error:
+        with pytest.raises(PhysteerError, match=r"was not opened: it would call \S*\.mkdir$") as error:
             read_published_concept(path)
         assert "\n" not in str(error.value)
         assert not trace.exists()
@@ -154,13 +155,13 @@ def test_tensors_that_reach_beyond_their_numbers_are_refused(tmp_path, shape, st
 def test_what_is_no_tensor_is_refused(tmp_path):
     path = tmp_path / "c.pkl"
     for content, message in (
-        ([published()], "holds a list and was not opened"),
-        ({"blocks.39": 3.0}, "holds a float under 'blocks.39'"),
+        ([published()], "was not opened: it is a list"),
+        ({"blocks.39": 3.0}, "it has under 'blocks.39' a float"),
         ({39: published()}, "the key 39, which is no module path"),
         (torch.arange(3), "a tensor of torch.int64"),
         (torch.eye(3).to_sparse(), "torch._utils._rebuild_sparse_tensor"),
-        (published().numpy(), r"numpy.* and was not opened"),
-        (torch.nn.Linear(1, 1), r"torch.* and was not opened"),
+        (published().numpy(), "it would call numpy"),
+        (torch.nn.Linear(1, 1), "it would call torch"),
     ):
         with pytest.raises(PhysteerError, match=message) as error:
             read_published_concept(pickled(path, content))
@@ -224,6 +225,18 @@ def test_convert_writes_a_concept_file(tmp_path, capsys):
     assert Concept.load(out).site == "blocks.12"
 
 
+def test_convert_writes_activations(tmp_path, capsys):
+    tensors = {"blocks.3": torch.randn(6, 2, 5, 3, 4, 1), "blocks.39": torch.randn(1, 1, 5, 3, 4, 1)}
+    path, out = pickled(tmp_path / "a.pkl", tensors), tmp_path / "a.safetensors"
+    assert main(["convert", str(path), str(out)]) == 0
+    assert "blocks.3 [2, 6, 3, 4, 1, 5], blocks.39 [1, 1, 3, 4, 1, 5]" in capsys.readouterr().out
+    read, described = read_tensors(out, "activations", 1)
+    assert described == {"layout": "[B, T, h, w, δ, d]", "data": "a.pkl"}
+    assert torch.equal(read["blocks.3"], tensors["blocks.3"].permute(1, 0, 3, 4, 5, 2))
+    assert main(["convert", str(path), str(out), "--site", "blocks.39"]) == 0  # one sample of one frame is a concept
+    assert Concept.load(out).site == "blocks.39"
+
+
 def test_convert_tells_mistakes_in_one_line(tmp_path, capsys):
     path = pickled(tmp_path / "c.pkl", published())
     evil = pickled(tmp_path / "evil.pkl", Call(os.mkdir, str(tmp_path / "ran")))
@@ -231,7 +244,7 @@ def test_convert_tells_mistakes_in_one_line(tmp_path, capsys):
         ([str(path), str(tmp_path / "out.pkl")], "concepts are written as .safetensors"),
         ([str(path), str(tmp_path / "o.safetensors"), "--extended-config", "x.yaml"], "goes with a checkpoint"),
         ([str(tmp_path / "w.pt"), str(tmp_path / "o.safetensors"), "--site", "blocks.3"], "--site goes with a concept"),
-        ([str(evil), str(tmp_path / "o.safetensors")], "mkdir and was not opened: only tensors are"),
+        ([str(evil), str(tmp_path / "o.safetensors")], "was not opened: it would call"),
     ):
         assert main(["convert", *words]) == 2
         error = capsys.readouterr().err

@@ -1,6 +1,5 @@
 """Small experiments through the real command line: a random two-block Walrus on the tiny shear-flow data set."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -8,11 +7,10 @@ from pathlib import Path
 
 import torch
 import yaml
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from helpers.paths import importing
 from physteer.concepts import Concept
+from physteer.tensor_files import read_tensors, write_tensors
 from physteer.walrus import Walrus, WalrusConfig, save
 
 FIELDS = (
@@ -113,15 +111,12 @@ def finished(run: Path) -> list[str]:
     """The windows that a run folder's journal lists."""
     found: list[str] = []
     for path in run.glob("journal/*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            found += json.loads(file.metadata()["windows"])
+        found += read_tensors(path, "journal", 1)[1]["windows"]
     return found
 
 
 def forget(run: Path, window: str) -> None:
     """Take a window, which is in no running sum, off the journal, as if the run had been killed before it."""
     for path in run.glob("journal/*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            sums = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            windows = json.loads(file.metadata()["windows"])
-        save_file(sums, path, {"windows": json.dumps([name for name in windows if name != window])})
+        sums, described = read_tensors(path, "journal", 1)
+        write_tensors(path, "journal", 1, sums, {"windows": [name for name in described["windows"] if name != window]})

@@ -23,7 +23,7 @@ ROOMS = (  # from top to bottom: each imports only rooms below it
     "data",
     "metrics",
 )
-HELPERS = ("errors", "files", "run_folder", "tables", "tensor_files")
+HELPERS = ("errors", "files", "run_folder", "tables", "tensor_files", "untrusted")
 """Files beside the rooms that any room may import, unless `NEVER` says otherwise."""
 NEVER = {  # beyond the order of the rooms
     "callbacks": ("physteer.testing",),

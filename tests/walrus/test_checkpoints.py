@@ -3,12 +3,15 @@
 import json
 import os
 import pickle
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 import yaml
 from helpers import golden
 from helpers.walruses import MIXED, fields, make, randomize
@@ -16,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from physteer.cli import main
 from physteer.errors import PhysteerError
+from physteer.untrusted.safetensors_files import content_digest
 from physteer.walrus import RELEASED_FIELDS, Walrus, load, model_id, read_metadata, save
 from physteer.walrus.positions import rotary_frequencies
 from physteer.walrus.published import from_published
@@ -122,7 +126,7 @@ def test_conversion_reloads_bit_equal(tmp_path, variant, capsys):
     assert same_bits(again, walrus)
     assert torch.equal(output(again), output(walrus))
     metadata = read_metadata(target)
-    assert metadata["source"] == str(source) and metadata["format_version"] == "1"
+    assert metadata["source"] == str(source) and metadata["format_version"] == "2"
     assert metadata["model_id"] == model_id(walrus) == model_id(again)
     assert [path.name for path in target.parent.iterdir()] == ["walrus.safetensors"]
     assert main(["convert", str(target), str(tmp_path / "twice.safetensors")]) == 0
@@ -264,7 +268,7 @@ def test_a_configuration_may_lie_elsewhere(tmp_path):
         load(path)
     assert load(path, elsewhere).config.fields == RELEASED_FIELDS[:12]
     elsewhere.write_text("model: [1\n")
-    with pytest.raises(PhysteerError, match="not a readable YAML"):
+    with pytest.raises(PhysteerError, match=r"b.yaml, line 2, column 1 is not YAML"):
         load(path, elsewhere)
     elsewhere.write_text("trainer: {}\n")
     with pytest.raises(PhysteerError, match="no 'model' section"):
@@ -341,28 +345,30 @@ def test_our_files_are_checked_too(tmp_path):
     tensors, metadata = load_file(path), read_metadata(path)
 
     def write(tensors, metadata):
+        metadata = metadata | {"checksum": content_digest(metadata, tensors)}
         save_file(tensors, path, {"physteer.walrus": json.dumps(metadata)})
 
     write(tensors | {"extra": torch.ones(1)}, metadata)
     with pytest.raises(PhysteerError, match="holds unknown tensors: extra"):
         load(path)
-    write(tensors, metadata | {"format_version": "2"})
-    with pytest.raises(PhysteerError, match="format version 2; this physteer reads 1"):
+    write(tensors, metadata | {"format_version": "3"})
+    with pytest.raises(PhysteerError, match="format version '3'; this physteer reads 1 and 2"):
         load(path)
     write(tensors, metadata | {"config": '{"colour": 1}'})
     with pytest.raises(PhysteerError, match=r"no configuration this physteer can read: .*colour"):
         load(path)
 
 
-def test_a_checkpoint_on_the_hub(tmp_path):
-    """A folder in the hub's cache format, offline: what a second run on a machine without network sees."""
+@pytest.mark.parametrize("absent", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}], ids=str)
+def test_a_checkpoint_on_the_hub(tmp_path, absent):
+    """A folder in the hub's cache format: what a second run sees in offline mode, and where the hub does not answer."""
     repo = tmp_path / "hub" / "models--polymathic-ai--walrus"
     snapshot = repo / "snapshots" / ("0" * 40)
     published(snapshot)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text("0" * 40)
-    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    environment.pop("HF_HUB_CACHE", None)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_HOME": str(tmp_path), **absent}
     script = (
         "import sys; from physteer.cli import main; from physteer.walrus import load, model_id\n"
         "ends = '', '@main', '/walrus.pt', '@main/walrus.pt'\n"
@@ -375,3 +381,24 @@ def test_a_checkpoint_on_the_hub(tmp_path):
     assert done.stdout.split() == [model_id(load(snapshot))], done.stderr
     assert done.returncode == 3
     assert done.stderr.count("is not in the local cache") == 3 and "Traceback" not in done.stderr, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3 and all("HF_HUB_OFFLINE=1" in line for line in lines)
+    commands = [
+        line.partition("run `")[2].partition("`")[0].removeprefix("hf download polymathic-ai/") for line in lines
+    ]
+    assert commands == ["other", "walrus --revision v2", "walrus none.pt extended_config.yaml"]
+
+
+def test_a_folder_of_a_distributed_checkpoint(tmp_path):
+    folder = tmp_path / "run" / "step_100"
+    dcp.save({"app": {"model": {"weight": torch.ones(3)}}}, checkpoint_id=folder, no_dist=True)
+    sentence = r"distributed checkpoint: make it one file with `(.*)` and give that"
+    for path in (folder, folder / ".metadata", folder / "__0_0.distcp"):
+        with pytest.raises(PhysteerError, match=sentence) as error:
+            load(path)
+    with pytest.raises(PhysteerError, match=r"run holds distributed checkpoints \(step_100\): give one of them"):
+        load(tmp_path / "run")
+    words = shlex.split(re.search(sentence, str(error.value))[1])
+    assert subprocess.run([sys.executable, *words[1:]], capture_output=True).returncode == 0
+    with pytest.raises(PhysteerError, match=r"not a Walrus: .* among weight"):  # it is one file now
+        load(f"{folder}.pt")

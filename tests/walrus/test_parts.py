@@ -97,6 +97,14 @@ def test_published_vocabularies():
         config.labels(["bias_correction"])
 
 
+def test_a_vocabulary_without_zeros_like_density_has_zeros_under_density():
+    preview = WalrusConfig(variant="preview")
+    assert preview.labels(["pressure", "zeros_like_density"]) == preview.labels(["pressure", "density"]) == (0, 4)
+    assert WalrusConfig().labels(["zeros_like_density"]) == (7,) != WalrusConfig().labels(["density"])
+    with pytest.raises(PhysteerError, match="'zeros_like_smoke' is not in the model's vocabulary"):
+        preview.labels(["zeros_like_smoke"])
+
+
 @pytest.mark.parametrize(
     ("shape", "boundaries", "message"),
     [

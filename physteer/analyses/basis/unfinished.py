@@ -65,11 +65,11 @@ class UnfinishedExtractions:
             return None
         try:
             tensors, described = read_tensors(self._path(name), _KIND, _VERSION)
-        except PhysteerError as error:
+            values: dict[str, Any] = {**tensors, **described}
+            return ExtractionState(**values) if values.pop("digest", None) == self.digest else None
+        except (PhysteerError, TypeError) as error:  # TypeError: it holds other values than a state
             warnings.warn(f"the extraction begins anew: {error}", stacklevel=4)
             return None
-        values: dict[str, Any] = {**tensors, **described}
-        return ExtractionState(**values) if values.pop("digest") == self.digest else None
 
     def _path(self, name: str) -> Path:
         assert self.folder is not None

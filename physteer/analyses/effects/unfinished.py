@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
 from torch import Tensor
 
 from physteer.errors import PhysteerError
@@ -34,11 +34,9 @@ class UnfinishedBatch:
         """The terms of the nodes that are done, by index."""
         self._next = 0.0
         if self.path is not None and self.path.is_file():
-            try:
+            with contextlib.suppress(PhysteerError, ValueError):  # a damaged file is made anew
                 tensors, _ = read_tensors(self.path, _KIND, _VERSION)
-            except (PhysteerError, SafetensorError, ValueError):
-                tensors = {}  # it is made anew
-            self.done = {int(name): terms for name, terms in tensors.items()}
+                self.done = {int(name): terms for name, terms in tensors.items()}
 
     def add(self, node: int, terms: Tensor, *, last: bool) -> None:
         """Keep the terms of a node; they are written now, or together with those of nodes that follow soon."""

@@ -19,9 +19,12 @@ from torch import Tensor
 from physteer.errors import PhysteerError
 from physteer.files import atomic_write, reason
 from physteer.interventions import LastFrameSnapshot, Site, Snapshot, all_tensors, select_rows
+from physteer.untrusted.json_text import json_object
 
 HEADER = "physteer.snapshot"
 """The key of our metadata in a safetensors header."""
+_DAMAGED = (SafetensorError, OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, PhysteerError)
+"""What reading a file that is not as `write_prefix` left it may raise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +132,7 @@ class SnapshotCache:
                 row = read_prefix(path, check=name not in self._checked)
             except (FileNotFoundError, NotADirectoryError):
                 return nothing
-            except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+            except _DAMAGED as error:
                 if last_try:
                     warnings.warn(f"{path} is damaged and is made anew: {reason(error)}", stacklevel=4)
             else:
@@ -193,14 +196,13 @@ def read_prefix(path: Path, check: bool = True) -> Prefix:
 
     Raises:
         FileNotFoundError: There is no such file.
-        SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError: The file is incomplete, its checksum is
-            wrong, or it holds no snapshots.
+        Exception: The file is incomplete, its checksum is wrong, or it holds no snapshots; one of `_DAMAGED`.
     """
     with safe_open(path, framework="pt") as file:
         header: dict[str, str] = file.metadata() or {}
         if HEADER not in header:
             raise ValueError("it holds no snapshots")
-        about = json.loads(header[HEADER])
+        about = json_object(header[HEADER], "its description")
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if check and _checksum(tensors) != about["checksum"]:
         raise ValueError("its checksum is wrong")

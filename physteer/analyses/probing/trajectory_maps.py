@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from physteer.errors import PhysteerError
 from physteer.tensor_files import TensorFile
 
 
@@ -35,3 +36,17 @@ class TrajectoryMaps(TensorFile):
     """[sites, pooled targets, F], of the pooled probes."""
     pooled_truth: Tensor
     """[pooled targets, F]."""
+
+    def __post_init__(self) -> None:
+        shown = self.prediction.shape[2:]  # frames and token grid
+        pooled = (len(self.pooled_targets), *shown[:1])
+        wanted = {
+            "frames": tuple(shown[:1]),
+            "prediction": (len(self.sites), len(self.targets), *shown),
+            "truth": (len(self.targets), *shown),
+            "pooled_prediction": (len(self.sites), *pooled),
+            "pooled_truth": pooled,
+        }
+        for name, shape in wanted.items():
+            if tuple(getattr(self, name).shape) != shape or len(shown) != 4:
+                raise PhysteerError(f"maps of probes hold {name} {list(getattr(self, name).shape)}, not {list(shape)}")

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from physteer.errors import PhysteerError
-from physteer.files import atomic_write, reason
+from physteer.files import atomic_write
+from physteer.untrusted.parquet_files import read_parquet, reading
 
 TRUTH, UNSTEERED = "truth", "unsteered"
 """The two conditions that every steered one is compared with."""
@@ -193,7 +194,9 @@ def write_part(run_folder: Path | str, window: str, table: pd.DataFrame) -> Path
     """
     path = _part(run_folder, window)
     with atomic_write(path) as temporary:
-        check_metrics(table).to_parquet(temporary, index=False, engine="pyarrow", compression="zstd")
+        check_metrics(table).to_parquet(
+            temporary, index=False, engine="pyarrow", compression="zstd", write_page_checksum=True
+        )
     return path
 
 
@@ -221,7 +224,7 @@ def _write(path: Path, tables: Iterable[pd.DataFrame]) -> Path:
     with (
         atomic_write(path) as parquet,
         atomic_write(path.with_suffix(".csv")) as csv,
-        pq.ParquetWriter(parquet, _SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(parquet, _SCHEMA, compression="zstd", write_page_checksum=True) as writer,
         csv.open("w", newline="") as lines,
     ):
         for number, table in enumerate(tables):
@@ -241,10 +244,8 @@ def read_metrics(run_folder: Path | str) -> pd.DataFrame | None:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_parquet(path, engine="pyarrow")
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise PhysteerError(f"cannot read {path}: {reason(error)}") from error
+    with reading(path):
+        table = read_parquet(path).to_pandas()
     try:
         return check_metrics(table)
     except PhysteerError as error:
