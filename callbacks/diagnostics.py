@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
 
-from physteer.analyses.steering.comparison import solver_comparison
+from physteer.analyses.steering.comparison import left_out, solver_comparison
 from physteer.analyses.steering.natural_meter import NaturalMeter
 from physteer.analyses.steering.rollout_rows import RolloutRows
 from physteer.analyses.steering.run_tables import merge_tables
@@ -26,7 +27,8 @@ class Diagnostics(RolloutCallback):
     """Write ``tables/metrics.parquet`` and ``.csv``: one row per window, condition, step, field and metric.
 
     Beside it, ``tables/spectra`` has the energy spectra, and ``tables/summary`` what the metrics show, with intervals
-    over initial conditions.
+    over initial conditions. On a stretched grid derivatives use the cells' positions, and means over space their
+    volumes; spectra are left out. On a grid that is not Cartesian, metrics of the whole flow are. A warning says so.
 
     The change that steering makes, ŷ_steered − ŷ_unsteered, is compared with the change that the parameter would make,
     y(θ') − y(θ), both from the same state: the built-in solver continues the context at θ'.
@@ -61,6 +63,8 @@ class Diagnostics(RolloutCallback):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin a table."""
         module, dataset = forecast_module(pl_module, "Diagnostics"), predict_dataset(trainer)
+        if sentence := left_out(dataset.metadata):
+            rank_zero_warn(sentence)
         self._rows = None
         self._meter = NaturalMeter(self.natural)
         self._meter.check(module.forecaster, dataset.metadata, dataset.spec.n_input)

@@ -13,7 +13,7 @@ from physteer.callbacks.base import RolloutCallback, forecast_module
 from physteer.callbacks.windows import context_of, predict_dataset
 from physteer.data.batch import Batch, Window
 from physteer.data.matching import initial_conditions
-from physteer.data.rollout_files import write_array, write_rollout
+from physteer.data.rollout_files import check_coordinates, write_array, write_rollout
 from physteer.errors import PhysteerError
 from physteer.files import file_name
 from physteer.forecast import Rollout
@@ -41,7 +41,8 @@ class RolloutWriter(RolloutCallback):
         self.truth, self.controls, self.numpy = truth, controls, numpy
 
     def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check that no two conditions would be written to the same folder."""
+        """Check that windows share their coordinates, and that no two conditions would share a folder."""
+        check_coordinates(predict_dataset(trainer).metadata)
         conditions = [*forecast_module(pl_module, "RolloutWriter").conditions, _TRUTH]
         folders = [file_name(condition.name) for condition in conditions]
         for condition, folder in zip(conditions, folders, strict=True):

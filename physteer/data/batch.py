@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from physteer.data.fields import ChannelSource
 from physteer.errors import PhysteerError, did_you_mean
+from physteer.metrics.geometry import Geometry, geometry_of, same_positions
 
 Boundaries = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
@@ -81,22 +83,62 @@ class Grid:
     """The data set's names of the axes, without absent ones."""
     kind: str = "cartesian"
     """The Well's ``grid_type``."""
+    mixed: str = ""
+    """What does not share these coordinates, as a sentence; empty where all windows do."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Cells along each axis."""
         return tuple(len(c) for c in self.coordinates)  # type: ignore[return-value]
 
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Mean distance between cells along each axis; 1 on an absent axis."""
-        # over the whole axis: a difference of two float32 neighbours would lose digits
-        return tuple(float(c[-1] - c[0]) / (len(c) - 1) if len(c) > 1 else 1.0 for c in self.coordinates)  # type: ignore[return-value]
+    @cached_property
+    def geometry(self) -> Geometry:
+        """The lengths by which flows are differentiated and averaged.
+
+        Raises:
+            PhysteerError: The grid is not Cartesian, windows lie on different ones, a periodic axis is stretched, or
+                its coordinates are in no order.
+        """
+        if self.kind != "cartesian":
+            raise PhysteerError(
+                f"the grid is {self.kind}: derivatives, means over space and spectra are for Cartesian grids alone"
+            )
+        if self.mixed:
+            raise PhysteerError(self.mixed)
+        return geometry_of(self.coordinates, self.periodic)
+
+    @cached_property
+    def obstacle(self) -> str:
+        """Why there is no `geometry`, as a sentence; empty where there is."""
+        try:
+            self.geometry  # noqa: B018  whether it raises
+        except PhysteerError as error:
+            return str(error)
+        return ""
 
     @property
     def periodic(self) -> tuple[bool, bool, bool]:
         """Whether each axis is periodic at both ends."""
         return tuple(ends == (2, 2) for ends in self.boundaries)  # type: ignore[return-value]
+
+
+def common_grid(grids: Sequence[Grid], files: Sequence[str]) -> Grid:
+    """Return the grid of the first file, marked as `Grid.mixed` where other files have other coordinates.
+
+    Args:
+        grids: of each file; the same axes and boundaries.
+        files: their names.
+    """
+    first = grids[0]
+    for name, grid in zip(files, grids, strict=True):
+        if grid.mixed:
+            return dataclasses.replace(first, mixed=grid.mixed)
+        if not all(same_positions(a, b) for a, b in zip(first.coordinates, grid.coordinates, strict=True)):
+            difference = (
+                f"{name} has other coordinates than {files[0]}: choose files of one grid with include or exclude"
+            )
+            return dataclasses.replace(first, mixed=difference)
+    return first
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,10 +56,8 @@ def solver_truth(
     Raises:
         PhysteerError: The data are not shear flows of the built-in simulator, or there is no such parameter.
     """
-    channels, grid = batch.channels, batch.grid
-    extents = tuple(spacing * cells for spacing, cells in zip(grid.spacing[:2], grid.shape[:2], strict=True))
-    built_in = batch.metadata.dataset == "shear_flow" and all(grid.periodic) and grid.shape[2] == 1
-    if not built_in or any(abs(extent - length) > 1e-3 for extent, length in zip(extents, LENGTHS, strict=True)):
+    channels = batch.channels
+    if not _on_the_solver_s_box(batch):
         raise PhysteerError(
             f"{batch.metadata.path}: the built-in solver continues periodic 2D shear flow on a box of 1 × 2 only"
         )
@@ -91,3 +89,11 @@ def solver_truth(
             truth[:, step, channels.index(name), ..., 0] = field.to(truth)
     truth[missing] = math.nan
     return truth
+
+
+def _on_the_solver_s_box(batch: Batch) -> bool:
+    grid = batch.grid
+    if batch.metadata.dataset != "shear_flow" or not all(grid.periodic) or grid.shape[2] > 1 or grid.obstacle:
+        return False
+    extents = [float(grid.geometry.spacing[axis]) * grid.shape[axis] for axis in (0, 1)]  # periodic: never stretched
+    return all(abs(extent - length) <= 1e-3 for extent, length in zip(extents, LENGTHS, strict=True))

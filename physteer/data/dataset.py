@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Any
@@ -14,16 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from physteer.data.batch import Boundaries, Channels, Grid, Sample, SplitMetadata, Window
+from physteer.data.batch import Boundaries, Channels, Grid, Sample, SplitMetadata, Window, common_grid
 from physteer.data.fields import channel_sources
 from physteer.data.fingerprint import fingerprint, modification
 from physteer.data.hub_cache import cached_where_unreachable
-from physteer.data.open_files import OpenFiles
+from physteer.data.open_files import OpenFile, OpenFiles
 from physteer.data.well_index import EmptySplitError, open_well
 from physteer.errors import PhysteerError, did_you_mean
+from physteer.metrics.geometry import same_positions
 
 
 @dataclass(frozen=True)
@@ -261,8 +260,8 @@ class WindowDataset(Dataset[Sample]):
         for number in range(len(self.files)):
             with self._open_files.reading(number) as file:
                 codes = self.well._padding_bcs(file.file, {}, 0, 0, 1, 1).int().tolist()
-                coordinates = [torch.from_numpy(file.coordinates(axis)) for axis in file.axes]
-                grids.append(_grid(coordinates, codes, file.axes, self.well.metadata.grid_type))
+                grid = _grid(file, codes, self.well.metadata.grid_type)
+                grids.append(replace(grid, mixed=f"{self.files[number]}: {grid.mixed}") if grid.mixed else grid)
                 parameters.append(file.parameters)
         first = grids[0]
         for name, grid in zip(self.files, grids, strict=True):
@@ -271,23 +270,17 @@ class WindowDataset(Dataset[Sample]):
                     f"{self.path}: {name} has boundaries {grid.boundaries} on {grid.axes}, {self.files[0]} has "
                     f"{first.boundaries} on {first.axes}; choose files of one kind with include or exclude"
                 )
-        stretched = [n for n, g in zip(self.files, grids, strict=True) if not _equal(g.coordinates, first.coordinates)]
-        if stretched:
-            warnings.warn(
-                f"{self.path}: {stretched[0]} has other coordinates than {self.files[0]}, which are used for all files",
-                stacklevel=3,
-            )
         # a batch holds windows of several files, so it has the parameters that all of them have
         common = [name for name in parameters[0] if all(name in by_name for by_name in parameters)]
-        return first, [{name: by_name[name] for name in common} for by_name in parameters]
+        return common_grid(grids, self.files), [{name: by_name[name] for name in common} for by_name in parameters]
 
 
-def _grid(coordinates: list[Tensor], codes: list[list[int]], axes: tuple[str, ...], kind: str) -> Grid:
-    """Add axes of one cell, which count as periodic, up to three."""
-    absent = 3 - len(axes)
+def _grid(file: OpenFile, codes: list[list[int]], kind: str) -> Grid:
+    """Return a file's grid, with axes of one cell, which count as periodic, up to three."""
+    absent = 3 - len(file.axes)
     boundaries: Boundaries = (*((low, high) for low, high in codes), *((2, 2),) * absent)  # type: ignore[assignment]
-    return Grid((*coordinates, *(torch.zeros(1),) * absent), boundaries, axes, kind)  # type: ignore[arg-type]
-
-
-def _equal(coordinates: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(coordinates, others, strict=True))
+    positions = [torch.from_numpy(file.coordinates(axis)) for axis in file.axes]  # [1 or trajectories, n]
+    same = all(same_positions(along[0], other) for along in positions for other in along[1:])
+    mixed = "" if same else "its trajectories have different coordinates: give those of each grid a file of their own"
+    coordinates = (*(along[0] for along in positions), *(torch.zeros(1),) * absent)
+    return Grid(coordinates, boundaries, file.axes, kind, mixed)  # type: ignore[arg-type]

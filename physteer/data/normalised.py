@@ -19,8 +19,8 @@ def normalised_flow(batch: Batch, scales: Tensor) -> Flow:
     fields, names = batch.context / scales, batch.channels.names
     viscosity, diffusivity = transport(batch.parameters)
     return Flow(
-        spacing=batch.grid.spacing,
-        periodic=batch.grid.periodic,
+        geometry=None if batch.grid.obstacle else batch.grid.geometry,
+        obstacle=batch.grid.obstacle,
         velocity=fields[:, :, [names.index(name) for name in VELOCITY]] if set(VELOCITY) <= set(names) else None,
         tracer=fields[:, :, names.index("tracer")] if "tracer" in names else None,
         pressure=fields[:, :, names.index("pressure")] if "pressure" in names else None,

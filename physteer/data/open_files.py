@@ -86,9 +86,12 @@ class OpenFile:
         return np.array(self._times if self._times.ndim == 1 else self._times[trajectory])
 
     def coordinates(self, axis: str) -> NDArray[np.floating]:
-        """Return the cells' positions along an axis; where trajectories differ, those of the first one."""
+        """Return the cells' positions along an axis, [1, n], or [trajectories, n] where trajectories have their own."""
         positions = self.file["dimensions"][axis]
-        return np.asarray(positions[0] if positions.attrs["sample_varying"] else positions[()])
+        if positions.attrs.get("time_varying", False):
+            raise ValueError(f"its cells move along {axis} over time, and grids must stand still")
+        stored = np.asarray(positions[()])
+        return stored if positions.attrs["sample_varying"] else stored[None]
 
     def close(self) -> None:
         """Close the file."""

@@ -19,19 +19,22 @@ def _velocity(batch: Batch) -> Tensor:
 
 
 READOUTS: dict[str, Callable[[Batch], Tensor]] = {
-    "enstrophy": lambda batch: enstrophy(_velocity(batch), batch.grid.spacing, batch.grid.periodic),
-    "vortex_area": lambda batch: vortex_area(_velocity(batch), batch.grid.spacing, batch.grid.periodic),
-    "kinetic_energy": lambda batch: kinetic_energy(_velocity(batch)),
-    "tracer_variance": lambda batch: tracer_variance(batch.context[:, -1, batch.channels.index("tracer")]),
+    "enstrophy": lambda batch: enstrophy(_velocity(batch), batch.grid.geometry),
+    "vortex_area": lambda batch: vortex_area(_velocity(batch), batch.grid.geometry),
+    "kinetic_energy": lambda batch: kinetic_energy(_velocity(batch), batch.grid.geometry),
+    "tracer_variance": lambda batch: tracer_variance(
+        batch.context[:, -1, batch.channels.index("tracer")], batch.grid.geometry
+    ),
 }
-"""Name → readout of the last context frame, [B], in the data set's units."""
+"""Name → readout of the last context frame, [B], in the data set's units; means weigh cells by their volume."""
 
 
 def readouts(batch: Batch, names: Collection[str]) -> dict[str, Tensor]:
     """Measure some readouts.
 
     Raises:
-        PhysteerError: there is no such readout, or the data set lacks a field that it needs.
+        PhysteerError: there is no such readout, the data set lacks a field that it needs, or its grid has no
+            `Grid.geometry`.
     """
     for name in names:
         if name not in READOUTS:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from physteer.data.batch import Batch, Channels, Grid
+from physteer.data.batch import Batch, Channels, Grid, SplitMetadata
 from physteer.data.fields import ChannelSource
 from physteer.data.well_format import Axis, Boundary, WellField, WellFile, WellWriter
 from physteer.errors import PhysteerError
@@ -40,9 +40,11 @@ def write_rollout(
         context: [T, C, H, W, D], the model's input; None for the window's own context.
 
     Raises:
-        PhysteerError: The file cannot be written, or the frames have another shape.
+        PhysteerError: The file cannot be written, the frames have another shape, or the windows of the data set have
+            different coordinates.
     """
     _check(batch, frames)
+    check_coordinates(batch.metadata)
     window = batch.windows[row]
     content = WellFile(
         dataset_name=batch.metadata.dataset,
@@ -69,6 +71,16 @@ def write_rollout(
             {field.name: values[field.name][... if field.time_varying else 0] for field in content.fields},
             trajectories=0,
         )
+
+
+def check_coordinates(metadata: SplitMetadata) -> None:
+    """Check that the coordinates of a data set, which are written to files, are those of all windows.
+
+    Raises:
+        PhysteerError: They are not.
+    """
+    if metadata.grid.mixed:
+        raise PhysteerError(f"rollouts of {metadata.path} cannot be written: {metadata.grid.mixed}")
 
 
 def write_array(

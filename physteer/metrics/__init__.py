@@ -3,8 +3,6 @@
 from physteer.metrics.baselines import linear_extrapolation, persistence
 from physteer.metrics.dose_response import dose_response, slope
 from physteer.metrics.flow import (
-    Periodic,
-    Spacing,
     derivative,
     divergence_rms,
     energy_spectrum,
@@ -17,6 +15,7 @@ from physteer.metrics.flow import (
     vorticity,
 )
 from physteer.metrics.forecast import FORECASTS, ForecastScores
+from physteer.metrics.geometry import Geometry, Periodic, geometry_of
 from physteer.metrics.interchange import (
     ChangeRecovery,
     CounterfactualRecovery,
@@ -72,6 +71,7 @@ __all__ = [
     "CounterfactualRecovery",
     "Flow",
     "ForecastScores",
+    "Geometry",
     "InterchangeAccuracy",
     "Interval",
     "Movement",
@@ -82,7 +82,6 @@ __all__ = [
     "RecoveryTerms",
     "Resampling",
     "RolloutVRMSE",
-    "Spacing",
     "Target",
     "TokenAxis",
     "TokenGrid",
@@ -100,6 +99,7 @@ __all__ = [
     "dose_response",
     "energy_spectrum",
     "enstrophy",
+    "geometry_of",
     "kinetic_energy",
     "largest_principal_angle",
     "linear_extrapolation",

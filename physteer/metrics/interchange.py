@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from physteer.errors import PhysteerError
-from physteer.metrics.flow import SPACE
+from physteer.metrics.geometry import SPACE
 from physteer.metrics.statistics import DEFAULT, Floats, Interval, Resampling, pooled_ratio
 from physteer.metrics.steering import recovery_terms
 from physteer.metrics.sums import PairSums, interval_of

@@ -1,8 +1,9 @@
 """Effects of steering on a rollout: its agreement with the true change of a parameter, and its damage to the flow.
 
 Fields are [..., H, W, D] and are reduced over space. The leading axes (conditions, rows, steps, fields) are kept and
-broadcast. Sums are in float64. The terms of ratios are returned, so that ratios can be pooled over rows: a mean of
-ratios would be dominated by rows with a small denominator.
+broadcast. Sums are in float64. Errors, changes and distances between fields weigh all cells alike, as VRMSE and the
+network's loss do, whatever the grid; the tracer's mean weighs cells by volume. The terms of ratios are returned, so
+that ratios can be pooled over rows: a mean of ratios would be dominated by rows with a small denominator.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from physteer.errors import PhysteerError
-from physteer.metrics.flow import SPACE, energy_spectrum
+from physteer.metrics.flow import energy_spectrum
+from physteer.metrics.geometry import SPACE, Geometry
 
 SPECTRUM_FLOOR = 1e-8
 """Share of the reference's energy; the energy of a shell below it is round-off of float32 fields."""
@@ -136,7 +138,7 @@ def recovery_terms(steered: Tensor, unsteered: Tensor, truth_target: Tensor) -> 
     return RecoveryTerms(error, (unsteered.double() - target).square().mean(SPACE).expand_as(error))
 
 
-def spectrum_distance(velocity: Tensor, reference: Tensor, floor: float = SPECTRUM_FLOOR) -> Tensor:
+def spectrum_distance(velocity: Tensor, reference: Tensor, geometry: Geometry, floor: float = SPECTRUM_FLOOR) -> Tensor:
     """Return the RMS over shells of ln(E(k)/E_ref(k)): 0 for equal spectra, 0.1 where shells differ by about 10 %.
 
     Logarithms give every scale the same weight. In a relative L2 norm of E(k) only the few largest scales would count,
@@ -147,28 +149,33 @@ def spectrum_distance(velocity: Tensor, reference: Tensor, floor: float = SPECTR
     Args:
         velocity: [..., 3, H, W, D].
         reference: E_ref(k) [..., shells], from `reference_spectrum`; may lack or repeat leading axes.
+        geometry: of the grid.
         floor: share of the reference's energy.
 
     Returns:
         [...], float64; not finite where either is not, or where the reference does not vary.
 
     Raises:
-        PhysteerError: The fields lie on different grids, of fewer than two cells along every axis.
+        PhysteerError: The fields lie on different grids, of fewer than two cells along every axis, or stretched ones.
     """
     present = [n for n in velocity.shape[-3:] if n > 1]
     if not present:
         raise PhysteerError("a spectrum needs an axis of two or more cells")
     shells = slice(1, min(present) // 2 + 1)
-    energy = reference_spectrum(velocity)
+    energy = reference_spectrum(velocity, geometry)
     if energy.shape[-1] != reference.shape[-1]:
         raise PhysteerError(f"a spectrum of {energy.shape[-1]} shells cannot be compared with {reference.shape[-1]}")
     least = floor * reference[..., 1:].sum(-1, keepdim=True)
     return ((energy[..., shells] + least) / (reference[..., shells] + least)).log().square().mean(-1).sqrt()
 
 
-def reference_spectrum(velocity: Tensor) -> Tensor:
-    """Return E(k) of a velocity [..., 3, H, W, D] in float64, [..., shells], for `spectrum_distance`."""
-    return energy_spectrum(velocity.double())
+def reference_spectrum(velocity: Tensor, geometry: Geometry) -> Tensor:
+    """Return E(k) of a velocity [..., 3, H, W, D] in float64, [..., shells], for `spectrum_distance`.
+
+    Raises:
+        PhysteerError: The grid is stretched.
+    """
+    return energy_spectrum(velocity.double(), geometry)
 
 
 def movement(steered: Tensor, unsteered: Tensor, spread: Tensor) -> Tensor:
@@ -187,9 +194,9 @@ def movement(steered: Tensor, unsteered: Tensor, spread: Tensor) -> Tensor:
     return (moved / spread).where(spread > 0, torch.nan)
 
 
-def tracer_mass(tracer: Tensor) -> Tensor:
+def tracer_mass(tracer: Tensor, geometry: Geometry) -> Tensor:
     """Return ⟨s⟩ of a tracer [..., H, W, D], in its units: [...], float64; conserved in a periodic box."""
-    return tracer.double().mean(SPACE)
+    return geometry.mean(tracer.double())
 
 
 def blow_up_step(frames: Tensor, initial: Tensor, factor: float = BLOW_UP) -> Tensor:

@@ -1,27 +1,32 @@
 """Targets of probes: flow quantities in the units of the network's inputs, per token or pooled.
 
 The network gets every field divided by the window's own scale r, so that activations do not contain amplitudes. Targets
-are computed from the same divided fields. Lengths are those of the grid. Viscosity and diffusivity are parameters.
+are computed from the same divided fields. Lengths are those of the grid, and means weigh cells by volume. Viscosity and
+diffusivity are parameters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from physteer.errors import PhysteerError, did_you_mean
-from physteer.metrics.flow import SPACE, Periodic, Spacing, derivative, vorticity
+from physteer.metrics.flow import derivative, vorticity
+from physteer.metrics.geometry import Geometry, Periodic
+
+_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True, eq=False)
 class Flow:
     """Fields divided by the window's scales r, as in the network's inputs, and their grid."""
 
-    spacing: Spacing
-    periodic: Periodic
+    geometry: Geometry | None
+    """Of the grid; None where its lengths are not known."""
     velocity: Tensor | None = None
     """[B, T, 3, H, W, D]."""
     tracer: Tensor | None = None
@@ -32,6 +37,8 @@ class Flow:
     """[B], kinematic."""
     diffusivity: Tensor | None = None
     """[B], of the tracer."""
+    obstacle: str = ""
+    """Why the lengths of the grid are not known."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +50,11 @@ class Target:
     units: str
     """With r the scale of the quantity's field, and L the data set's unit of length."""
     needs: tuple[str, ...]
-    """Names of the fields of `Flow` that it is computed from."""
+    """Names of the parts of `Flow` that it, and its means over tokens or space, are computed from."""
 
 
 def _vorticity(flow: Flow) -> Tensor:
-    return vorticity(_present(flow.velocity), flow.spacing, flow.periodic).select(-4, 2)
+    return vorticity(_present(flow.velocity), _present(flow.geometry)).select(-4, 2)
 
 
 def _speed_squared(flow: Flow) -> Tensor:
@@ -57,7 +64,7 @@ def _speed_squared(flow: Flow) -> Tensor:
 def _strain_squared(flow: Flow) -> Tensor:
     """Return S:S = ¼ Σ_ij (∂_i u_j + ∂_j u_i)², [B, T, H, W, D]."""
     u = _present(flow.velocity)
-    d = [[derivative(u.select(-4, j), i, flow.spacing, flow.periodic) for j in range(3)] for i in range(3)]
+    d = [[derivative(u.select(-4, j), i, _present(flow.geometry)) for j in range(3)] for i in range(3)]
     return torch.stack([(d[i][j] + d[j][i]).square() for i in range(3) for j in range(3)]).sum(0) / 4
 
 
@@ -66,18 +73,18 @@ def _dissipation(flow: Flow) -> Tensor:
 
 
 def _gradient(flow: Flow) -> Tensor:
-    slopes = [derivative(_present(flow.tracer), axis, flow.spacing, flow.periodic) for axis in range(3)]
+    slopes = [derivative(_present(flow.tracer), axis, _present(flow.geometry)) for axis in range(3)]
     return torch.stack(slopes).square().sum(0).sqrt()
 
 
 TARGETS: dict[str, Target] = {
-    "vorticity": Target(_vorticity, "r/L", ("velocity",)),  # ω_z = ∂x v − ∂y u
-    "speed_squared": Target(_speed_squared, "r²", ("velocity",)),
-    "kinetic_energy": Target(lambda flow: 0.5 * _speed_squared(flow), "r²", ("velocity",)),
-    "shear_rate": Target(lambda flow: (2 * _strain_squared(flow)).sqrt(), "r/L", ("velocity",)),  # √(2 S:S)
-    "dissipation_rate": Target(_dissipation, "ν r²/L²", ("velocity", "viscosity")),  # 2ν S:S
-    "tracer_gradient": Target(_gradient, "r/L", ("tracer",)),  # |∇c|
-    "pressure": Target(lambda flow: _present(flow.pressure), "r", ("pressure",)),
+    "vorticity": Target(_vorticity, "r/L", ("velocity", "geometry")),  # ω_z = ∂x v − ∂y u
+    "speed_squared": Target(_speed_squared, "r²", ("velocity", "geometry")),
+    "kinetic_energy": Target(lambda flow: 0.5 * _speed_squared(flow), "r²", ("velocity", "geometry")),
+    "shear_rate": Target(lambda flow: (2 * _strain_squared(flow)).sqrt(), "r/L", ("velocity", "geometry")),  # √(2 S:S)
+    "dissipation_rate": Target(_dissipation, "ν r²/L²", ("velocity", "viscosity", "geometry")),  # 2ν S:S
+    "tracer_gradient": Target(_gradient, "r/L", ("tracer", "geometry")),  # |∇c|
+    "pressure": Target(lambda flow: _present(flow.pressure), "r", ("pressure", "geometry")),
     "log_viscosity": Target(lambda flow: _present(flow.viscosity).log10(), "log10 L²/time", ("viscosity",)),
     "log_diffusivity": Target(lambda flow: _present(flow.diffusivity).log10(), "log10 L²/time", ("diffusivity",)),
 }
@@ -88,11 +95,14 @@ def target(name: str, flow: Flow) -> Tensor:
     """Compute a quantity: [B, T, H, W, D], or [B] for a parameter.
 
     Raises:
-        PhysteerError: There is no such quantity, or the data lack a field that it is computed from.
+        PhysteerError: There is no such quantity, the data lack a field that it is computed from, or the grid has no
+            lengths.
     """
     if name not in TARGETS:
         raise PhysteerError(f"no probe target {name!r}, only {', '.join(TARGETS)}{did_you_mean(name, TARGETS)}")
     lacking = [need for need in TARGETS[name].needs if getattr(flow, need) is None]
+    if lacking == ["geometry"]:
+        raise PhysteerError(f"the probe target {name!r} needs the lengths of the grid: {flow.obstacle or 'none given'}")
     if lacking:
         raise PhysteerError(f"the probe target {name!r} needs the {lacking[0]}, which this data set lacks")
     return TARGETS[name].compute(flow)
@@ -107,8 +117,10 @@ class TokenAxis:
     first: int = 0
     """Negative where the first token begins in the padding."""
 
-    def weights(self, size: int, periodic: bool) -> Tensor:
+    def weights(self, size: int, periodic: bool, widths: Tensor | None = None) -> Tensor:
         """Return the matrix [tokens, size] that averages cells over tokens; its rows sum to 1.
+
+        Cells count by their widths [size], all alike when None.
 
         On a periodic axis, cells beyond an end are those of the other end. Elsewhere they are left out; a token without
         any cell inside gets the nearest cell.
@@ -119,6 +131,7 @@ class TokenAxis:
         empty = inside.sum(1, keepdim=True) == 0
         inside = torch.where(empty, 1, inside)
         counts = torch.zeros(self.tokens, size, dtype=torch.float64).scatter_add_(1, cells, inside.double())
+        counts = counts if widths is None else counts * widths
         return counts / counts.sum(1, keepdim=True)
 
 
@@ -126,21 +139,21 @@ TokenGrid = tuple[TokenAxis, TokenAxis, TokenAxis]
 """Along H, W, D."""
 
 
-def token_means(field: Tensor, grid: TokenGrid, periodic: Periodic) -> Tensor:
-    """Average a field over the cells of each token.
+def token_means(field: Tensor, grid: TokenGrid, geometry: Geometry) -> Tensor:
+    """Average a field over the cells of each token, weighed by their volumes.
 
     Args:
         field: [..., H, W, D].
         grid: the cells of each token.
-        periodic: per axis.
+        geometry: of the cells.
 
     Returns:
         [..., h, w, δ].
     """
     for axis in range(3):
         dim = axis - 3
-        weights = grid[axis].weights(field.shape[dim], periodic[axis]).to(field)  # [tokens, size]
-        field = torch.tensordot(field, weights, dims=([dim], [1])).movedim(-1, dim)
+        weights = grid[axis].weights(field.shape[dim], geometry.periodic[axis], geometry.widths[axis])
+        field = torch.tensordot(field, weights.to(field), dims=([dim], [1])).movedim(-1, dim)
     return field
 
 
@@ -160,13 +173,15 @@ def token_targets(names: Sequence[str], flow: Flow, grid: TokenGrid) -> Tensor:
         field = target(name, flow)
         shared = field.ndim == 1
         means.append(
-            field.to(like).view(-1, 1, 1, 1, 1).expand(shape) if shared else token_means(field, grid, flow.periodic)
+            field.to(like).view(-1, 1, 1, 1, 1).expand(shape)
+            if shared
+            else token_means(field, grid, _present(flow.geometry))
         )
     return torch.stack(means, -1)
 
 
 def pooled_targets(names: Sequence[str], flow: Flow) -> Tensor:
-    """Compute quantities averaged over space, frame by frame: [B, T, m].
+    """Compute quantities averaged over space, weighed by volume, frame by frame: [B, T, m].
 
     Raises:
         PhysteerError: There is no such quantity, or the data lack a field that it is computed from.
@@ -174,7 +189,11 @@ def pooled_targets(names: Sequence[str], flow: Flow) -> Tensor:
     like = _any_field(flow)
     fields = [target(name, flow) for name in names]
     return torch.stack(
-        [f.to(like).view(-1, 1).expand(like.shape[:2]) if f.ndim == 1 else f.mean(SPACE) for f in fields], -1
+        [
+            f.to(like).view(-1, 1).expand(like.shape[:2]) if f.ndim == 1 else _present(flow.geometry).mean(f)
+            for f in fields
+        ],
+        -1,
     )
 
 
@@ -209,7 +228,7 @@ def _any_field(flow: Flow) -> Tensor:
     raise PhysteerError("a flow without velocity, tracer and pressure has nothing to probe for")
 
 
-def _present(field: Tensor | None) -> Tensor:
-    """Return a field that `target` has checked to be present."""
-    assert field is not None
-    return field
+def _present(part: _Part | None) -> _Part:
+    """Return a part of a flow that `target` has checked to be present."""
+    assert part is not None
+    return part

@@ -17,6 +17,8 @@ EPS = 1e-7
 def vrmse(prediction: Tensor, truth: Tensor) -> Tensor:
     """Return √(⟨(û − u)²⟩ / (var(u) + 1e-7)), as The Well's benchmark: 1 is a prediction of the spatial mean.
 
+    All cells weigh the same, as The Well defines it, on stretched and curved grids too.
+
     Args:
         prediction: û [..., H, W, D].
         truth: u, the same shape; its variance over space is the unbiased one.

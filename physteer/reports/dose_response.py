@@ -67,7 +67,7 @@ def draw_dose_response(index: SummaryIndex, series: Series, path: Path, role: st
                 axes.set_title(f"{_TITLES[quantity]}, step {step}")
                 axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(100 * value)))
             axes_row[0].set_ylim(_limits(index, settings, quantity, roles))
-            axes_row[0].set_ylabel("change (% of cells)" if quantity == "vortex_area" else "change (%)")
+            axes_row[0].set_ylabel("change (% of the domain)" if quantity == "vortex_area" else "change (%)")
         ticks = sorted({0.0, *(setting.strength for setting in settings)})
         for axes in cells[-1]:
             axes.set_xlabel("strength α")

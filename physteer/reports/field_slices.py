@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from matplotlib.colors import Colormap, Normalize
 from numpy.typing import NDArray
+from torch import Tensor
 
 from physteer.analyses.steering.table import Series
 from physteer.data.batch import Grid
 from physteer.errors import PhysteerError, did_you_mean
 from physteer.metrics.flow import vorticity
+from physteer.metrics.geometry import cell_edges, uniform_spacing
 from physteer.reports.rollouts import WrittenRollout, read_velocity
 from physteer.reports.style import INK, diverging, sequential, strength_colour
 from physteer.reports.terminology import Terminology, terminology_of
 
 _HEADROOM = 1.5  # how far a steered field may stretch the colour scale beyond that of truth and unsteered
+
+_FINEST = 4  # pixels per cell, on average, of stretched axes
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,10 @@ def shown_field(rollout: WrittenRollout, name: str) -> ShownField:
         name: ``vorticity``, or a stored field such as ``velocity_x``.
 
     Raises:
-        PhysteerError: there is no such field.
+        PhysteerError: there is no such field, or no vorticity on such a grid.
     """
+    if name == "vorticity" and rollout.grid.obstacle:
+        raise PhysteerError(f"the vorticity cannot be drawn: {rollout.grid.obstacle}")
     known = [*(["vorticity"] if _has_vorticity(rollout) else []), *rollout.fields]
     if name not in known:
         raise PhysteerError(f"no field {name!r} to draw, only {', '.join(known)}{did_you_mean(name, known)}")
@@ -71,7 +79,7 @@ def shown_field(rollout: WrittenRollout, name: str) -> ShownField:
 
 
 def _has_vorticity(rollout: WrittenRollout) -> bool:
-    return rollout.grid.kind == "cartesian" and {"velocity_x", "velocity_y"} <= rollout.fields.keys()
+    return not rollout.grid.obstacle and {"velocity_x", "velocity_y"} <= rollout.fields.keys()
 
 
 def field_slice(
@@ -88,10 +96,10 @@ def field_slice(
     """
     frame = step + rollout.n_context - 1
     if field.name == "vorticity":
-        values = vorticity(read_velocity(rollout, frame), rollout.grid.spacing, rollout.grid.periodic)[2]
+        values = vorticity(read_velocity(rollout, frame), rollout.grid.geometry)[2]
     else:
         values = rollout.read(field.name, frame)
-    middle = values[..., values.shape[-1] // 2]  # [x, y, z] → [x, y]
+    middle = _evenly_spaced(values[..., values.shape[-1] // 2], rollout.grid)  # [x, y, z] → [x, y]
     image = (middle.T if slice_axes(rollout.grid).horizontal == rollout.grid.axes[0] else middle).numpy()
     colour = INK if rollout.is_reference else strength_colour(rollout.setting.strength, largest)
     return FieldSlice(
@@ -118,13 +126,22 @@ class SliceAxes:
 def slice_axes(grid: Grid) -> SliceAxes:
     """Return how slices along a grid's first two axes lie."""
     names = (*grid.axes, "")[:2]
-    halves = [spacing / 2 for spacing in grid.spacing]
-    (x0, x1), (y0, y1) = (
-        (float(x[0]) - half, float(x[-1]) + half) for x, half in zip(grid.coordinates[:2], halves, strict=False)
-    )
+    (x0, x1), (y0, y1) = ((float(edges[0]), float(edges[-1])) for edges in map(cell_edges, grid.coordinates[:2]))
     if x1 - x0 >= y1 - y0:
         return SliceAxes(names[1], names[0], (x0, x1, y0, y1))
     return SliceAxes(names[0], names[1], (y0, y1, x0, x1))
+
+
+def _evenly_spaced(values: Tensor, grid: Grid) -> Tensor:
+    """Return cells [x, y] as an image of evenly spaced pixels: each shows the cell that it lies in."""
+    for axis, positions in enumerate(grid.coordinates[:2]):
+        if uniform_spacing(positions) is None:
+            edges = cell_edges(positions)
+            edges = (edges - edges[0]).abs()
+            n = math.ceil(min(float(edges[-1] / edges.diff().min()), _FINEST * len(positions)))
+            pixels = (torch.arange(n, dtype=edges.dtype) + 0.5) * (edges[-1] / n)
+            values = values.index_select(axis, torch.searchsorted(edges[1:-1].contiguous(), pixels))
+    return values
 
 
 def colour_scale(rows: Sequence[Sequence[FieldSlice]], symmetric: bool) -> Normalize:

@@ -43,7 +43,7 @@ from physteer.reports.terminology import terminology_of
 _MOST_STRENGTHS, _MOST_FIELDS, _COLUMNS = 4, 4, 3
 _FLOW = {
     "enstrophy_value": "Enstrophy ½⟨ω²⟩",
-    "vortex_area_value": "Vortex area (share of cells)",
+    "vortex_area_value": "Vortex area (share of the domain)",
     "kinetic_energy_value": "Kinetic energy ½⟨u²⟩",
     "tracer_variance_value": "Tracer variance",
     "vrmse_value": "VRMSE, mean over fields",

@@ -104,7 +104,7 @@ class TestLoaders:
         assert batch.parameters_of(0)["Reynolds"] == 200
         assert batch.times.tolist() == [[0.25, 0.5, 0.75, 1, 1.25], [1.25, 1.5, 1.75, 2, 2.25]]
         assert batch.grid.boundaries == ((2, 2),) * 3
-        assert batch.grid.spacing == pytest.approx((1 / 32, 2 / 64, 1), rel=1e-6)
+        assert batch.grid.geometry.spacing == pytest.approx((1 / 32, 2 / 64, 1), rel=1e-6)
         assert batch.to("meta").fields.device.type == "meta"
         with h5py.File(tiny_well / "data/train" / f"{batch.windows[0].file}.hdf5") as file:
             assert torch.equal(batch.fields[0, :, 3, ..., 0], torch.tensor(file["t1_fields/velocity"][0, 1:6, ..., 1]))

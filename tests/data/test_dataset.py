@@ -79,7 +79,7 @@ class TestValues:
             assert dataset.metadata.channels.evolving == (True,) * 5 + (False,) * 2
             assert dataset.metadata.grid.boundaries == ((0, 1), (0, 0), (2, 2))
             assert dataset.metadata.grid.shape == (4, 6, 8)
-            assert dataset.metadata.grid.spacing == pytest.approx((1 / 3, 1 / 5, 1 / 7))
+            assert dataset.metadata.grid.geometry.spacing == pytest.approx((1 / 3, 1 / 5, 1 / 7))
         assert sample.fields.shape == (3, 7, 4, 6, 8)
         assert sample.fields.is_contiguous()
         frames = slice(3, 8, 2)
@@ -113,7 +113,7 @@ class TestValues:
         assert np.array_equal(sample.fields[2, channels.index("E_xy"), ..., 0], np.tile(constant[..., 0, 1], (6, 1)))
         assert dataset.metadata.grid.boundaries == ((2, 2), (1, 1), (2, 2))
         assert dataset.metadata.grid.shape == (6, 4, 1)
-        assert dataset.metadata.grid.spacing[2] == 1
+        assert dataset.metadata.grid.geometry.spacing[2] == 1
         assert dataset.metadata.grid.periodic == (True, False, True)
 
     @pytest.mark.parametrize(

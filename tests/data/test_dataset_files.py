@@ -290,12 +290,6 @@ class TestBadFiles:
         with open_windows(tmp_path, exclude=[".h5"]) as dataset:
             assert dataset.files == ["a"]
 
-    def test_other_coordinates_warn(self, tmp_path: Path) -> None:
-        write(tmp_path / "a.hdf5", PLANET)
-        edit(lambda f: f["dimensions/phi"].write_direct(np.arange(8, dtype="f4")))(write(tmp_path / "b.hdf5", PLANET))
-        with pytest.warns(UserWarning, match="b has other coordinates than a"):
-            open_windows(tmp_path)
-
     @pytest.mark.parametrize(
         ("spec", "message"),
         [

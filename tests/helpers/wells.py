@@ -1,5 +1,7 @@
 """Small data sets in The Well's layout, written with h5py alone: kinds of data that our own simulator never makes."""
 
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -163,6 +165,35 @@ ACOUSTIC = Well(
     {"x": ("open", "open"), "y": ("wall", "wall")},
 )
 EVERY = {well.name: well for well in (CUBE, FILM, PLANET, STAR, ACOUSTIC)}
+
+
+def edit_files(source: Path, target: Path, *edits: Callable[[h5py.File], None]) -> Path:
+    """Copy a data set and change every file; return the copy."""
+    shutil.copytree(source, target)
+    for path in sorted(target.rglob("*.h*5")):
+        with h5py.File(path, "r+") as file:
+            for edit in edits:
+                edit(file)
+    return target
+
+
+def channel_flow(file: h5py.File) -> None:
+    """Put walls across y, cells that are narrow beside them, and u = a sin πy, with a = 1 for Reynolds 2000, else ½.
+
+    ⟨½ω²⟩ = a² π²/4, ⟨½u²⟩ = a²/4.
+    """
+    n = len(file["dimensions/y"])
+    y = (1 - np.cos(np.pi * (np.arange(n) + 0.5) / n)) / 2
+    file["dimensions/y"][:] = y
+    del file["boundary_conditions/y_periodic"]
+    walls = flagged(file["boundary_conditions"].create_group("y_wall"), False, False)
+    walls.attrs.update(bc_type="WALL", associated_dims=["y"], associated_fields=np.array([], h5py.string_dtype()))
+    mask = np.zeros(n, bool)
+    mask[[0, -1]] = True
+    flagged(walls.create_dataset("mask", data=mask), False, False)
+    velocity = file["t1_fields/velocity"]
+    velocity[..., 0] = (1 if file.attrs["Reynolds"] == 2000 else 0.5) * np.sin(np.pi * y)
+    velocity[..., 1] = 0
 
 
 SPEC = WindowSpec(n_input=2, n_output=1)

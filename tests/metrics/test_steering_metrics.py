@@ -7,6 +7,7 @@ import torch
 
 from physteer.errors import PhysteerError
 from physteer.metrics import (
+    Geometry,
     alignment,
     blow_up_step,
     movement,
@@ -16,6 +17,8 @@ from physteer.metrics import (
     tracer_mass,
     true_change,
 )
+
+UNIT = Geometry((1.0, 1.0, 1.0), (True, True, True))
 
 
 def fields(*shape, seed=0):
@@ -131,10 +134,10 @@ def velocity(n=(16, 24, 1), seed=0):
 
 def test_equal_spectra_are_at_distance_zero_wherever_they_are():
     u = velocity()
-    assert not spectrum_distance(u, reference_spectrum(u)).any()
+    assert not spectrum_distance(u, reference_spectrum(u, UNIT), UNIT).any()
     moved = torch.roll(u, (3, 5), (-3, -2)) + torch.tensor([0.7, -0.2, 0.0]).view(3, 1, 1, 1)  # a change of frame
     torch.testing.assert_close(
-        spectrum_distance(moved, reference_spectrum(u)), torch.zeros(2).double(), atol=1e-12, rtol=0
+        spectrum_distance(moved, reference_spectrum(u, UNIT), UNIT), torch.zeros(2).double(), atol=1e-12, rtol=0
     )
 
 
@@ -142,7 +145,7 @@ def test_a_flow_of_c_times_the_velocity_is_at_the_logarithm_of_c_squared():
     u = velocity()
     for c in (0.5, 1.01, 3.0):
         torch.testing.assert_close(
-            spectrum_distance(c * u, reference_spectrum(u)),
+            spectrum_distance(c * u, reference_spectrum(u, UNIT), UNIT),
             torch.full((2,), abs(2 * math.log(c))).double(),
             rtol=1e-5,
             atol=1e-6,
@@ -158,8 +161,8 @@ def test_lost_small_scales_count_though_they_hold_no_energy():
         u[1] = sum(waves[:last]).view(32, 1, 1)
         return u
 
-    whole = reference_spectrum(flow(15))
-    distances = [spectrum_distance(flow(last), whole).item() for last in (15, 14, 10, 5)]
+    whole = reference_spectrum(flow(15), UNIT)
+    distances = [spectrum_distance(flow(last), whole, UNIT).item() for last in (15, 14, 10, 5)]
     assert distances == sorted(distances) and distances[0] == 0
     assert distances[1] > 1  # one shell of 16 is down by orders of magnitude; of the energy it held a thousandth
 
@@ -169,18 +172,18 @@ def test_shells_without_energy_in_either_flow_do_not_count():
     u = torch.zeros(3, 32, 32, 1).double()
     u[1] = torch.sin(3 * x).view(32, 1, 1)
     noise = 1e-7 * velocity((32, 32, 1))[0]  # round-off of float32
-    assert spectrum_distance(u + noise, reference_spectrum(u)).item() < 1e-4
-    assert spectrum_distance(torch.full_like(u, torch.nan), reference_spectrum(u)).isnan()
-    assert not spectrum_distance(u, reference_spectrum(torch.ones_like(u))).isfinite()
+    assert spectrum_distance(u + noise, reference_spectrum(u, UNIT), UNIT).item() < 1e-4
+    assert spectrum_distance(torch.full_like(u, torch.nan), reference_spectrum(u, UNIT), UNIT).isnan()
+    assert not spectrum_distance(u, reference_spectrum(torch.ones_like(u), UNIT), UNIT).isfinite()
     with pytest.raises(PhysteerError, match="two or more cells"):
-        spectrum_distance(torch.ones(3, 1, 1, 1), torch.ones(1))
+        spectrum_distance(torch.ones(3, 1, 1, 1), torch.ones(1), UNIT)
     with pytest.raises(PhysteerError, match="of 24 shells cannot be compared with 12"):
-        spectrum_distance(torch.ones(3, 32, 32, 1), reference_spectrum(torch.ones(3, 16, 16, 1)))
+        spectrum_distance(torch.ones(3, 32, 32, 1), reference_spectrum(torch.ones(3, 16, 16, 1), UNIT), UNIT)
 
 
 def test_tracer_mass_is_conserved_by_moving():
     tracer = fields(2, 3, 8, 6, 1) - 0.1
-    torch.testing.assert_close(tracer_mass(tracer.roll(3, -3)), tracer.mean((-3, -2, -1)))
+    torch.testing.assert_close(tracer_mass(tracer.roll(3, -3), UNIT), tracer.mean((-3, -2, -1)))
 
 
 def test_blow_up_is_the_first_step_that_is_not_finite_or_a_hundred_times_as_strong():

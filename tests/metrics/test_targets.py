@@ -7,7 +7,7 @@ import torch
 from helpers.walruses import make
 
 from physteer.errors import PhysteerError
-from physteer.metrics import TARGETS, Flow, TokenAxis, patches, pooled_targets, token_means, token_targets
+from physteer.metrics import TARGETS, Flow, Geometry, TokenAxis, patches, pooled_targets, token_means, token_targets
 from physteer.walrus.grid import plan
 from physteer.walrus.stem import convolve
 
@@ -26,7 +26,7 @@ def flow(shape=(32, 48), periodic=PERIODIC):
     tracer = strength * (K * x + L * y).sin()
     spacing = (1 / shape[0], 2 / shape[1], 1.0)
     viscosity, diffusivity = torch.tensor([0.1, 0.001]), torch.tensor([0.01, 1.0])
-    return Flow(spacing, periodic, velocity, tracer, tracer + 1, viscosity, diffusivity), strength, (x, y)
+    return Flow(Geometry(spacing, periodic), velocity, tracer, tracer + 1, viscosity, diffusivity), strength, (x, y)
 
 
 def test_quantities_of_exact_fields():
@@ -68,7 +68,7 @@ def test_derivatives_stop_at_walls():
     x = torch.linspace(0, 1, n, dtype=torch.float64)[:, None, None].expand(n, n, 1)
     zero = torch.zeros_like(x)
     velocity = torch.stack([zero, x.square(), zero])[None, None]
-    walls = Flow((1 / (n - 1),) * 2 + (1.0,), WALLS, velocity)
+    walls = Flow(Geometry((1 / (n - 1),) * 2 + (1.0,), WALLS), velocity)
     every_cell = (TokenAxis(n), TokenAxis(n), TokenAxis(1))
     torch.testing.assert_close(token_targets(["vorticity"], walls, every_cell)[0, 0, ..., 0], 2 * x)
 
@@ -90,7 +90,7 @@ def test_tokens_average_their_own_cells(axis, size, periodic, rows):
         grid = tuple(axis if i == dim else TokenAxis(2) for i in range(3))
         field = values.view([size if i == dim else 1 for i in range(3)])
         field = field.expand([size if i == dim else 2 for i in range(3)])
-        means = token_means(field, grid, (periodic,) * 3).movedim(dim, 0)
+        means = token_means(field, grid, Geometry((1.0, 1.0, 1.0), (periodic,) * 3)).movedim(dim, 0)
         torch.testing.assert_close(means, expected[:, None, None].expand_as(means))
 
 
@@ -130,7 +130,7 @@ def test_patches_are_the_cells_of_each_token():
 
 def test_what_the_data_lack_is_told():
     fields, _, _ = flow()
-    without = Flow(fields.spacing, fields.periodic, fields.velocity)
+    without = Flow(fields.geometry, fields.velocity)
     with pytest.raises(PhysteerError, match="'tracer_gradient' needs the tracer, which this data set lacks"):
         token_targets(["tracer_gradient"], without, GRID)
     with pytest.raises(PhysteerError, match="'dissipation_rate' needs the viscosity"):

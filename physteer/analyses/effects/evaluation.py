@@ -111,7 +111,7 @@ class EffectEvaluation(nn.Module):
         self.swept = drawn_nodes(self.nodes, plan.exact_nodes, plan.seed)
         patches = make_patches(plan.variants, plan.scales)
         fields = [metadata.channels.names[i] for i in metadata.channels.predicted]
-        regions = regions_of(metadata.channels.names, metadata.grid.shape)
+        regions = regions_of(metadata)
         self.measure = FieldMeasure(fields, regions)
         statistics = self._statistics(forecaster, patches)
         self.sweep = EffectSweep(self.swept, patches, self.measure, statistics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from physteer.analyses.effects.measures import FieldTruth
 from physteer.analyses.effects.patches import Reference
 from physteer.analyses.effects.runs import NodeRuns, Outputs, StagedReplay, finished, with_streams
 from physteer.analyses.engine import Prefix, PrefixCache, last_and_scale, only_last_frame
-from physteer.data.batch import Batch, Window, collate
+from physteer.data.batch import Batch, SplitMetadata, Window, collate
 from physteer.data.dataset import WindowDataset
 from physteer.data.pair import PairBatch
 from physteer.data.pairs import PairDataset
@@ -119,9 +120,21 @@ REGIONS = ("vortices", "strain", "background")
 _VELOCITY = ("velocity_x", "velocity_y", "velocity_z")
 
 
-def regions_of(channels: Sequence[str], shape: Sequence[int]) -> tuple[str, ...]:
-    """Return the regions that can be told apart: `REGIONS` of a flow in the x-y plane with a velocity, else none."""
-    return REGIONS if set(_VELOCITY) <= set(channels) and shape[2] == 1 and min(shape[:2]) > 1 else ()
+def regions_of(metadata: SplitMetadata) -> tuple[str, ...]:
+    """Return the regions that can be told apart: `REGIONS` of a flow in the x-y plane with a velocity, else none.
+
+    A warning says where the grid alone is in the way.
+    """
+    shape = metadata.grid.shape
+    if not set(_VELOCITY) <= set(metadata.channels.names) or shape[2] > 1 or min(shape[:2]) < 2:
+        return ()
+    if metadata.grid.obstacle:
+        warnings.warn(
+            f"{metadata.path}: effects are not told apart by regions of the flow: {metadata.grid.obstacle}",
+            stacklevel=2,
+        )
+        return ()
+    return REGIONS
 
 
 def field_truth(pairs: PairBatch, scale: SampleScale, regions: Sequence[str]) -> FieldTruth:
@@ -142,9 +155,9 @@ def field_truth(pairs: PairBatch, scale: SampleScale, regions: Sequence[str]) ->
     change = ((pairs.truth[:, :steps] - base.targets[:, :steps]) / scale.differences)[:, :, predicted]
     masks: dict[str, Tensor] = {}
     if regions:
-        grid, channels = pairs.metadata.grid, pairs.metadata.channels
+        channels = pairs.metadata.channels
         velocity = base.context[:, -1, [channels.index(name) for name in _VELOCITY]]
-        w = okubo_weiss(velocity, grid.spacing, grid.periodic)[:, None]  # [B, 1, H, W, D]
+        w = okubo_weiss(velocity, pairs.metadata.grid.geometry)[:, None]  # [B, 1, H, W, D]
         masks = {"vortices": w < -0.2, "strain": w > 0.2, "background": w.abs() <= 0.2}
     return FieldTruth(change, {name: masks[name] for name in regions})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from physteer.analyses.steering.comparison import Comparison
+from physteer.analyses.steering.comparison import Comparison, left_out
 from physteer.analyses.steering.rollout_rows import RolloutRows
 from physteer.analyses.steering.spectrum_rows import SpectrumRow, mean_spectra, write_spectra
 from physteer.analyses.steering.table import TRUTH, UNSTEERED, write_metrics_of
@@ -62,6 +63,8 @@ def _split_rows(run_folder: Path, split: str) -> Iterator[RolloutRows]:
     if UNSTEERED not in conditions:
         return
     unsteered, truth = conditions.pop(UNSTEERED), conditions.pop(TRUTH, None)
+    if sentence := left_out(unsteered.metadata):
+        warnings.warn(sentence, stacklevel=2)
     with unsteered:
         matched = initial_conditions(unsteered)
     for name in tqdm(unsteered.files, f"measuring rollouts of {split}", unit="window", disable=None):

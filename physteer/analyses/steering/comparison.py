@@ -9,11 +9,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from physteer.data.batch import Batch
+from physteer.data.batch import Batch, SplitMetadata
 from physteer.data.counterfactual import next_values, solver_truth
 from physteer.data.readouts import VELOCITY
 from physteer.errors import PhysteerError
 from physteer.metrics import (
+    Geometry,
     TrueChange,
     alignment,
     blow_up_step,
@@ -31,6 +32,7 @@ from physteer.metrics import (
     vortex_area,
     vrmse,
 )
+from physteer.metrics.flow import NO_SPECTRUM
 
 Measured = Iterator[tuple[str, str, Tensor]]
 """Field, metric and values [B, T]; the field is empty for metrics of the whole flow."""
@@ -60,21 +62,27 @@ class Comparison:
 
     @cached_property
     def velocity(self) -> list[int] | None:
-        """The channels of the velocity; None where there is none, or the grid is not Cartesian."""
+        """The channels of the velocity; None where there is none, or the grid has no geometry (`left_out`)."""
         names = self.batch.channels.names
-        known = self.batch.grid.kind == "cartesian" and set(VELOCITY) <= set(names)
+        known = self.geometry is not None and set(VELOCITY) <= set(names)
         return [names.index(name) for name in VELOCITY] if known else None
 
     @cached_property
+    def geometry(self) -> Geometry | None:
+        """The lengths of the grid; None where it has none (`left_out`)."""
+        return None if self.batch.grid.obstacle else self.batch.grid.geometry
+
+    @cached_property
     def spread(self) -> Tensor | None:
-        """Standard deviation of the truth over space, [B, T, C]; None without a truth."""
+        """Standard deviation of the truth over cells, all alike as in VRMSE, [B, T, C]; None without a truth."""
         return None if self.truth is None else self.truth.double().var((-3, -2, -1)).sqrt()
 
     @cached_property
     def spectrum(self) -> Tensor | None:
-        """E(k) of the truth, [B, T, shells]; None without truth or velocity."""
-        known = self.truth is not None and self.velocity is not None
-        return reference_spectrum(self.truth[:, :, self.velocity]) if known else None  # type: ignore[index]
+        """E(k) of the truth, [B, T, shells]; None without truth or velocity, or on a stretched grid."""
+        if self.truth is None or self.velocity is None or self.geometry is None or self.geometry.stretched:
+            return None
+        return reference_spectrum(self.truth[:, :, self.velocity], self.geometry)
 
     @cached_property
     def true_changes(self) -> dict[tuple[int, int], TrueChange]:
@@ -93,21 +101,21 @@ class Comparison:
         Args:
             frames: [B, T, C, H, W, D].
         """
-        grid, fields = self.batch.grid, self.fields
+        fields, geometry = self.fields, self.geometry
         if self.truth is not None:
             for name, i in fields.items():
                 yield name, "vrmse", vrmse(frames[:, :, i], self.truth[:, :, i])
-        if self.velocity is not None:
+        if self.velocity is not None and geometry is not None:
             velocity = frames[:, :, self.velocity]
-            yield "", "enstrophy", enstrophy(velocity, grid.spacing, grid.periodic)
-            yield "", "vortex_area", vortex_area(velocity, grid.spacing, grid.periodic)
-            yield "", "kinetic_energy", kinetic_energy(velocity)
-            yield "", "divergence_rms", divergence_rms(velocity, grid.spacing, grid.periodic)
+            yield "", "enstrophy", enstrophy(velocity, geometry)
+            yield "", "vortex_area", vortex_area(velocity, geometry)
+            yield "", "kinetic_energy", kinetic_energy(velocity, geometry)
+            yield "", "divergence_rms", divergence_rms(velocity, geometry)
             if self.spectrum is not None:
-                yield "", "spectrum_distance", spectrum_distance(velocity, self.spectrum)
-        if "tracer" in fields:
-            yield "", "tracer_variance", tracer_variance(frames[:, :, fields["tracer"]])
-            yield "", "tracer_mass", tracer_mass(frames[:, :, fields["tracer"]])
+                yield "", "spectrum_distance", spectrum_distance(velocity, self.spectrum, geometry)
+        if "tracer" in fields and geometry is not None:
+            yield "", "tracer_variance", tracer_variance(frames[:, :, fields["tracer"]], geometry)
+            yield "", "tracer_mass", tracer_mass(frames[:, :, fields["tracer"]], geometry)
         scored = self.batch.channels.predicted
         first = blow_up_step(frames[:, :, scored], self.batch.context[:, -1, scored].cpu()).amin(-1, keepdim=True)
         steps = torch.arange(1, frames.shape[1] + 1, dtype=first.dtype)
@@ -127,15 +135,16 @@ class Comparison:
             steps: from 1.
 
         Returns:
-            [B, steps, shells] float64, NaN where a frame is not finite; None without a velocity.
+            [B, steps, shells] float64, NaN where a frame is not finite; None without a velocity,
+            or on a stretched grid.
         """
-        if self.velocity is None:
+        if self.velocity is None or self.geometry is None or self.geometry.stretched:
             return None
         velocity = frames[:, [step - 1 for step in steps]][:, :, self.velocity]
         present = [n for n in velocity.shape[-3:] if n > 1]
         if not present:
             return None
-        energy = energy_spectrum(velocity.double())[..., : min(present) // 2 + 1]
+        energy = energy_spectrum(velocity.double(), self.geometry)[..., : min(present) // 2 + 1]
         return energy.where(velocity.isfinite().flatten(2).all(2)[..., None], torch.nan)
 
     def has_target(self, strength: float) -> list[bool]:
@@ -190,6 +199,18 @@ def solver_comparison(batch: Batch, unsteered: Tensor, parameter: str | None, va
     # restarted too, so that nothing but the parameter is between the two
     base = solver_truth(batch, n_steps, {}).cpu() if targets else None
     return Comparison(batch, unsteered, truth, targets, base, parameter)
+
+
+def left_out(metadata: SplitMetadata) -> str:
+    """Return what of a data set's flow is not measured because of its grid, and why; empty where all is."""
+    names, grid = metadata.channels.names, metadata.grid
+    moving = set(VELOCITY) <= set(names)
+    if grid.obstacle and (moving or "tracer" in names):
+        return f"{metadata.path}: metrics of the whole flow are left out: {grid.obstacle}"
+    if moving and not grid.obstacle and grid.geometry.stretched:
+        axes = ", ".join(grid.axes[axis] for axis in grid.geometry.stretched)
+        return f"{metadata.path}: {NO_SPECTRUM.format(axes=axes)}; they are left out"
+    return ""
 
 
 def sign_of(strength: float) -> int:

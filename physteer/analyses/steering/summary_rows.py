@@ -8,9 +8,9 @@ Estimands, each at every rollout step:
 * ``null_movement``: RMS of ŷ_steered − ŷ_unsteered over the field's spread, of a field that should not move
 * ``movement``: the same of every field, and of ŷ_erased − ŷ_unsteered
 * ``enstrophy``: change against unsteered, relative
-* ``vortex_area``: change against unsteered, in shares of the cells
+* ``vortex_area``: change against unsteered, in shares of the domain
 * ``enstrophy_truth``: the change from y(θ) to y(θ'), relative
-* ``vortex_area_truth``: the change from y(θ) to y(θ'), in shares of the cells
+* ``vortex_area_truth``: the change from y(θ) to y(θ'), in shares of the domain
 * ``enstrophy_slope``: least-squares slope of the change against α
 * ``vortex_area_slope``: least-squares slope of the change against α
 * ``enstrophy_monotone``: share of initial conditions in which the change is monotone in α

@@ -164,9 +164,9 @@ def test_values_are_those_of_the_metrics(tiny_well, tmp_path):
     frame = batch.targets[0, 1] + noise
     velocity = frame[[batch.channels.index(f"velocity_{axis}") for axis in "xyz"]]
     row = table[(table.window == str(batch.windows[0])) & (table.condition == "v drop +1") & (table.step == 2)]
-    expected = enstrophy(velocity, batch.grid.spacing, batch.grid.periodic)
+    expected = enstrophy(velocity, batch.grid.geometry)
     assert row[row.metric == "enstrophy"].value.item() == pytest.approx(float(expected), rel=1e-5)
     velocities = batch.targets[:, 1][:, [batch.channels.index(f"velocity_{axis}") for axis in "xyz"]]
-    energy = energy_spectrum(velocities.double())[:, :17].mean(0)
+    energy = energy_spectrum(velocities.double(), batch.grid.geometry)[:, :17].mean(0)
     truth = sorted((r.wavenumber, r.energy) for r in read_spectra(tmp_path) if (r.role, r.step) == ("truth", 2))
     assert [e for _, e in truth] == pytest.approx(energy.tolist())
