@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 
 from physteer.errors import PhysteerError
@@ -65,19 +65,28 @@ def matching_files(setting: str, patterns: Sequence[str]) -> list[str]:
 
     Args:
         setting: what the patterns were given as, for the error.
-        patterns: names of files, or patterns with ``*``.
+        patterns: names of files, or patterns in which ``*`` alone has a meaning.
 
     Raises:
         PhysteerError: one means no file.
     """
     all_files = []
     for pattern in patterns:
-        # the name of a head's site has brackets, which a pattern would not take literally
-        files = [pattern] if Path(pattern).is_file() else sorted(glob(pattern))
+        # names of folders, and of a head's site, may have brackets
+        files = [pattern] if Path(pattern).is_file() else sorted(glob(escape(pattern).replace("[*]", "*")))
         if not files:
             raise PhysteerError(f"{setting}: there is no file {pattern}")
         all_files += files
     return list(dict.fromkeys(all_files))
+
+
+def home_expanded(text: str) -> str:
+    """Return a path, or ``--setting=path``, whose ``~`` is the user's home; any other text unchanged.
+
+    The shell does this for a word of the command line that is a path, but not for what YAML and ``--setting=~/…`` say.
+    """
+    setting, equals, value = text.partition("=") if text.startswith("--") else ("", "", text)
+    return f"{setting}{equals}{os.path.expanduser(value)}" if value.startswith("~/") else text
 
 
 def file_name(text: str) -> str:

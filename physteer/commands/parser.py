@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import NoReturn
+import sys
+from typing import Any, NoReturn
 
 from physteer.errors import PhysteerError
+from physteer.files import home_expanded
 
 
 class Parser(argparse.ArgumentParser):
@@ -15,6 +17,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise the message that argparse would print with its usage."""
         raise PhysteerError(f"{message} ({self.prog} --help)")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, with ``~`` for the user's home also in ``--setting=~/…``, which the shell leaves alone."""
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([home_expanded(word) for word in words], namespace)
 
 
 def positive(text: str) -> float:

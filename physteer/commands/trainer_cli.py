@@ -28,6 +28,7 @@ from physteer.commands.user_errors import bound_yaml, check_checkpoint, check_ya
 from physteer.commands.warning_filters import filtered_warnings
 from physteer.data.module import WellDataModule
 from physteer.errors import PhysteerError, ProcessEnded
+from physteer.files import home_expanded
 from physteer.forecast.module import ForecastModule
 from physteer.forecast.precision import DTYPES, NetworkPrecision
 from physteer.run_folder import WRITTEN, locked, remove_temporaries
@@ -132,6 +133,8 @@ class PhysteerCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Read the configuration, and check the checkpoint before Lightning loads it."""
         super().parse_arguments(parser, args)
+        for key, value in self.config.items():  # every setting, the parts of nested ones by names with dots
+            self.config[key] = _home_expanded(value)
         check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
 
     def before_instantiate_classes(self) -> None:
@@ -235,6 +238,20 @@ class PhysteerCLI(LightningCLI):
         folders = [Path(c.dirpath) for c in callbacks if isinstance(c, ModelCheckpoint) and c.dirpath]
         chosen = resolve_last(str(self.subcommand), Path(self.trainer.default_root_dir), folders)
         return {**kwargs, "ckpt_path": chosen}
+
+
+def _home_expanded(value: Any) -> Any:
+    """Return a setting in which texts that begin with ``~/`` begin with the user's home; it may be a list or a tree."""
+    if isinstance(value, str):
+        return home_expanded(value)
+    if isinstance(value, list):
+        return [_home_expanded(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _home_expanded(item) for name, item in value.items()}
+    if isinstance(value, Namespace):
+        for name, item in vars(value).items():
+            setattr(value, name, _home_expanded(item))
+    return value
 
 
 def _missing(callbacks: list[L.Callback], settings: Namespace) -> list[L.Callback]:

@@ -13,6 +13,7 @@ from jsonargparse import get_loader, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from physteer.errors import PhysteerError, did_you_mean
+from physteer.files import home_expanded
 from physteer.untrusted.torch_files import load_tensors
 from physteer.untrusted.yaml_text import UnboundedYAMLError, check_bounds, check_texts, read_yaml
 
@@ -35,7 +36,7 @@ def check_yaml(arguments: Sequence[str]) -> None:
         raise PhysteerError(f"a value on the command line was not read: {error}") from None
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option, _, value = argument.partition("=")
-        path = Path(value or following)
+        path = Path(home_expanded(value or following))
         if option not in ("--config", "-c") or not path.is_file():
             continue
         settings = read_yaml(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Any
@@ -17,9 +17,10 @@ from torch.utils.data import Dataset
 
 from physteer.data.batch import Boundaries, Channels, Grid, Sample, SplitMetadata, Window, common_grid
 from physteer.data.fields import channel_sources
+from physteer.data.file_record import FileRecord
 from physteer.data.fingerprint import fingerprint, modification
 from physteer.data.hub_cache import cached_where_unreachable
-from physteer.data.open_files import OpenFile, OpenFiles
+from physteer.data.open_files import OpenFiles, text
 from physteer.data.well_index import EmptySplitError, open_well
 from physteer.errors import PhysteerError, did_you_mean
 from physteer.metrics.geometry import same_positions
@@ -114,17 +115,14 @@ class WindowDataset(Dataset[Sample]):
         self.path, self.spec = path, spec
         location = cached_where_unreachable(path, storage_options or {})
         self.well = open_well(location, include, exclude, storage_options)
-        self.files = [PurePosixPath(p).stem for p in self.well.files_paths]
+        self.files = [PurePosixPath(p).stem for p in self.well.paths]
         self._numbers = {name: number for number, name in enumerate(self.files)}
         self._fingerprints: dict[str, str] = {}
         self._versions: dict[str, str] = {}
-        self._open_files = OpenFiles(self.well.files_paths, location, storage_options or {})
-        try:
-            grid, self.parameters = self._read_grid_and_parameters()
-        finally:
-            self.close()  # each process opens its own files; this one may leave the reading to workers
+        self._open_files = OpenFiles(self.well.paths, location, storage_options or {})
+        grid, self.parameters = self._grid_and_parameters()
         channels = Channels(tuple(channel_sources(self.well.metadata, grid.axes, fields or {})))
-        self.metadata = SplitMetadata(self.well.dataset_name, path, channels, grid)
+        self.metadata = SplitMetadata(self.well.records[0].dataset_name, path, channels, grid)
         self.windows = self._fitting_windows()
 
     def with_spec(self, spec: WindowSpec) -> WindowDataset:
@@ -159,7 +157,7 @@ class WindowDataset(Dataset[Sample]):
         frames = slice(window.start, window.start + window.stride * (n_frames - 1) + 1, window.stride)
         sources = self.metadata.channels.sources
         # numpy: torch would start its threads for every small copy
-        fields = np.empty((n_frames, len(sources), *self.well.size_tuple), np.float32)  # [T, C, *space]
+        fields = np.empty((n_frames, len(sources), *self.well.records[0].shape), np.float32)  # [T, C, *space]
         with self._open_files.reading(number) as file:
             wanted = {source.field for source in sources if source.field and source.transform != "zeros"}
             values = {name: file.read(name, window.trajectory, frames) for name in wanted}
@@ -181,7 +179,7 @@ class WindowDataset(Dataset[Sample]):
         at, channels, *_ = np.nonzero(~np.isfinite(fields))
         if len(at):
             names = ", ".join(self.metadata.channels.names[channel] for channel in np.unique(channels))
-            path = self.well.files_paths[self._numbers[window.file]]
+            path = self.well.paths[self._numbers[window.file]]
             raise PhysteerError(
                 f"{names} of trajectory {window.trajectory} in {path} has values that are not finite, first in frame "
                 f"{frames.start + frames.step * int(at[0])}"
@@ -196,18 +194,18 @@ class WindowDataset(Dataset[Sample]):
         """Return a root attribute of a file as text, or None."""
         with self._open_files.reading(self._numbers[file]) as opened:
             value = opened.file.attrs.get(name)
-            return None if value is None else str(value)
+            return None if value is None else text(value)
 
     def fingerprint(self, file: str) -> str:
         """Return 16 hexadecimal digits of a file's content (`physteer.data.fingerprint`); each file is read once."""
         if file not in self._fingerprints:
-            self._fingerprints[file] = fingerprint(self.well.fs, self.well.files_paths[self._numbers[file]])
+            self._fingerprints[file] = fingerprint(self.well.fs, self.well.paths[self._numbers[file]])
         return self._fingerprints[file]
 
     def version(self, file: str) -> str:
         """Return the fingerprint and time of modification of a file; it changes when a file is edited in place."""
         if file not in self._versions:
-            changed = modification(self.well.fs, self.well.files_paths[self._numbers[file]])
+            changed = modification(self.well.fs, self.well.paths[self._numbers[file]])
             self._versions[file] = f"{self.fingerprint(file)} {changed}"
         return self._versions[file]
 
@@ -228,7 +226,8 @@ class WindowDataset(Dataset[Sample]):
         if window.file not in self._numbers:
             raise PhysteerError(f"no file {window.file!r} in {self.path}{did_you_mean(window.file, self.files)}")
         number = self._numbers[window.file]
-        trajectories, stored = self.well.n_trajectories_per_file[number], self.well.n_steps_per_trajectory[number]
+        record = self.well.records[number]
+        trajectories, stored = record.n_trajectories, record.n_steps
         last = window.start + window.stride * (n_frames - 1)
         if window.trajectory not in range(trajectories) or window.stride < 1 or not 0 <= window.start <= last < stored:
             raise PhysteerError(
@@ -238,7 +237,9 @@ class WindowDataset(Dataset[Sample]):
         return number
 
     def _fitting_windows(self) -> list[Window]:
-        per_file, stored, spec = self.well.n_trajectories_per_file, self.well.n_steps_per_trajectory, self.spec
+        spec = self.spec
+        per_file = [record.n_trajectories for record in self.well.records]
+        stored = [record.n_steps for record in self.well.records]
         chosen = spec.chosen(max(per_file))
         windows = [
             Window(name, trajectory, start, stride)
@@ -254,15 +255,9 @@ class WindowDataset(Dataset[Sample]):
             )
         return windows
 
-    def _read_grid_and_parameters(self) -> tuple[Grid, list[dict[str, NDArray[Any]]]]:
-        """Read the common grid of all files, and the parameters of each."""
-        grids, parameters = [], []
-        for number in range(len(self.files)):
-            with self._open_files.reading(number) as file:
-                codes = self.well._padding_bcs(file.file, {}, 0, 0, 1, 1).int().tolist()
-                grid = _grid(file, codes, self.well.metadata.grid_type)
-                grids.append(replace(grid, mixed=f"{self.files[number]}: {grid.mixed}") if grid.mixed else grid)
-                parameters.append(file.parameters)
+    def _grid_and_parameters(self) -> tuple[Grid, list[dict[str, NDArray[np.float64]]]]:
+        """Return the common grid of all files, and the parameters of each."""
+        grids = [_grid(name, record) for name, record in zip(self.files, self.well.records, strict=True)]
         first = grids[0]
         for name, grid in zip(self.files, grids, strict=True):
             if (grid.axes, grid.boundaries) != (first.axes, first.boundaries):
@@ -271,16 +266,17 @@ class WindowDataset(Dataset[Sample]):
                     f"{first.boundaries} on {first.axes}; choose files of one kind with include or exclude"
                 )
         # a batch holds windows of several files, so it has the parameters that all of them have
+        parameters = [record.parameters for record in self.well.records]
         common = [name for name in parameters[0] if all(name in by_name for by_name in parameters)]
         return common_grid(grids, self.files), [{name: by_name[name] for name in common} for by_name in parameters]
 
 
-def _grid(file: OpenFile, codes: list[list[int]], kind: str) -> Grid:
+def _grid(name: str, record: FileRecord) -> Grid:
     """Return a file's grid, with axes of one cell, which count as periodic, up to three."""
-    absent = 3 - len(file.axes)
-    boundaries: Boundaries = (*((low, high) for low, high in codes), *((2, 2),) * absent)  # type: ignore[assignment]
-    positions = [torch.from_numpy(file.coordinates(axis)) for axis in file.axes]  # [1 or trajectories, n]
+    absent = 3 - len(record.axes)
+    boundaries: Boundaries = (*record.boundaries, *((2, 2),) * absent)  # type: ignore[assignment]
+    positions = [torch.from_numpy(along) for along in record.coordinates.values()]  # [1 or trajectories, n]
     same = all(same_positions(along[0], other) for along in positions for other in along[1:])
-    mixed = "" if same else "its trajectories have different coordinates: give those of each grid a file of their own"
+    own = f"{name}: its trajectories have different coordinates: give those of each grid a file of their own"
     coordinates = (*(along[0] for along in positions), *(torch.zeros(1),) * absent)
-    return Grid(coordinates, boundaries, file.axes, kind, mixed)  # type: ignore[arg-type]
+    return Grid(coordinates, boundaries, record.axes, record.grid_type, "" if same else own)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ MOST_OPEN = 128
 system allows to open."""
 
 # h5py raises any of these for a file that is truncated, lacks a group, or fails a checksum.
-_BROKEN = (OSError, KeyError, ValueError, RuntimeError, TypeError)
+_BROKEN = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError)
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,16 @@ class StoredField:
         return values.reshape(*lead, *stored)
 
 
+def text(value: Any) -> str:
+    """Return a stored string of any of HDF5's kinds: variable or fixed length, Unicode or bytes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def texts(values: Any) -> list[str]:
+    """Return an array of stored strings, or a single one, as a list (`text`)."""
+    return [text(value) for value in np.atleast_1d(values)]
+
+
 class OpenFile:
     """One Well file, whose layout is read once.
 
@@ -63,7 +73,7 @@ class OpenFile:
 
     def __init__(self, file: h5py.File) -> None:
         self.file = file
-        self.axes = tuple(str(axis) for axis in file["dimensions"].attrs["spatial_dims"])
+        self.axes = tuple(texts(file["dimensions"].attrs["spatial_dims"]))
         self.fields = {name: field for order in range(3) for name, field in _stored_fields(file, order)}
         self.parameters = _parameters(file)
         """Values by name: shape [], or [N] with one value per trajectory."""
@@ -100,7 +110,7 @@ class OpenFile:
 
 def _stored_fields(file: h5py.File, order: int) -> Iterator[tuple[str, StoredField]]:
     group = file[f"t{order}_fields"]
-    for name in map(str, group.attrs["field_names"]):
+    for name in texts(group.attrs["field_names"]):
         flags = group[name].attrs
         varying = tuple(map(bool, flags["dim_varying"]))
         yield name, StoredField(group[name], order, bool(flags["sample_varying"]), bool(flags["time_varying"]), varying)
@@ -109,7 +119,7 @@ def _stored_fields(file: h5py.File, order: int) -> Iterator[tuple[str, StoredFie
 def _parameters(file: h5py.File) -> dict[str, NDArray[Any]]:
     """Return the numbers among the root attributes in ``simulation_parameters``, and the scalars that are constant."""
     parameters: dict[str, NDArray[Any]] = {}
-    for name in map(str, np.atleast_1d(file.attrs.get("simulation_parameters", ()))):
+    for name in texts(file.attrs.get("simulation_parameters", ())):
         value = np.asarray(file.attrs.get(name))
         if value.ndim == 0 and np.issubdtype(value.dtype, np.number):
             parameters[name] = value
@@ -147,11 +157,11 @@ class OpenFiles:
             PhysteerError: The file cannot be opened, or reading from it in the block fails.
         """
         try:
-            yield self._open(number)
+            yield self._get(number)
         except _BROKEN as error:
             raise PhysteerError(f"cannot read {self.paths[number]}: {reason(error)}") from error
 
-    def _open(self, number: int) -> OpenFile:
+    def _get(self, number: int) -> OpenFile:
         if self._pid != os.getpid():  # inherited through fork: handles of the parent process
             self._files, self._pid = OrderedDict(), os.getpid()
         if number in self._files:

@@ -51,14 +51,14 @@ def test_unknown_field_names_what_there_is(windows):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:2000]), "is not a readable Well file"),
-        (lambda path: path.write_text("no HDF5"), "is not a readable Well file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:2000]), "cannot read "),
+        (lambda path: path.write_text("no HDF5"), "cannot read "),
     ],
 )
 def test_broken_file_is_named(run, damage, message, capsys):
     path = next(run.glob("rollouts/unsteered/data/test/*.hdf5"))
     damage(path)
-    with pytest.raises(PhysteerError, match=f"{path.name} {message}"):
+    with pytest.raises(PhysteerError, match=f"{message}.*{path.name}"):
         read_rollouts(run)
     assert main(["report", str(run)]) == 2 and path.name in capsys.readouterr().err
 

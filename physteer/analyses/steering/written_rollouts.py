@@ -54,7 +54,7 @@ class WrittenRollouts(WindowDataset):
 
     def n_frames(self, name: str) -> int:
         """Return how many frames a file holds, those of the context included."""
-        return int(self.well.n_steps_per_trajectory[self._number(Window(name, 0, 0))])
+        return self.well.records[self._number(Window(name, 0, 0))].n_steps
 
     def source(self, name: str) -> Window:
         """Return the window that a file's rollout starts from; it is read once."""
@@ -84,7 +84,7 @@ class WrittenRollouts(WindowDataset):
             values = {attribute: self.attribute(name, attribute) for attribute in attributes}
         for attribute, value in values.items():
             if value is None:
-                path = self.well.files_paths[self._numbers[name]]
+                path = self.well.paths[self._numbers[name]]
                 raise PhysteerError(f"{path} is not a readable rollout: it has no attribute {attribute!r}")
         return [str(value) for value in values.values()]
 
