@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from physteer.errors import PhysteerError
 from physteer.interventions.edit import Edit, apply_edits
 from physteer.interventions.locus import Clock
-from physteer.interventions.sites import Site, find_module
+from physteer.interventions.replacements import Resample
+from physteer.interventions.sites import Site, find_module, naming, with_layout
 
 _Hook = Callable[[nn.Module, Any, Any], Any]
 
@@ -22,23 +23,35 @@ def attached(model: nn.Module, edits: Sequence[Edit], clock: Clock | None = None
     """Apply edits in every forward of a model while the context is open.
 
     Edits of one module compose in list order, and each call of the module is edited. When the context closes, also by
-    an error, these hooks are removed; hooks of others stay. Nothing is attached unless every site exists.
+    an error, these hooks are removed; hooks of others stay. Nothing is attached unless every site exists. An edit of a
+    module that was not called has changed nothing: that is an error when the context closes without one.
 
     Args:
         model: any module; sites are paths in it.
-        edits: what to change.
-        clock: the rollout's step, for edits limited to some (`Locus.steps`).
+        edits: what to change. Sites without a layout take what the model declares (`DeclaresLayouts`).
+        clock: the rollout's step, for edits limited to some (`Locus.steps`); a step without edits counts as reached.
 
     Raises:
-        PhysteerError: A site is not found or inside a compiled module, or steps are asked for without a clock.
+        PhysteerError: A site is not found or inside a compiled module, or steps are asked for without a clock; an edit
+            needs a layout that nobody declares, or does not fit; or, at the end, no forward has reached a site.
     """
-    on_module: dict[nn.Module, list[Edit]] = {}
+    with editing(model, edits, clock) as reached:
+        yield
+    _check_called([edit.site for edit in edits], reached, "edited")
+
+
+@contextmanager
+def editing(model: nn.Module, edits: Sequence[Edit], clock: Clock | None = None) -> Iterator[set[str]]:
+    """Apply edits as `attached`, for passes that may end before a site: yield the modules that were reached so far."""
+    reached, on_module = set[str](), dict[nn.Module, list[Edit]]()
     for edit in edits:
-        on_module.setdefault(find_module(model, edit.site), []).append(edit)
+        module, edit = find_module(model, edit.site), edit.with_site(with_layout(model, edit.site))
+        on_module.setdefault(module, []).append(edit)
         if edit.locus.steps is not None and clock is None:
             raise PhysteerError(f"site {edit.site}: an edit is limited to some rollout steps, but no clock is given")
-    with _hooked([(module, _editing(own, clock)) for module, own in on_module.items()]):
-        yield
+        _check_rows(model, edit)
+    with _hooked([(module, _editing(own, clock, reached)) for module, own in on_module.items()]):
+        yield reached
 
 
 @contextmanager
@@ -48,16 +61,28 @@ def observed(model: nn.Module, sites: Sequence[Site | str], observe: Callable[[S
     Args:
         model: any module.
         sites: whose activations are observed.
-        observe: called with the site and its activation in the layout that edits see (`Site.select`). It gets the
-            live tensor, after edits attached earlier, on the autograd tape if there is one. It must not change the
-            tensor, and must copy what it keeps.
+        observe: called with the site and its activation as edits see it (`Site.select`): [B, T, …, d], rows, frames,
+            space and channels, where the site has a layout or the model declares it; else the module's output as it is.
+            It gets the live tensor, after edits attached earlier, on the autograd tape if there is one. It must not
+            change the tensor, and must copy what it keeps.
 
     Raises:
-        PhysteerError: A site is not found or inside a compiled module.
+        PhysteerError: A site is not found or inside a compiled module; a head is asked for without a layout; or, at the
+            end of a context without error, no forward has reached a site.
     """
-    parsed = [Site.parse(site) for site in sites]
-    with _hooked([(find_module(model, site), _observing(site, observe)) for site in parsed]):
+    with observing(model, sites, observe) as reached:
         yield
+    _check_called([Site.parse(site) for site in sites], reached, "observed")
+
+
+@contextmanager
+def observing(
+    model: nn.Module, sites: Sequence[Site | str], observe: Callable[[Site, Tensor], None]
+) -> Iterator[set[str]]:
+    """Observe as `observed`, for passes that may end before a site: yield the modules that were reached so far."""
+    parsed, reached = [with_layout(model, Site.parse(site)) for site in sites], set[str]()
+    with _hooked([(find_module(model, site), _observing(site, observe, reached)) for site in parsed]):
+        yield reached
 
 
 @contextmanager
@@ -70,10 +95,12 @@ def captured(model: nn.Module, sites: Sequence[Site | str], detach: bool = True)
         detach: collect copies off the autograd tape; else the live tensors, with gradients.
 
     Yields:
-        Activation [B, T, h, w, δ, d] by `str(site)`: of the latest call, absent before the first.
+        Activations by `str(site)`: of the latest call, absent before the first. They are as edits see them: [B, T, …,
+        d], such as [B, T, h, w, δ, d] of Walrus or [B, 1, h, w, C] of layout `b c h w`; without a layout the module's
+        output as it is.
 
     Raises:
-        PhysteerError: A site is not found or inside a compiled module.
+        PhysteerError: As for `observed`.
     """
     activations: dict[str, Tensor] = {}
 
@@ -87,19 +114,25 @@ def captured(model: nn.Module, sites: Sequence[Site | str], detach: bool = True)
 
 @contextmanager
 def stopped_after(
-    model: nn.Module, sites: Sequence[Site | str], observe: Callable[[Site, Tensor], None]
+    model: nn.Module,
+    sites: Sequence[Site | str],
+    observe: Callable[[Site, Tensor], None],
+    edits: Sequence[Edit] = (),
+    clock: Clock | None = None,
 ) -> Iterator[None]:
     """Call a function with activations, and end the pass as soon as every site was seen once.
 
         with stopped_after(model, ["blocks.3"], look):
             model(x)  # what follows block 3 is not computed
 
-    The rest of the ``with`` block is skipped too. Activations include the changes of edits attached before.
+    The rest of the ``with`` block is skipped too. Activations include the changes of the edits.
 
     Args:
         model: any module.
         sites: one or more; of a module that is called repeatedly, the first call counts.
         observe: as for `observed`.
+        edits: applied during the pass; those behind the last of the sites have no effect on them.
+        clock: as for `attached`.
 
     Raises:
         PhysteerError: A site is not found or inside a compiled module, or the code has not reached all of them.
@@ -114,7 +147,7 @@ def stopped_after(
                 raise _PassStoppedError
 
     parsed = list(remaining)
-    with observed(model, parsed, look):
+    with editing(model, edits, clock), observing(model, parsed, look):
         try:
             yield
         except _PassStoppedError:
@@ -140,6 +173,27 @@ def check_reached(sites: Sequence[Site], reached: Container[str]) -> None:
             )
 
 
+def _check_called(sites: Sequence[Site], reached: Container[str], what: str) -> None:
+    for site in sites:
+        if site.module not in reached:
+            raise PhysteerError(
+                f"site {site} was {what}, but no forward has called its module meanwhile: the model does not use it, "
+                "or a compiled copy was called, which ignores what is added to the original; compile only the forward "
+                "of blocks (block.forward = torch.compile(block.forward))"
+            )
+
+
+def _check_rows(model: nn.Module, edit: Edit) -> None:
+    """Refuse edits of rows without a layout where a model, as torch's transformers may, has its rows on axis 1."""
+    if edit.site.layout is None and (edit.locus.rows is not None or isinstance(edit.replacement, Resample)):
+        for name, module in model.named_modules():
+            if getattr(module, "batch_first", True) is False:
+                raise PhysteerError(
+                    f"site {edit.site}: an edit of rows needs to know which axis they are, since {name or 'the model'} "
+                    f"has batch_first=False; give the layout, such as '{edit.site} as t b d'"
+                )
+
+
 @contextmanager
 def _hooked(hooks: Sequence[tuple[nn.Module, _Hook]]) -> Iterator[None]:
     with ExitStack() as stack:
@@ -148,9 +202,14 @@ def _hooked(hooks: Sequence[tuple[nn.Module, _Hook]]) -> Iterator[None]:
         yield
 
 
-def _editing(edits: list[Edit], clock: Clock | None) -> _Hook:
+def _editing(edits: list[Edit], clock: Clock | None, reached: set[str]) -> _Hook:
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        h = _activation(output, edits[0].site)
+        reached.update(edit.site.module for edit in edits)
+        with naming(edits[0].site):
+            h = _activation(output)
+        for edit in edits:
+            with naming(edit.site):
+                edit.check_known(h)
         edited = apply_edits(h, edits, None if clock is None else clock.step)
         if edited is h:
             return None  # the output stays the object it is
@@ -159,20 +218,22 @@ def _editing(edits: list[Edit], clock: Clock | None) -> _Hook:
     return hook
 
 
-def _observing(site: Site, observe: Callable[[Site, Tensor], None]) -> _Hook:
+def _observing(site: Site, observe: Callable[[Site, Tensor], None], reached: set[str]) -> _Hook:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
-        observe(site, site.select(_activation(output, site)))
+        reached.add(site.module)
+        with naming(site):
+            activation = site.select(_activation(output))
+        observe(site, activation)
 
     return hook
 
 
-def _activation(output: Any, site: Site) -> Tensor:
+def _activation(output: Any) -> Tensor:
     """Return a module's activation: its output, or the first part of it where that is a tuple."""
     first = output[0] if isinstance(output, tuple) and output else output
     if not isinstance(first, torch.Tensor):
         raise PhysteerError(
-            f"site {site.module} returns {type(output).__name__}; "
-            "a site returns a tensor, or a tuple that starts with one"
+            f"its module returns {type(output).__name__}; a site returns a tensor, or a tuple that starts with one"
         )
     return first
 

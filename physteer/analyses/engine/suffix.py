@@ -12,7 +12,8 @@ from physteer.analyses.engine.prefix_cache import PairActivations, PrefixCache, 
 from physteer.data.pair import PairBatch
 from physteer.errors import PhysteerError
 from physteer.forecast import Forecaster, SampleScale
-from physteer.interventions import Edit, Site, Snapshot, StagedModel, observed, replayed, take_snapshots
+from physteer.interventions import Edit, Site, Snapshot, StagedModel, replayed, take_snapshots
+from physteer.interventions.attach import observing
 
 M = TypeVar("M", contravariant=True)
 B = TypeVar("B", contravariant=True)
@@ -183,7 +184,7 @@ def continued(
         PhysteerError: A site is not computed after the snapshot.
     """
     seen: dict[Site, Tensor] = {}
-    with observed(model, read, seen.__setitem__):  # type: ignore[arg-type]
+    with observing(model, read, seen.__setitem__):  # type: ignore[arg-type]
         y = replayed(model, base, edits, last_frame_only=True)
     for site in read:
         if site not in seen:
