@@ -205,11 +205,10 @@ def _hooked(hooks: Sequence[tuple[nn.Module, _Hook]]) -> Iterator[None]:
 def _editing(edits: list[Edit], clock: Clock | None, reached: set[str]) -> _Hook:
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
         reached.update(edit.site.module for edit in edits)
-        with naming(edits[0].site):
-            h = _activation(output)
+        h = _activation(output, edits[0].site)
         for edit in edits:
             with naming(edit.site):
-                edit.check_known(h)
+                edit.check_known(h, module)
         edited = apply_edits(h, edits, None if clock is None else clock.step)
         if edited is h:
             return None  # the output stays the object it is
@@ -221,19 +220,21 @@ def _editing(edits: list[Edit], clock: Clock | None, reached: set[str]) -> _Hook
 def _observing(site: Site, observe: Callable[[Site, Tensor], None], reached: set[str]) -> _Hook:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
         reached.add(site.module)
+        first = _activation(output, site)
         with naming(site):
-            activation = site.select(_activation(output))
+            activation = site.select(first)
         observe(site, activation)
 
     return hook
 
 
-def _activation(output: Any) -> Tensor:
+def _activation(output: Any, site: Site) -> Tensor:
     """Return a module's activation: its output, or the first part of it where that is a tuple."""
     first = output[0] if isinstance(output, tuple) and output else output
     if not isinstance(first, torch.Tensor):
         raise PhysteerError(
-            f"its module returns {type(output).__name__}; a site returns a tensor, or a tuple that starts with one"
+            f"site {site.module} returns {type(output).__name__}; "
+            "a site returns a tensor, or a tuple that starts with one"
         )
     return first
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
 from physteer.errors import PhysteerError
 from physteer.interventions.constant import Constant
@@ -13,6 +15,9 @@ from physteer.interventions.locus import EVERYWHERE, Locus
 from physteer.interventions.replacements import Replacement
 from physteer.interventions.sites import Site, naming, unknown_layout
 from physteer.interventions.subspace import Subspace
+
+_CHANNELS_LAST = (nn.Linear, nn.Embedding, nn.LayerNorm)
+_CHANNELS_FIRST = (_ConvNd, _NormBase, nn.GroupNorm)
 
 
 class Edit(nn.Module):
@@ -44,11 +49,15 @@ class Edit(nn.Module):
         """Return the same edit at another site, or at this one with its layout; all else is shared."""
         return self if site is self.site else Edit(site, self.replacement, self.subspace, self.locus)
 
-    def check_known(self, output: Tensor) -> None:
+    def check_known(self, output: Tensor, module: nn.Module) -> None:
         """Check that the edit can tell the axes of an output that it needs, where the site has no layout.
 
-        Then the output is edited as it is. Channels must be the last axis, and no other axis of that size; rows are
-        axis 0. Frames, regions and what is measured over space need a layout, and so does a head.
+        Such an output is edited as it is. Rows are axis 0. Channels are the last axis where the module makes it so, or
+        where no other axis has that size. Frames, regions, heads and what is measured over space need a layout.
+
+        Args:
+            output: of the site's module.
+            module: the site's.
 
         Raises:
             PhysteerError: It needs the layout.
@@ -64,7 +73,9 @@ class Edit(nn.Module):
         ):
             if needs:
                 raise unknown_layout(self.site, shape, what)
-        if (self.subspace is not None or reads == "channels") and [*shape].count(shape[-1]) > 1:
+        ambiguous = isinstance(module, _CHANNELS_FIRST) or [*shape].count(shape[-1]) > 1
+        acts_on_channels = self.subspace is not None or reads == "channels"
+        if acts_on_channels and ambiguous and not isinstance(module, _CHANNELS_LAST):
             what = type(self.replacement if self.subspace is None else self.subspace).__name__
             raise unknown_layout(self.site, shape, f"{what}, which acts on channels,")
 
