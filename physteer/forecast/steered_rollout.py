@@ -22,6 +22,7 @@ from physteer.interventions import (
     Edit,
     Site,
     attached,
+    check_reached,
     observed,
     stack_conditions,
     stopped_after,
@@ -90,17 +91,20 @@ def steered_rollout(
         network, and two rollouts of one network can alternate.
         """
         watching = [(observer, observer.sites_at(step)) for observer in observers]
-        clock.step = step
+        clock.step, heard = step, []
         with ExitStack() as stack:
             stack.enter_context(attached(forecaster.network, edits, clock))
             for observer, watched in watching:
                 sites = [with_forecaster_layout(forecaster, site) for site in watched]
-                stack.enter_context(observed(forecaster.network, sites, _on_a_grid(observer)))
+                heard.append((sites, stack.enter_context(observed(forecaster.network, sites, _on_a_grid(observer)))))
             all_frames = any(
                 observer.all_frames and any(map(forecaster.computes_last_frame_only, watched))
                 for observer, watched in watching
             )
-            return forecaster.predict_next(window, batch, step, all_frames=all_frames)
+            frame = forecaster.predict_next(window, batch, step, all_frames=all_frames)
+            for sites, reached in heard:
+                check_reached(sites, reached)
+        return frame
 
     yield from rollout(predict, initial_windows(batch, conditions), n_steps)
 

@@ -37,7 +37,7 @@ def attached(model: nn.Module, edits: Sequence[Edit], clock: Clock | None = None
     """
     with editing(model, edits, clock) as reached:
         yield
-    _check_called([edit.site for edit in edits], reached, "edited")
+    check_reached([edit.site for edit in edits], reached)
 
 
 @contextmanager
@@ -55,7 +55,9 @@ def editing(model: nn.Module, edits: Sequence[Edit], clock: Clock | None = None)
 
 
 @contextmanager
-def observed(model: nn.Module, sites: Sequence[Site | str], observe: Callable[[Site, Tensor], None]) -> Iterator[None]:
+def observed(
+    model: nn.Module, sites: Sequence[Site | str], observe: Callable[[Site, Tensor], None]
+) -> Iterator[set[str]]:
     """Call a function with activations, at every call of their modules, while the context is open.
 
     Args:
@@ -66,20 +68,12 @@ def observed(model: nn.Module, sites: Sequence[Site | str], observe: Callable[[S
             It gets the live tensor, after edits attached earlier, on the autograd tape if there is one. It must not
             change the tensor, and must copy what it keeps.
 
+    Yields:
+        The paths of modules that were called so far: `check_reached` refuses that one was not.
+
     Raises:
-        PhysteerError: A site is not found or inside a compiled module; a head is asked for without a layout; or, at the
-            end of a context without error, no forward has reached a site.
+        PhysteerError: A site is not found or inside a compiled module, or a head is asked for without a layout.
     """
-    with observing(model, sites, observe) as reached:
-        yield
-    _check_called([Site.parse(site) for site in sites], reached, "observed")
-
-
-@contextmanager
-def observing(
-    model: nn.Module, sites: Sequence[Site | str], observe: Callable[[Site, Tensor], None]
-) -> Iterator[set[str]]:
-    """Observe as `observed`, for passes that may end before a site: yield the modules that were reached so far."""
     parsed, reached = [with_layout(model, Site.parse(site)) for site in sites], set[str]()
     with _hooked([(find_module(model, site), _observing(site, observe, reached)) for site in parsed]):
         yield reached
@@ -100,7 +94,7 @@ def captured(model: nn.Module, sites: Sequence[Site | str], detach: bool = True)
         output as it is.
 
     Raises:
-        PhysteerError: As for `observed`.
+        PhysteerError: As for `observed`; or no forward has reached a site when the context closes without error.
     """
     activations: dict[str, Tensor] = {}
 
@@ -108,8 +102,9 @@ def captured(model: nn.Module, sites: Sequence[Site | str], detach: bool = True)
         # A copy: the network may go on to change the tensor in place, and one head must not keep the others alive.
         activations[str(site)] = activation.detach().clone() if detach else activation
 
-    with observed(model, sites, keep):
+    with observed(model, sites, keep) as reached:
         yield activations
+    check_reached([Site.parse(site) for site in sites], reached)
 
 
 @contextmanager
@@ -147,7 +142,7 @@ def stopped_after(
                 raise _PassStoppedError
 
     parsed = list(remaining)
-    with editing(model, edits, clock), observing(model, parsed, look):
+    with editing(model, edits, clock), observed(model, parsed, look):
         try:
             yield
         except _PassStoppedError:
@@ -162,24 +157,19 @@ class _PassStoppedError(BaseException):
 def check_reached(sites: Sequence[Site], reached: Container[str]) -> None:
     """Check that a forward has called the modules of all sites.
 
+    Args:
+        sites: of edits or captures.
+        reached: the paths of modules that were called (`observed`).
+
     Raises:
-        PhysteerError: it has not.
+        PhysteerError: It has not.
     """
     for site in sites:
         if site.module not in reached:
             raise PhysteerError(
-                f"site {site.module!r} has no activation: the forward does not call that module; 'physteer sites' "
-                "lists those it does"
-            )
-
-
-def _check_called(sites: Sequence[Site], reached: Container[str], what: str) -> None:
-    for site in sites:
-        if site.module not in reached:
-            raise PhysteerError(
-                f"site {site} was {what}, but no forward has called its module meanwhile: the model does not use it, "
-                "or a compiled copy was called, which ignores what is added to the original; compile only the forward "
-                "of blocks (block.forward = torch.compile(block.forward))"
+                f"site {site.module!r} has no activation: the forward does not call that module ('physteer sites' "
+                "lists those it does), or a compiled copy of the model was called, which hooks on the original do not "
+                "reach"
             )
 
 

@@ -12,8 +12,7 @@ from physteer.analyses.engine.prefix_cache import PairActivations, PrefixCache, 
 from physteer.data.pair import PairBatch
 from physteer.errors import PhysteerError
 from physteer.forecast import Forecaster, SampleScale
-from physteer.interventions import Edit, Site, Snapshot, StagedModel, replayed, take_snapshots
-from physteer.interventions.attach import observing
+from physteer.interventions import Edit, Site, Snapshot, StagedModel, observed, replayed, take_snapshots
 
 M = TypeVar("M", contravariant=True)
 B = TypeVar("B", contravariant=True)
@@ -184,7 +183,7 @@ def continued(
         PhysteerError: A site is not computed after the snapshot.
     """
     seen: dict[Site, Tensor] = {}
-    with observing(model, read, seen.__setitem__):  # type: ignore[arg-type]
+    with observed(model, read, seen.__setitem__):  # type: ignore[arg-type]
         y = replayed(model, base, edits, last_frame_only=True)
     for site in read:
         if site not in seen:
