@@ -123,8 +123,12 @@ class Forecaster(Protocol):
         """Return whether `predict_next` computes a site for the last frame alone, unless ``all_frames`` is set."""
         ...
 
-    def layout(self, site: Site) -> str:
-        """Return the axes of a site's activation, such as ``b t h w δ d``: rows, frames, the token grid, channels."""
+    def layout(self, site: Site) -> str | None:
+        """Return the axes of the output of a site's module, such as ``b t h w δ d`` or ``b c h w`` (`Layout`).
+
+        Edits, captures and observers find channels, heads, frames and space by it. None where it is unknown: what needs
+        one of these axes is then refused.
+        """
         ...
 
     def output_shapes(self, modules: Sequence[str], metadata: SplitMetadata, n_frames: int) -> dict[str, torch.Size]:
@@ -141,7 +145,9 @@ class Forecaster(Protocol):
         ...
 
     def site_shapes(self, sites: Sequence[Site], metadata: SplitMetadata, n_frames: int) -> dict[Site, torch.Size]:
-        """Return the shape of activations for one window, in the layout of edits and captures; nothing is computed.
+        """Return the shape of activations for one window, [1, T, h, w, δ, d]; nothing is computed.
+
+        Axes that a site's layout has not are of size 1, as for `RolloutObserver`.
 
         Args:
             sites: of the activations.

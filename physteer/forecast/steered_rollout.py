@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from physteer.data.batch import Batch
+from physteer.errors import PhysteerError
 from physteer.forecast.forecaster import Forecaster
 from physteer.forecast.rollout import rollout
 from physteer.interventions import (
@@ -50,7 +52,10 @@ class RolloutObserver(Protocol):
         ...
 
     def observe(self, site: Site, h: Tensor) -> None:
-        """Take an activation, [conditions × B, T, …]: the live tensor, which must not be changed."""
+        """Take an activation, [conditions × B, T, h, w, δ, d]: the live tensor, which must not be changed.
+
+        Axes that the site's layout (`Forecaster.layout`) has not are of size 1.
+        """
         ...
 
 
@@ -74,9 +79,10 @@ def steered_rollout(
         Each next frame, [K × B, 1, C, H, W, D]: all windows of the first condition, then of the second, …
 
     Raises:
-        PhysteerError: Two conditions have one name, an edit does not fit, or its site is never reached.
+        PhysteerError: Two conditions have one name; an edit does not fit, or its site is never reached; or the layout
+            of an observed site is unknown.
     """
-    edits, clock = stack_conditions(conditions, len(batch)), Clock()
+    edits, clock = [located(forecaster, edit) for edit in stack_conditions(conditions, len(batch))], Clock()
 
     def predict(window: Tensor, step: int) -> Tensor:
         """Predict under the edits.
@@ -85,19 +91,19 @@ def steered_rollout(
         network, and two rollouts of one network can alternate.
         """
         watching = [(observer, observer.sites_at(step)) for observer in observers]
-        sites, reached = [edit.site for edit in edits] if step == 0 else [], set[str]()
-        clock.step = step
+        clock.step, heard = step, []
         with ExitStack() as stack:
             stack.enter_context(attached(forecaster.network, edits, clock))
-            stack.enter_context(observed(forecaster.network, sites, lambda site, h: reached.add(site.module)))
             for observer, watched in watching:
-                stack.enter_context(observed(forecaster.network, watched, observer.observe))
+                sites = [with_forecaster_layout(forecaster, site) for site in watched]
+                heard.append((sites, stack.enter_context(observed(forecaster.network, sites, _on_a_grid(observer)))))
             all_frames = any(
                 observer.all_frames and any(map(forecaster.computes_last_frame_only, watched))
                 for observer, watched in watching
             )
             frame = forecaster.predict_next(window, batch, step, all_frames=all_frames)
-        check_reached(sites, reached)
+            for sites, reached in heard:
+                check_reached(sites, reached)
         return frame
 
     yield from rollout(predict, initial_windows(batch, conditions), n_steps)
@@ -126,13 +132,36 @@ def observe_pass(
         step: of a rollout, for the draws of random shifts and for edits limited to some steps.
         edits: attached during the pass.
     """
-    sites = observer.sites_at(step)
+    sites = [with_forecaster_layout(forecaster, site) for site in observer.sites_at(step)]
     if not sites:
         return
+    own = [located(forecaster, edit) for edit in edits]
     inputs, _ = forecaster.inputs(window, batch, step)
     last = forecaster.causal_in_time and not observer.all_frames
-    with (
-        attached(forecaster.network, edits, Clock(step)),
-        stopped_after(forecaster.network, sites, observer.observe),
-    ):
+    with stopped_after(forecaster.network, sites, _on_a_grid(observer), own, Clock(step)):
         forecaster.run(inputs, last_frame_only=last)
+
+
+def with_forecaster_layout(forecaster: Forecaster, site: Site) -> Site:
+    """Return a site with its layout: its own, else the one that a forecaster gives (`Forecaster.layout`)."""
+    return site if site.layout is not None else dataclasses.replace(site, layout=forecaster.layout(site))
+
+
+def located(forecaster: Forecaster, edit: Edit) -> Edit:
+    """Return an edit whose site has its layout (`with_forecaster_layout`)."""
+    return edit.with_site(with_forecaster_layout(forecaster, edit.site))
+
+
+def _on_a_grid(observer: RolloutObserver) -> Callable[[Site, Tensor], None]:
+    """Return a function that gives an observer activations with all axes of space, [B, T, h, w, δ, d]."""
+
+    def observe(site: Site, h: Tensor) -> None:
+        if site.layout is None:
+            raise PhysteerError(
+                f"site {site}: the axes of its output {list(h.shape)} are unknown: {type(observer).__name__} needs a "
+                f"layout, from Forecaster.layout or such as '{site} as b t h w d'"
+            )
+        missing = [1] * (6 - h.ndim)
+        observer.observe(site, h.reshape(*h.shape[:-1], *missing, h.shape[-1]) if missing else h)
+
+    return observe

@@ -15,7 +15,7 @@ from torch import Tensor
 from physteer.data.batch import Batch, Boundaries, SplitMetadata
 from physteer.forecast.forecaster import NetworkInputs
 from physteer.forecast.rollout import SampleScale, jitter_generator, sample_scale
-from physteer.interventions import Site, check_reached, find_module
+from physteer.interventions import Site, check_reached, find_module, naming, with_layout
 from physteer.metrics import TokenAxis, TokenGrid
 from physteer.walrus import Shifts, Walrus, model_id, output_shapes
 from physteer.walrus.grid import plan
@@ -123,10 +123,9 @@ class WalrusForecaster:
         last = str(len(self.network.blocks) - 1)
         return self.causal_in_time and (rest.split(".")[0] == last if stage == "blocks" else stage == "decoder")
 
-    def layout(self, site: Site) -> str:
-        """Return ``b t h w δ d``; the output of all heads is flattened to d (`Site.select`)."""
-        find_module(self.network, site)
-        return "b t h w δ d"
+    def layout(self, site: Site) -> str | None:
+        """Return what the network declares (`Walrus.site_layout`)."""
+        return self.network.site_layout(site.module)
 
     def output_shapes(self, modules: Sequence[str], metadata: SplitMetadata, n_frames: int) -> dict[str, torch.Size]:
         """Return the shape of modules' outputs for one window; nothing is computed."""
@@ -140,7 +139,12 @@ class WalrusForecaster:
             find_module(self.network, site)
         shapes = self.output_shapes([site.module for site in sites], metadata, n_frames)
         check_reached(sites, shapes)
-        return {site: site.select(torch.empty(shapes[site.module], device="meta")).shape for site in sites}
+        selected: dict[Site, torch.Size] = {}
+        for site in sites:
+            with naming(site):
+                known = with_layout(self.network, site)
+                selected[site] = known.select(torch.empty(shapes[site.module], device="meta")).shape
+        return selected
 
     def token_grid(self, metadata: SplitMetadata) -> TokenGrid:
         """Return the cells of every token, without jitter."""

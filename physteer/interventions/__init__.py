@@ -13,6 +13,7 @@ from physteer.interventions.boundless import BoundlessRotation
 from physteer.interventions.conditions import UNSTEERED, Condition, Role, separated, stack_conditions
 from physteer.interventions.edit import Edit, apply_edits
 from physteer.interventions.erase import Erase
+from physteer.interventions.layout import Layout, parse_layout
 from physteer.interventions.locus import EVERYWHERE, Clock, Locus
 from physteer.interventions.passes import (
     take_last_frame_snapshot,
@@ -30,7 +31,15 @@ from physteer.interventions.rotation import (
     check_gradient,
     evaluated_once,
 )
-from physteer.interventions.sites import DeclaresSites, Site, find_module, site_names
+from physteer.interventions.sites import (
+    DeclaresLayouts,
+    DeclaresSites,
+    Site,
+    find_module,
+    naming,
+    site_names,
+    with_layout,
+)
 from physteer.interventions.snapshot import (
     LastFrameSnapshot,
     Snapshot,
@@ -51,6 +60,7 @@ __all__ = [
     "ColumnGroup",
     "Complement",
     "Condition",
+    "DeclaresLayouts",
     "DeclaresSites",
     "Edit",
     "Erase",
@@ -58,6 +68,7 @@ __all__ = [
     "InterchangeMean",
     "KeepsPast",
     "LastFrameSnapshot",
+    "Layout",
     "Locus",
     "LowRankRotation",
     "Mean",
@@ -88,8 +99,10 @@ __all__ = [
     "interchanged",
     "join_passes",
     "join_snapshots",
+    "naming",
     "observed",
     "orthonormal",
+    "parse_layout",
     "replayed",
     "resumed",
     "select_rows",
@@ -101,5 +114,6 @@ __all__ = [
     "take_last_frame_snapshots",
     "take_snapshot",
     "take_snapshots",
+    "with_layout",
     "write_of",
 ]

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from physteer.errors import PhysteerError
 from physteer.interventions.edit import Edit, apply_edits
 from physteer.interventions.locus import Clock
-from physteer.interventions.sites import Site, find_module
+from physteer.interventions.replacements import Resample
+from physteer.interventions.sites import Site, find_module, naming, with_layout
 
 _Hook = Callable[[nn.Module, Any, Any], Any]
 
@@ -22,42 +23,60 @@ def attached(model: nn.Module, edits: Sequence[Edit], clock: Clock | None = None
     """Apply edits in every forward of a model while the context is open.
 
     Edits of one module compose in list order, and each call of the module is edited. When the context closes, also by
-    an error, these hooks are removed; hooks of others stay. Nothing is attached unless every site exists.
+    an error, these hooks are removed; hooks of others stay. Nothing is attached unless every site exists. An edit of a
+    module that was not called has changed nothing: that is an error when the context closes without one.
 
     Args:
         model: any module; sites are paths in it.
-        edits: what to change.
-        clock: the rollout's step, for edits limited to some (`Locus.steps`).
+        edits: what to change. Sites without a layout take what the model declares (`DeclaresLayouts`).
+        clock: the rollout's step, for edits limited to some (`Locus.steps`); a step without edits counts as reached.
 
     Raises:
-        PhysteerError: A site is not found or inside a compiled module, or steps are asked for without a clock.
+        PhysteerError: A site is not found or inside a compiled module, or steps are asked for without a clock; an edit
+            needs a layout that nobody declares, or does not fit; or, at the end, no forward has reached a site.
     """
-    on_module: dict[nn.Module, list[Edit]] = {}
-    for edit in edits:
-        on_module.setdefault(find_module(model, edit.site), []).append(edit)
-        if edit.locus.steps is not None and clock is None:
-            raise PhysteerError(f"site {edit.site}: an edit is limited to some rollout steps, but no clock is given")
-    with _hooked([(module, _editing(own, clock)) for module, own in on_module.items()]):
+    with editing(model, edits, clock) as reached:
         yield
+    check_reached([edit.site for edit in edits], reached)
 
 
 @contextmanager
-def observed(model: nn.Module, sites: Sequence[Site | str], observe: Callable[[Site, Tensor], None]) -> Iterator[None]:
+def editing(model: nn.Module, edits: Sequence[Edit], clock: Clock | None = None) -> Iterator[set[str]]:
+    """Apply edits as `attached`, for passes that may end before a site: yield the modules that were reached so far."""
+    reached, on_module = set[str](), dict[nn.Module, list[Edit]]()
+    for edit in edits:
+        module, edit = find_module(model, edit.site), edit.with_site(with_layout(model, edit.site))
+        on_module.setdefault(module, []).append(edit)
+        if edit.locus.steps is not None and clock is None:
+            raise PhysteerError(f"site {edit.site}: an edit is limited to some rollout steps, but no clock is given")
+        _check_rows(model, edit)
+    with _hooked([(module, _editing(own, clock, reached)) for module, own in on_module.items()]):
+        yield reached
+
+
+@contextmanager
+def observed(
+    model: nn.Module, sites: Sequence[Site | str], observe: Callable[[Site, Tensor], None]
+) -> Iterator[set[str]]:
     """Call a function with activations, at every call of their modules, while the context is open.
 
     Args:
         model: any module.
         sites: whose activations are observed.
-        observe: called with the site and its activation in the layout that edits see (`Site.select`). It gets the
-            live tensor, after edits attached earlier, on the autograd tape if there is one. It must not change the
-            tensor, and must copy what it keeps.
+        observe: called with the site and its activation as edits see it (`Site.select`): [B, T, …, d], rows, frames,
+            space and channels, where the site has a layout or the model declares it; else the module's output as it is.
+            It gets the live tensor, after edits attached earlier, on the autograd tape if there is one. It must not
+            change the tensor, and must copy what it keeps.
+
+    Yields:
+        The paths of modules that were called so far: `check_reached` refuses that one was not.
 
     Raises:
-        PhysteerError: A site is not found or inside a compiled module.
+        PhysteerError: A site is not found or inside a compiled module, or a head is asked for without a layout.
     """
-    parsed = [Site.parse(site) for site in sites]
-    with _hooked([(find_module(model, site), _observing(site, observe)) for site in parsed]):
-        yield
+    parsed, reached = [with_layout(model, Site.parse(site)) for site in sites], set[str]()
+    with _hooked([(find_module(model, site), _observing(site, observe, reached)) for site in parsed]):
+        yield reached
 
 
 @contextmanager
@@ -70,10 +89,12 @@ def captured(model: nn.Module, sites: Sequence[Site | str], detach: bool = True)
         detach: collect copies off the autograd tape; else the live tensors, with gradients.
 
     Yields:
-        Activation [B, T, h, w, δ, d] by `str(site)`: of the latest call, absent before the first.
+        Activations by `str(site)`: of the latest call, absent before the first. They are as edits see them: [B, T, …,
+        d], such as [B, T, h, w, δ, d] of Walrus or [B, 1, h, w, C] of layout `b c h w`; without a layout the module's
+        output as it is.
 
     Raises:
-        PhysteerError: A site is not found or inside a compiled module.
+        PhysteerError: As for `observed`; or no forward has reached a site when the context closes without error.
     """
     activations: dict[str, Tensor] = {}
 
@@ -81,25 +102,32 @@ def captured(model: nn.Module, sites: Sequence[Site | str], detach: bool = True)
         # A copy: the network may go on to change the tensor in place, and one head must not keep the others alive.
         activations[str(site)] = activation.detach().clone() if detach else activation
 
-    with observed(model, sites, keep):
+    with observed(model, sites, keep) as reached:
         yield activations
+    check_reached([Site.parse(site) for site in sites], reached)
 
 
 @contextmanager
 def stopped_after(
-    model: nn.Module, sites: Sequence[Site | str], observe: Callable[[Site, Tensor], None]
+    model: nn.Module,
+    sites: Sequence[Site | str],
+    observe: Callable[[Site, Tensor], None],
+    edits: Sequence[Edit] = (),
+    clock: Clock | None = None,
 ) -> Iterator[None]:
     """Call a function with activations, and end the pass as soon as every site was seen once.
 
         with stopped_after(model, ["blocks.3"], look):
             model(x)  # what follows block 3 is not computed
 
-    The rest of the ``with`` block is skipped too. Activations include the changes of edits attached before.
+    The rest of the ``with`` block is skipped too. Activations include the changes of the edits.
 
     Args:
         model: any module.
         sites: one or more; of a module that is called repeatedly, the first call counts.
         observe: as for `observed`.
+        edits: applied during the pass; those behind the last of the sites have no effect on them.
+        clock: as for `attached`.
 
     Raises:
         PhysteerError: A site is not found or inside a compiled module, or the code has not reached all of them.
@@ -114,7 +142,7 @@ def stopped_after(
                 raise _PassStoppedError
 
     parsed = list(remaining)
-    with observed(model, parsed, look):
+    with editing(model, edits, clock), observed(model, parsed, look):
         try:
             yield
         except _PassStoppedError:
@@ -129,15 +157,31 @@ class _PassStoppedError(BaseException):
 def check_reached(sites: Sequence[Site], reached: Container[str]) -> None:
     """Check that a forward has called the modules of all sites.
 
+    Args:
+        sites: of edits or captures.
+        reached: the paths of modules that were called (`observed`).
+
     Raises:
-        PhysteerError: it has not.
+        PhysteerError: It has not.
     """
     for site in sites:
         if site.module not in reached:
             raise PhysteerError(
-                f"site {site.module!r} has no activation: the forward does not call that module; 'physteer sites' "
-                "lists those it does"
+                f"site {site.module!r} has no activation: the forward does not call that module ('physteer sites' "
+                "lists those it does), or a compiled copy of the model was called, which hooks on the original do not "
+                "reach"
             )
+
+
+def _check_rows(model: nn.Module, edit: Edit) -> None:
+    """Refuse edits of rows without a layout where a model, as torch's transformers may, has its rows on axis 1."""
+    if edit.site.layout is None and (edit.locus.rows is not None or isinstance(edit.replacement, Resample)):
+        for name, module in model.named_modules():
+            if getattr(module, "batch_first", True) is False:
+                raise PhysteerError(
+                    f"site {edit.site}: an edit of rows needs to know which axis they are, since {name or 'the model'} "
+                    f"has batch_first=False; give the layout, such as '{edit.site} as t b d'"
+                )
 
 
 @contextmanager
@@ -148,9 +192,13 @@ def _hooked(hooks: Sequence[tuple[nn.Module, _Hook]]) -> Iterator[None]:
         yield
 
 
-def _editing(edits: list[Edit], clock: Clock | None) -> _Hook:
+def _editing(edits: list[Edit], clock: Clock | None, reached: set[str]) -> _Hook:
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        reached.update(edit.site.module for edit in edits)
         h = _activation(output, edits[0].site)
+        for edit in edits:
+            with naming(edit.site):
+                edit.check_known(h, module)
         edited = apply_edits(h, edits, None if clock is None else clock.step)
         if edited is h:
             return None  # the output stays the object it is
@@ -159,9 +207,13 @@ def _editing(edits: list[Edit], clock: Clock | None) -> _Hook:
     return hook
 
 
-def _observing(site: Site, observe: Callable[[Site, Tensor], None]) -> _Hook:
+def _observing(site: Site, observe: Callable[[Site, Tensor], None], reached: set[str]) -> _Hook:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
-        observe(site, site.select(_activation(output, site)))
+        reached.add(site.module)
+        first = _activation(output, site)
+        with naming(site):
+            activation = site.select(first)
+        observe(site, activation)
 
     return hook
 

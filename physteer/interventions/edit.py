@@ -6,13 +6,18 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
 from physteer.errors import PhysteerError
 from physteer.interventions.constant import Constant
 from physteer.interventions.locus import EVERYWHERE, Locus
 from physteer.interventions.replacements import Replacement
-from physteer.interventions.sites import Site
+from physteer.interventions.sites import Site, naming, unknown_layout
 from physteer.interventions.subspace import Subspace
+
+_CHANNELS_LAST = (nn.Linear, nn.Embedding, nn.LayerNorm)
+_CHANNELS_FIRST = (_ConvNd, _NormBase, nn.GroupNorm)
 
 
 class Edit(nn.Module):
@@ -40,17 +45,51 @@ class Edit(nn.Module):
         """Return the same edit on another locus; replacement and subspace are shared, parameters included."""
         return Edit(self.site, self.replacement, self.subspace, locus)
 
+    def with_site(self, site: Site) -> Edit:
+        """Return the same edit at another site, or at this one with its layout; all else is shared."""
+        return self if site is self.site else Edit(site, self.replacement, self.subspace, self.locus)
+
+    def check_known(self, output: Tensor, module: nn.Module) -> None:
+        """Check that the edit can tell the axes of an output that it needs, where the site has no layout.
+
+        Such an output is edited as it is. Rows are axis 0. Channels are the last axis where the module makes it so, or
+        where no other axis has that size. Frames, regions, heads and what is measured over space need a layout.
+
+        Args:
+            output: of the site's module.
+            module: the site's.
+
+        Raises:
+            PhysteerError: It needs the layout.
+        """
+        if self.site.layout is not None:
+            return
+        shape, reads = output.shape, self.replacement.reads(output.ndim)
+        for needs, what in (
+            (self.site.head is not None, "a head"),
+            (self.locus.frames is not None, "an edit of some frames"),
+            (self.locus.region is not None, "an edit of some tokens"),
+            (reads == "axes", type(self.replacement).__name__),
+        ):
+            if needs:
+                raise unknown_layout(self.site, shape, what)
+        ambiguous = isinstance(module, _CHANNELS_FIRST) or [*shape].count(shape[-1]) > 1
+        acts_on_channels = self.subspace is not None or reads == "channels"
+        if acts_on_channels and ambiguous and not isinstance(module, _CHANNELS_LAST):
+            what = type(self.replacement if self.subspace is None else self.subspace).__name__
+            raise unknown_layout(self.site, shape, f"{what}, which acts on channels,")
+
     def forward(self, h: Tensor, step: int | None = None) -> Tensor:
         """Return the edited output of the site's module; h itself, not a copy, where nothing changes.
 
         Args:
-            h: [B, T, h, w, δ, d] or, at a per-head site, [B, T, h, w, δ, n, hd].
+            h: [B, T, …, d], or any output of which the site has the layout.
             step: the rollout's step, for edits limited to some.
         """
         return apply_edits(h, [self], step)
 
     def change(self, part: Tensor) -> Tensor:
-        """Edit the selected rows, frames and head [b, t, h, w, δ, d]; returns its argument where nothing changes."""
+        """Edit the selected rows, frames and head [b, t, …, d]; returns its argument where nothing changes."""
         replaced: Tensor = self.replacement(part)
         if replaced is part:
             return part
@@ -64,9 +103,11 @@ class Edit(nn.Module):
             edited = (part.to(wide) + confined).to(part.dtype)
         if self._region is None:
             return edited
-        region = self._region.on(part.device)
-        if region.shape != part.shape[2:-1]:
-            raise PhysteerError(f"the region has shape {list(region.shape)}, the token grid {list(part.shape[2:-1])}")
+        region, grid = self._region.on(part.device), part.shape[2:-1]
+        if region.ndim > len(grid) and all(size == 1 for size in region.shape[len(grid) :]):
+            region = region.reshape(region.shape[: len(grid)])  # [h, w, 1] for an activation [B, T, h, w, d]
+        if region.shape != grid:
+            raise PhysteerError(f"the region has shape {list(region.shape)}, the token grid {list(grid)}")
         return torch.where(region[..., None], edited, part)
 
     def extra_repr(self) -> str:
@@ -80,7 +121,7 @@ def apply_edits(h: Tensor, edits: Iterable[Edit], step: int | None = None) -> Te
     The output is never changed in place. It is copied at most once, and not at all where edits change nothing.
 
     Args:
-        h: the module's output, [B, T, h, w, δ, d] or [B, T, h, w, δ, n, hd].
+        h: the module's output; [B, T, …, d] for edits whose site has no layout.
         edits: their sites are this module or heads of it.
         step: the rollout's step.
 
@@ -92,21 +133,21 @@ def apply_edits(h: Tensor, edits: Iterable[Edit], step: int | None = None) -> Te
     """
     current, copied = h, False
     for edit in edits:
-        try:
+        with naming(edit.site):
             if not edit.locus.includes(step):
                 continue
             part = edit.locus.take(edit.site.select(current))
             if copied and torch.is_grad_enabled():
                 part = part.clone()  # autograd keeps what it read; `current` is written to below
             edited = edit.change(part)
-        except PhysteerError as error:
-            raise PhysteerError(f"site {edit.site}: {error}") from error
         if edited is part:
             continue
         if edit.site.head is None and edit.locus.rows is None and edit.locus.frames is None:
-            current, copied = edited.reshape(h.shape), False
+            current, copied = edit.site.restored(edited, current), False
             continue
         if not copied:
             current, copied = current.clone(memory_format=torch.contiguous_format), True
-        edit.locus.put(edit.site.select(current), edited)
+        target = edit.site.writable(current)
+        heads_apart = target.ndim > edited.ndim
+        edit.locus.put(target, edited.unflatten(-1, target.shape[-2:]) if heads_apart else edited)
     return current

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from physteer.errors import PhysteerError
 from physteer.interventions.constant import Constant
-from physteer.interventions.replacements import Replacement
+from physteer.interventions.replacements import Reads, Replacement
 
 
 class Erase(Replacement):
@@ -42,7 +42,7 @@ class Erase(Replacement):
         """Return the erased activation, in h's precision; it is computed in float32 or wider, without autocast.
 
         Args:
-            h: [B, T, h, w, δ, d], or any other layout with the channels last.
+            h: [..., d].
 
         Raises:
             PhysteerError: The width differs from the map's.
@@ -55,3 +55,7 @@ class Erase(Replacement):
             wide = h.to(torch.promote_types(h.dtype, torch.float32))
             mean, read, write = (part.on(h.device).to(wide) for part in (self._mean, self._read, self._write))
             return (wide - ((wide - mean) @ read) @ write.mT).to(h.dtype)
+
+    def reads(self, ndim: int) -> Reads:
+        """Return "channels"."""
+        return "channels"

@@ -9,8 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from physteer.interventions.attach import captured, check_reached
-from physteer.interventions.sites import Site
+from physteer.interventions.attach import captured
+from physteer.interventions.sites import Site, with_layout
 from physteer.interventions.snapshot import LastFrameSnapshot, Snapshot
 from physteer.interventions.stages import KeepsPast, StagedModel, border_before, first_block
 
@@ -106,7 +106,8 @@ def _run_to_the_first(
     model: StagedModel, sites: Sequence[Site | str], args: Any, kwargs: Any
 ) -> tuple[dict[Site, int], Tensor, Any]:
     """Start a pass: return the next block of every site, the input of the first of these blocks, and the context."""
-    starts = {site: first_block(model, site) for site in map(Site.parse, sites)}
+    parsed = [with_layout(cast(nn.Module, model), Site.parse(site)) for site in sites]
+    starts = {site: first_block(model, site) for site in parsed}
     h, context = model.encode(*args, **kwargs)
     return starts, model.run_blocks(h, context, 0, min(starts.values())), context
 
@@ -132,5 +133,4 @@ def _run_through(
         for stop in sorted(stops):
             h = states[stop] = run(h, at, stop)
             at = stop
-    check_reached(inside, {site.module for site in inside if str(site) in seen})
     return states, seen

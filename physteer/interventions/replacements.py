@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 from physteer.errors import PhysteerError
 from physteer.interventions.constant import Constant
 from physteer.interventions.seeds import derangement
+
+Reads = Literal["values", "channels", "axes"]
+"""What a replacement has to tell apart: nothing or rows, which axis is the channels, or space and frames too."""
 
 
 class Replacement(nn.Module, ABC):
@@ -23,9 +27,16 @@ class Replacement(nn.Module, ABC):
         """Return r(h), of h's shape, as a new tensor: the network may change it in place afterwards.
 
         Args:
-            h: [B, T, h, w, δ, d], or whatever layout another model has, batch first and channels last. Not to be
-                changed in place.
+            h: [B, T, …, d], [B, T, h, w, δ, d] of Walrus; at a site without a layout, the output of the module as it
+                is. Not to be changed in place.
         """
+
+    def reads(self, ndim: int) -> Reads:
+        """Return what the replacement must be able to tell apart in an activation of so many axes.
+
+        At a site without a layout, edits are refused by it (`Edit.check_known`).
+        """
+        return "values"
 
 
 class Zero(Replacement):
@@ -49,6 +60,10 @@ class Mean(Replacement):
         """Return the mean for every row and frame."""
         return _copy_like(self._mean.on(h.device), h)
 
+    def reads(self, ndim: int) -> Reads:
+        """Return "channels" for a vector or field that is repeated over other axes than rows."""
+        return _reads_of(self._mean.value, ndim)
+
 
 class Interchange(Replacement):
     """r(h) = another activation, usually the same site of another run.
@@ -71,6 +86,10 @@ class Interchange(Replacement):
         if self.source is None:
             raise PhysteerError("an interchange has no source yet")
         return _copy_like(self.source, h)
+
+    def reads(self, ndim: int) -> Reads:
+        """Return "channels" for a source that is repeated over other axes than rows."""
+        return "values" if self.source is None else _reads_of(self.source, ndim)
 
 
 class InterchangeMean(Interchange):
@@ -100,6 +119,10 @@ class InterchangeMean(Interchange):
             return h.to(wide) + (source_mean - own_mean)
         except RuntimeError:
             raise PhysteerError(f"a source {list(source.shape)} does not fit an activation {list(h.shape)}") from None
+
+    def reads(self, ndim: int) -> Reads:
+        """Return "axes": means are over space."""
+        return "axes"
 
 
 class Resample(Replacement):
@@ -146,6 +169,10 @@ class Scale(Replacement):
 
 def _space_mean(x: Tensor) -> Tensor:
     return x.mean(dim=tuple(range(2, x.ndim - 1)), keepdim=True)  # [B, T, 1, 1, 1, d]
+
+
+def _reads_of(value: Tensor, ndim: int) -> Reads:
+    return "values" if value.ndim >= ndim - 1 else "channels"
 
 
 def _copy_like(value: Tensor, h: Tensor) -> Tensor:

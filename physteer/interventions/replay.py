@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from physteer.errors import PhysteerError
-from physteer.interventions.attach import attached, observed
+from physteer.interventions.attach import editing
 from physteer.interventions.edit import Edit, apply_edits
 from physteer.interventions.locus import EVERYWHERE, Clock, Locus
 from physteer.interventions.replacements import Interchange
-from physteer.interventions.sites import Site
+from physteer.interventions.sites import with_layout
 from physteer.interventions.snapshot import LastFrameSnapshot, Snapshot
 from physteer.interventions.stages import KeepsPast, StagedModel, border_before
 from physteer.interventions.subspace import Subspace
@@ -54,7 +54,8 @@ def replayed(
     context = model.unpack_context(snapshot.rows, snapshot.shared)
     if isinstance(snapshot, LastFrameSnapshot):
         edits = [_on_the_last_frame(edit, snapshot.n_frames) for edit in edits]
-    border = border_before(snapshot.start)
+    module, border = cast(nn.Module, model), border_before(snapshot.start)
+    edits = [edit.with_site(with_layout(module, edit.site)) for edit in edits]
     step = None if clock is None else clock.step
     h = apply_edits(snapshot.state, [edit for edit in edits if edit.site.module == border], step)
     with _reached(model, [edit for edit in edits if edit.site.module != border], clock, border):
@@ -101,11 +102,10 @@ def _on_the_last_frame(edit: Edit, n_frames: int) -> Edit:
 @contextmanager
 def _reached(model: StagedModel, edits: Sequence[Edit], clock: Clock | None, border: str) -> Iterator[None]:
     """Apply edits while the context is open, and check that each of them was reached."""
-    module, reached = cast(nn.Module, model), set[Site]()
-    with attached(module, edits, clock), observed(module, [e.site for e in edits], lambda site, h: reached.add(site)):
+    with editing(cast(nn.Module, model), edits, clock) as reached:
         yield
     for edit in edits:
-        if edit.site not in reached:
+        if edit.site.module not in reached:
             raise PhysteerError(
                 f"site {edit.site} is not computed after the snapshot, which continues behind {border!r}"
             )

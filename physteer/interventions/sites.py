@@ -3,60 +3,110 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from physteer.errors import PhysteerError, did_you_mean
+from physteer.interventions.layout import parse_layout
 
-_ADDRESS = re.compile(r"(?P<module>\w+(?:\.\w+)*)(?:\[(?P<head>\d+)\])?")
+_ADDRESS = re.compile(r"(?P<module>\w+(?:\.\w+)*)(?:\[(?P<head>\d+)\])?(?:\s+as\s+(?P<layout>.+))?")
+_BETWEEN_STAGES = re.compile(r"encoder|blocks\.\d+")
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """The address of an activation: the output of a module, or one attention head of it."""
+    """The address of an activation: the output of a module, or one attention head of it.
+
+    Two sites with one address are equal whatever is known of their layouts, and `str` gives the address alone.
+    """
 
     module: str
     """Path of the module whose output it is, such as `blocks.12` or `blocks.12.space.heads`."""
     head: int | None = None
-    """Index on the second-last axis of a per-head output; None for the whole output."""
+    """Index on the axis of heads; None for the whole output."""
+    layout: str | None = field(default=None, compare=False)
+    """The axes of the module's output (`Layout`), such as `b c h w`; None for what the model declares."""
+
+    def __post_init__(self) -> None:
+        if self.layout is not None:
+            with naming(self):
+                parse_layout(self.layout)
 
     @classmethod
     def parse(cls, text: str | Site) -> Site:
         """Read an address such as `blocks.12` or `blocks.12.space.heads[5]`; a `Site` is returned unchanged.
 
+        Where the model does not declare the layout, it follows after "as": `blocks.3 as b c h w`, `attention[2] as
+        b t (n=8 hd)`.
+
         Raises:
-            PhysteerError: The text is not an address.
+            PhysteerError: The text is not an address, or the layout is none.
         """
         if isinstance(text, Site):
             return text
         match = _ADDRESS.fullmatch(text.strip())
         if match is None:
-            raise PhysteerError(f"{text!r} is not a site; write a module path such as 'blocks.3' or 'a.b.heads[0]'")
-        return cls(match["module"], None if match["head"] is None else int(match["head"]))
+            raise PhysteerError(
+                f"{text!r} is not a site; write a module path such as 'blocks.3' or 'a.b.heads[0]', and the layout of "
+                "a model that declares none, such as 'blocks.3 as b c h w'"
+            )
+        return cls(match["module"], None if match["head"] is None else int(match["head"]), match["layout"])
 
     def __str__(self) -> str:
         return self.module if self.head is None else f"{self.module}[{self.head}]"
 
-    def select(self, activation: Tensor) -> Tensor:
-        """Return a view of a module's output in the layout of edits and captures: channels last, width d.
+    def select(self, output: Tensor) -> Tensor:
+        """Return a module's output as edits and captures see it: [B, T, …, d], rows, frames, space and channels.
 
-        A per-head output [B, T, h, w, δ, n, hd] becomes [B, T, h, w, δ, hd] at one head, else [B, T, h, w, δ, n·hd].
-        Other layouts, such as tokens [B, T, d], are returned unchanged.
+        A per-head output [B, T, h, w, δ, n, hd] becomes [B, T, h, w, δ, hd] at one head, else [B, T, h, w, δ, n·hd];
+        [B, C, H, W] becomes [B, 1, H, W, C]. It is a view wherever torch can make one. Without a layout the output is
+        returned unchanged.
 
         Raises:
-            PhysteerError: There is no such head.
+            PhysteerError: The layout does not fit the output, or there is no such head.
         """
+        if self.layout is not None:
+            return parse_layout(self.layout).view(output, self.head)
         if self.head is not None:
-            if activation.ndim < 3 or self.head >= activation.shape[-2]:
-                heads = activation.shape[-2] if activation.ndim >= 3 else 0
-                raise PhysteerError(f"site {self} asks for head {self.head}; its output has {heads} heads")
-            return activation[..., self.head, :]
-        return activation.flatten(-2) if activation.ndim == 7 else activation
+            raise unknown_layout(self, output.shape, "a head")
+        return output
+
+    def writable(self, output: Tensor) -> Tensor:
+        """Return a view of a contiguous output, for `select` to be written to; all heads are [B, T, …, n, hd]."""
+        return output if self.layout is None else parse_layout(self.layout).writable(output, self.head)
+
+    def restored(self, activation: Tensor, output: Tensor) -> Tensor:
+        """Return a whole activation, as `select` gives it, with the axes of the module's output."""
+        if self.layout is None:
+            return activation.reshape(output.shape)
+        return parse_layout(self.layout).restored(activation, output)
+
+
+def unknown_layout(site: Site, shape: Sequence[int], needed_by: str) -> PhysteerError:
+    """Return the refusal of what needs the layout of a site, of which nothing is known."""
+    examples = {2: "b d", 3: "b t d", 4: "b c h w", 5: "b c h w z", 6: "b t h w δ d", 7: "b t h w δ n hd"}
+    if site.head is not None:
+        examples |= {3: "b t (n=8 hd)", 4: "b t n hd"}
+    example = examples.get(len(shape), "b ... d")
+    return PhysteerError(
+        f"{needed_by} must know which axis of the output {list(shape)} is which, and the model does not declare it; "
+        f"give the layout, such as '{site} as {example}' or Site({site.module!r}, layout={example!r})"
+    )
+
+
+@contextmanager
+def naming(site: Site) -> Iterator[None]:
+    """Name a site in the errors of what is done with its activation."""
+    try:
+        yield
+    except PhysteerError as error:
+        raise PhysteerError(f"site {site}: {error}") from error
 
 
 @runtime_checkable
@@ -75,12 +125,44 @@ def site_names(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, module in model.named_modules() if name and not isinstance(module, _CONTAINERS))
 
 
+@runtime_checkable
+class DeclaresLayouts(Protocol):
+    """A model that knows the axes of its modules' outputs."""
+
+    def site_layout(self, module: str) -> str | None:
+        """Return the layout (`Layout`) of the output of a module, given by its path; None where it is unknown."""
+        ...
+
+
+def with_layout(model: nn.Module, site: Site) -> Site:
+    """Return a site with its layout: its own; else what the model, or the part of it that holds the module, declares.
+
+    The borders of a model in stages (`StagedModel`) are [B, T, …, d] unless it says otherwise. The layout stays None
+    where nothing is known.
+    """
+    if site.layout is not None:
+        return site
+    parent, rest = model, site.module
+    while rest:
+        layout = parent.site_layout(rest) if isinstance(parent, DeclaresLayouts) else None
+        if layout is None and _BETWEEN_STAGES.fullmatch(rest) and hasattr(parent, "run_blocks"):
+            layout = "b t ... d"
+        if layout is not None:
+            return replace(site, layout=layout)
+        first, _, rest = rest.partition(".")
+        child = getattr(parent, first, None)
+        if not isinstance(child, nn.Module):
+            break
+        parent = child
+    return site
+
+
 def find_module(model: nn.Module, site: Site) -> nn.Module:
     """Return the module whose output is a site.
 
     Raises:
-        PhysteerError: There is no such module (the message lists close names), or it lies inside a compiled one, which
-            would ignore a hook that is added now.
+        PhysteerError: There is no such module (the message lists close names); it lies inside a compiled one, which
+            would ignore a hook that is added now; or a head is asked for where they are already mixed.
     """
     module, walked = model, ""
     _refuse_compiled(module, site, walked)
@@ -94,6 +176,11 @@ def find_module(model: nn.Module, site: Site) -> nn.Module:
             raise PhysteerError(f"site {site.module!r} not found{close or ';'} 'physteer sites' lists all {len(names)}")
         module, walked = child, f"{walked}.{part}" if walked else part
         _refuse_compiled(module, site, walked)
+    if site.head is not None and isinstance(module, nn.MultiheadAttention):
+        raise PhysteerError(
+            f"site {site} asks for a head, but the output of nn.MultiheadAttention is behind out_proj, which mixes its "
+            "heads; no axis of it is heads"
+        )
     return module
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 from torch import Tensor, nn
 
 from physteer.errors import PhysteerError
+from physteer.interventions.layout import parse_layout
 from physteer.interventions.sites import Site, find_module
 
 IN_BLOCK = re.compile(r"blocks\.(?P<index>\d+)(?P<inside>\..+)?")
@@ -17,9 +18,10 @@ IN_BLOCK = re.compile(r"blocks\.(?P<index>\d+)(?P<inside>\..+)?")
 class StagedModel(Protocol):
     """A module that runs in stages: encode, block 0 … L − 1, decode.
 
-    The activation between stages is one tensor [B, T, …, d]. Everything else that a stage needs is the `context`, in a
-    form of the model's own. A model with another structure can be wrapped in a module that has these methods; its sites
-    `encoder` (the activation before block 0) and `blocks.i` must be at the borders of the stages.
+    The activation between stages is one tensor [B, T, …, d], in this order. Everything else that a stage needs is the
+    `context`, in a form of the model's own. A model with another structure can be wrapped in a module that has these
+    methods; its sites `encoder` (the activation before block 0) and `blocks.i` must be at the borders of the stages.
+    Layouts of sites inside blocks are declared beside (`DeclaresLayouts`).
     """
 
     blocks: nn.ModuleList
@@ -68,9 +70,15 @@ def first_block(model: StagedModel, site: Site) -> int:
     It is the block after the site or, for a site inside a block, that block.
 
     Raises:
-        PhysteerError: The site is unknown, or neither a border of a stage nor inside a block.
+        PhysteerError: The site is unknown, neither a border of a stage nor inside a block, or a border with another
+            layout than stages have.
     """
     find_module(cast(nn.Module, model), site)
+    if at_border(site) and site.layout is not None and not parse_layout(site.layout).as_seen:
+        raise PhysteerError(
+            f"site {site}: between its stages, a model that runs in stages has activations [B, T, …, d]; found the "
+            f"layout {site.layout!r}"
+        )
     if site.module == "encoder":
         return 0
     match = IN_BLOCK.fullmatch(site.module)
@@ -80,6 +88,12 @@ def first_block(model: StagedModel, site: Site) -> int:
             "and inside a block"
         )
     return int(match["index"]) + (match["inside"] is None)
+
+
+def at_border(site: Site) -> bool:
+    """Return whether a site is the border of a stage: what the encoder or a block hands on."""
+    match = IN_BLOCK.fullmatch(site.module)
+    return site.module == "encoder" or (match is not None and match["inside"] is None)
 
 
 def border_before(start: int) -> str:

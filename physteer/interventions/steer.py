@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from physteer.errors import PhysteerError, did_you_mean
 from physteer.interventions.constant import Constant
-from physteer.interventions.replacements import Replacement
+from physteer.interventions.replacements import Reads, Replacement
 
 SteerMode = Literal["drop", "pad", "interpolate", "none"]
 
@@ -56,10 +56,13 @@ class Steer(Replacement):
         """Return the steered activation, in h's precision; sums are float32 or wider.
 
         Args:
-            h: [B, T, h, w, δ, d].
+            h: [B, T, h, w, δ, d], or with fewer axes of space: a direction [h, w, 1, d] steers [B, T, h, w, d].
         """
         if self.strength == 0:
             return h
+        if 3 <= h.ndim < 6:
+            full: Tensor = self(h.reshape(*h.shape[:-1], *[1] * (6 - h.ndim), h.shape[-1]))
+            return full.reshape(h.shape)
         unit = self.unit(h)
         wide = h.to(torch.promote_types(h.dtype, unit.dtype))
         # Over channels, then over tokens: in one go, float32 sums of a million squares are off by 1e-4.
@@ -81,6 +84,10 @@ class Steer(Replacement):
         if grid not in self._fitted:
             self._fitted[grid] = Constant(fit_to_grid(self.direction, grid, self.mode))
         return self._fitted[grid].on(h.device)
+
+    def reads(self, ndim: int) -> Reads:
+        """Return "axes": norms are over space and channels, per row and frame."""
+        return "axes"
 
     def extra_repr(self) -> str:
         """Return the direction's shape, the strength and the mode."""

@@ -21,6 +21,7 @@ class LeafPatches:
 
     def __init__(self, network: PlantedTransformer) -> None:
         self.nodes = network.leaf_nodes()
+        self._head_width = network.sizes["width"] // network.sizes["n_heads"]
         self._columns: dict[str, list[int]] = {}
         """By module path: which of the nodes are its heads, or the module itself."""
         for i, node in enumerate(self.nodes):
@@ -44,7 +45,7 @@ class LeafPatches:
         """Return the outputs of the nodes' modules for tokens [B, T], off the autograd tape.
 
         Returns:
-            By module path: [B, T, n, hd] of heads, [B, T, d] of others.
+            By module path, [B, T, d]; of heads d = n·hd.
         """
         with torch.no_grad(), captured(network, list(self._columns)) as activations:
             network(tokens)
@@ -78,15 +79,15 @@ class LeafPatches:
 
         Args:
             chosen: bool [R, N], the nodes of each row.
-            replacement: given a module's path and the mask of its chosen nodes, bool, [R, 1, n, 1] or [R, 1, 1] as
-                the module's output is [R, T, n, hd] or [R, T, d], returns what replaces the module's whole output.
+            replacement: given a module's path and the mask of its chosen nodes, bool, [R, 1, n·hd] of heads, else
+                [R, 1, 1], returns what replaces the module's whole activation.
         """
         edits = []
         for path, columns in self._columns.items():
             mask = chosen[:, columns]
             if bool(mask.any()):
-                mask = mask[:, None, :, None] if path.endswith("heads") else mask[:, None]
-                edits.append(Edit(path, replacement(path, mask)))
+                mask = mask.repeat_interleave(self._head_width, dim=1) if path.endswith("heads") else mask
+                edits.append(Edit(path, replacement(path, mask[:, None])))
         return edits
 
 

@@ -187,6 +187,10 @@ class PlantedTransformer(nn.Module):
             names += [*(f"blocks.{i}.{name}" for name in inside), f"blocks.{i}"]
         return tuple(names)
 
+    def site_layout(self, module: str) -> str:
+        """Return the axes of a module's output (`physteer.interventions.Layout`)."""
+        return "b t n hd" if module.endswith(".heads") else "b t d"
+
     def leaf_nodes(self) -> tuple[str, ...]:
         """List the nodes that write to the stream: every head, then the feed-forward, block by block."""
         nodes: list[str] = []

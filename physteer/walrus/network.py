@@ -1,6 +1,7 @@
 """Walrus: stem, blocks of time and space mixing, decoder (Polymathic AI, 2025)."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import cast
 
@@ -15,6 +16,9 @@ from physteer.walrus.grid import Boundaries, Shifts, draw_shifts, plan
 from physteer.walrus.mixing import Block
 from physteer.walrus.norm import RMSGroupNorm
 from physteer.walrus.stem import Embed, PreviewStem, ReleasedStem
+
+_SITE = re.compile(r"encoder|blocks\.\d+(\.(time|space)(\.(update|attention_update|ff_hidden|ff_update))?)?")
+"""What is [B, T, h, w, δ, d]: sites without heads, and `blocks.i.space`."""
 
 
 class Walrus(nn.Module):
@@ -187,6 +191,14 @@ class Walrus(nn.Module):
         for i in range(len(self.blocks)):
             names += [*(f"blocks.{i}.{name}" for name in (*attention, *feed_forward)), f"blocks.{i}"]
         return tuple(names)
+
+    def site_layout(self, module: str) -> str | None:
+        """Return the axes of a site or of the decoder's output (`physteer.interventions.Layout`); None of others."""
+        if module == "decoder":
+            return "b t c h w δ"
+        if module.endswith(".heads"):
+            return "b t h w δ n hd"
+        return "b t h w δ d" if _SITE.fullmatch(module) else None
 
     @property
     def dtype(self) -> torch.dtype:

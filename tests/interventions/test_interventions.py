@@ -69,6 +69,9 @@ class Model(nn.Module):
             h = block(h)
         return self.decoder(h)
 
+    def site_layout(self, module: str) -> str:
+        return "b t h w δ n hd" if module.endswith("heads") else "b t h w δ d"
+
 
 @pytest.fixture
 def model():

@@ -35,7 +35,7 @@ def test_sites_are_listed_in_the_order_of_computation(network):
     assert len(network.leaf_nodes()) == 2 * (4 + 1)
     with captured(network, network.site_names()) as activations:
         network(TOKENS[0])
-    assert activations["blocks.1.attention.heads"].shape == (3, 6, 4, 8)
+    assert activations["blocks.1.attention.heads"].shape == (3, 6, 32)  # all heads are seen as channels
     assert activations["blocks.1.attention"].shape == (3, 6, 32)
 
 

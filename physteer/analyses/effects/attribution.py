@@ -20,7 +20,7 @@ from physteer.analyses.effects.measures import Measure
 from physteer.analyses.effects.nodes import Node
 from physteer.analyses.effects.runs import NodeRuns, StagedReplay
 from physteer.errors import PhysteerError
-from physteer.interventions import Site, StagedModel, Write, observed, replayed, resumed, write_of
+from physteer.interventions import Site, StagedModel, Write, check_reached, observed, replayed, resumed, write_of
 
 COTANGENTS = 12
 """Random cotangents, and so backward passes, for unsigned effects."""
@@ -108,8 +108,9 @@ def _live_pass(replay: StagedReplay, streams: Sequence[Site]) -> tuple[Tensor, d
     start = first.with_tensors({**first.tensors(), f"state.{first.start}": first.state.detach().requires_grad_()})
     live: dict[Site, Tensor] = {start.site: start.state}
     later = [stream for stream in streams if stream != start.site]
-    with observed(cast(nn.Module, replay.model), later, live.__setitem__):
+    with observed(cast(nn.Module, replay.model), later, live.__setitem__) as reached:
         output = replay.finish(replayed(replay.model, start, last_frame_only=True))
+    check_reached(later, reached)
     return output, live
 
 

@@ -21,7 +21,7 @@ from physteer.data.pair import PairBatch
 from physteer.data.pairs import PairDataset
 from physteer.errors import PhysteerError
 from physteer.forecast import Forecaster, SampleScale
-from physteer.interventions import Site, Snapshot, join_passes, site_names
+from physteer.interventions import Site, Snapshot, join_passes, parse_layout, site_names
 from physteer.interventions.seeds import derangement, generator_of
 from physteer.metrics import okubo_weiss
 
@@ -219,7 +219,10 @@ def heads_of(forecaster: Forecaster, windows: WindowDataset) -> dict[str, int]:
     """Return the sites of a forecaster in the order of computation, with their numbers of heads; 0 for none."""
     names = site_names(forecaster.network)
     shapes = forecaster.output_shapes(names, windows.metadata, windows.spec.n_input)
-    return {name: shapes[name][-2] if len(shapes[name]) == 7 else 0 for name in names if name in shapes}
+    layouts = {name: forecaster.layout(Site(name)) for name in names if name in shapes}
+    return {
+        name: 0 if layout is None else parse_layout(layout).n_heads(shapes[name]) for name, layout in layouts.items()
+    }
 
 
 def own_batches(dataset: WindowDataset, windows: Sequence[Window], size: int = 8) -> Iterator[Batch]:

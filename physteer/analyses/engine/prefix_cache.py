@@ -15,6 +15,7 @@ from physteer.analyses.engine.snapshot_cache import Prefix, SnapshotCache
 from physteer.data.batch import Window
 from physteer.data.pair import PairBatch
 from physteer.forecast import Forecaster, SampleScale, keeps_past, staged
+from physteer.forecast.steered_rollout import with_forecaster_layout
 from physteer.interventions import (
     LastFrameSnapshot,
     Site,
@@ -78,7 +79,7 @@ class PrefixCache:
         folder: Path | None,
         needed_by: str = "DAS",
     ) -> None:
-        self.sites = tuple(sites)
+        self.sites = tuple(with_forecaster_layout(forecaster, site) for site in sites)
         self.network: StagedModel = (keeps_past if last_frame else staged)(forecaster, needed_by)
         """The forecaster's, which runs in stages."""
         self._take: Callable[..., Mapping[Site, Snapshot]]
