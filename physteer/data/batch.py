@@ -12,7 +12,7 @@ from torch import Tensor
 
 from physteer.data.fields import ChannelSource
 from physteer.errors import PhysteerError, did_you_mean
-from physteer.metrics.geometry import Geometry, geometry_of, same_positions
+from physteer.metrics.geometry import Geometry, cell_edges, geometry_of, same_positions
 
 Boundaries = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
@@ -90,6 +90,10 @@ class Grid:
     def shape(self) -> tuple[int, int, int]:
         """Cells along each axis."""
         return tuple(len(c) for c in self.coordinates)  # type: ignore[return-value]
+
+    def edges(self, axis: int) -> Tensor:
+        """Return the edges of the cells along an axis, `physteer.metrics.geometry.cell_edges`; of any kind of grid."""
+        return cell_edges(self.coordinates[axis])
 
     @cached_property
     def geometry(self) -> Geometry:

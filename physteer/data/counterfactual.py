@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -54,9 +54,9 @@ def solver_truth(
         keep their value; windows whose parameter is NaN are NaN.
 
     Raises:
-        PhysteerError: The data are not shear flows of the built-in simulator, or there is no such parameter.
+        PhysteerError: The data are not shear flows of the built-in simulator, frames lie at uneven times, or
+            there is no such parameter.
     """
-    channels = batch.channels
     if not _on_the_solver_s_box(batch):
         raise PhysteerError(
             f"{batch.metadata.path}: the built-in solver continues periodic 2D shear flow on a box of 1 × 2 only"
@@ -70,25 +70,50 @@ def solver_truth(
         values = torch.as_tensor(new_value, dtype=torch.float64).expand(len(batch))
         missing |= values.isnan()
         parameters[name] = torch.where(values.isnan(), parameters[name], values)
-    first = batch.context[:, start, ..., 0].double()  # [B, C, X, Y]
+    truth = batch.context[:, start, None].repeat(1, n_steps, 1, 1, 1, 1)
+    for interval, rows in _by_interval(batch).items():
+        first = batch.context[rows, start, ..., 0].double()  # [rows, C, X, Y]
+        own = {name: values[rows] for name, values in parameters.items()}
+        for step, fields in enumerate(_continued(batch, first, own, n_steps, interval, substeps)):
+            for channel, values in fields.items():
+                truth[rows, step, channel, ..., 0] = values.to(truth)
+    truth[missing] = math.nan
+    return truth
+
+
+def _continued(
+    batch: Batch, first: Tensor, parameters: Mapping[str, Tensor], n_steps: int, interval: float, substeps: int | None
+) -> Iterator[dict[int, Tensor]]:
+    """Yield the frames that follow the first ones [B, C, X, Y], as channel → values [B, X, Y]."""
+    channels = batch.channels
     state = ShearFlowState(
         velocity=torch.stack([first[:, channels.index(name)] for name in ("velocity_x", "velocity_y")], dim=-1),
         tracer=first[:, channels.index("tracer")],
     )
-    interval = float(batch.times[0, 1] - batch.times[0, 0])
     frames = simulate(state, parameters["Reynolds"], parameters["Schmidt"], n_steps + 1, interval, substeps=substeps)
     next(frames)  # the initial state
-    truth = batch.context[:, start, None].repeat(1, n_steps, 1, 1, 1, 1)
-    for step, frame in enumerate(frames):
-        for name, field in {
-            "tracer": frame.tracer,
-            "pressure": frame.pressure,
-            "velocity_x": frame.velocity[..., 0],
-            "velocity_y": frame.velocity[..., 1],
-        }.items():
-            truth[:, step, channels.index(name), ..., 0] = field.to(truth)
-    truth[missing] = math.nan
-    return truth
+    for frame in frames:
+        yield {
+            channels.index("tracer"): frame.tracer,
+            channels.index("pressure"): frame.pressure,
+            channels.index("velocity_x"): frame.velocity[..., 0],
+            channels.index("velocity_y"): frame.velocity[..., 1],
+        }
+
+
+def _by_interval(batch: Batch) -> dict[float, list[int]]:
+    """Return the windows by the time between their frames: that of the first such window → rows."""
+    between = batch.times.double().diff(dim=1)  # [B, T - 1]
+    if ((between - between[:, :1]).abs() > 1e-3 * between[:, :1].abs()).any():
+        raise PhysteerError(
+            f"{batch.metadata.path}: the built-in solver continues frames at even intervals of time only"
+        )
+    groups: dict[float, list[int]] = {}
+    for row in range(len(batch)):
+        interval = float(batch.times[row, 1] - batch.times[row, 0])
+        near = next((known for known in groups if abs(known - interval) <= 1e-3 * abs(known)), interval)
+        groups.setdefault(near, []).append(row)
+    return groups
 
 
 def _on_the_solver_s_box(batch: Batch) -> bool:

@@ -16,7 +16,6 @@ from physteer.analyses.steering.table import Series
 from physteer.data.batch import Grid
 from physteer.errors import PhysteerError, did_you_mean
 from physteer.metrics.flow import vorticity
-from physteer.metrics.geometry import cell_edges, uniform_spacing
 from physteer.reports.rollouts import WrittenRollout, read_velocity
 from physteer.reports.style import INK, diverging, sequential, strength_colour
 from physteer.reports.terminology import Terminology, terminology_of
@@ -126,7 +125,7 @@ class SliceAxes:
 def slice_axes(grid: Grid) -> SliceAxes:
     """Return how slices along a grid's first two axes lie."""
     names = (*grid.axes, "")[:2]
-    (x0, x1), (y0, y1) = ((float(edges[0]), float(edges[-1])) for edges in map(cell_edges, grid.coordinates[:2]))
+    (x0, x1), (y0, y1) = ((float(edges[0]), float(edges[-1])) for edges in map(grid.edges, range(2)))
     if x1 - x0 >= y1 - y0:
         return SliceAxes(names[1], names[0], (x0, x1, y0, y1))
     return SliceAxes(names[0], names[1], (y0, y1, x0, x1))
@@ -134,11 +133,11 @@ def slice_axes(grid: Grid) -> SliceAxes:
 
 def _evenly_spaced(values: Tensor, grid: Grid) -> Tensor:
     """Return cells [x, y] as an image of evenly spaced pixels: each shows the cell that it lies in."""
-    for axis, positions in enumerate(grid.coordinates[:2]):
-        if uniform_spacing(positions) is None:
-            edges = cell_edges(positions)
-            edges = (edges - edges[0]).abs()
-            n = math.ceil(min(float(edges[-1] / edges.diff().min()), _FINEST * len(positions)))
+    for axis in range(2):
+        edges = (grid.edges(axis) - grid.edges(axis)[0]).abs()
+        widths = edges.diff()
+        if float(widths.max() / widths.min()) > 1 + 1e-6:  # more than round-off
+            n = math.ceil(min(float(edges[-1] / widths.min()), _FINEST * len(widths)))
             pixels = (torch.arange(n, dtype=edges.dtype) + 0.5) * (edges[-1] / n)
             values = values.index_select(axis, torch.searchsorted(edges[1:-1].contiguous(), pixels))
     return values

@@ -1,5 +1,6 @@
 """Restarts of the built-in simulator: from any frame, at parameters of each window's own."""
 
+import dataclasses
 import math
 
 import pytest
@@ -34,6 +35,18 @@ def test_a_restart_at_the_own_parameters_gives_the_stored_frames(batch):
         again = solver_truth(batch, truth.shape[1], {}, start=start)
         scale = truth.square().mean((1, 3, 4, 5), keepdim=True).sqrt()
         assert ((again - truth).abs() <= 1e-4 * scale).all(), start
+
+
+def test_windows_of_several_strides_in_one_batch_keep_their_own_time_steps(tiny_well):
+    with WindowDataset(f"{tiny_well}/data/test", WindowSpec(3, 2, strides=(1, 2), every=None)) as windows:
+        batch = collate([windows[0], windows[1], windows[2]], n_input=3, metadata=windows.metadata)
+    assert [window.stride for window in batch.windows] == [1, 2, 1]
+    again = solver_truth(batch, 2, {})
+    scale = batch.targets.square().mean((1, 3, 4, 5), keepdim=True).sqrt()
+    assert ((again - batch.targets).abs() <= 1e-4 * scale).all()
+    uneven = dataclasses.replace(batch, times=batch.times.square())
+    with pytest.raises(PhysteerError, match="at even intervals of time only"):
+        solver_truth(uneven, 2, {})
 
 
 def test_a_number_per_window_is_that_number_for_all_windows(batch):
