@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -23,7 +24,7 @@ class RolloutProgress(TQDMProgressBar, RolloutCallback):
     nobody watches (a log file, a pipe), plain lines come instead of a bar: one when a stage ends, and one now and then
     in between. The command line adds this callback where no other progress bar is configured.
 
-    Where ``predict`` only reads activations and does not roll out, it counts batches.
+    Where ``predict`` only reads activations and does not roll out, it counts windows, those of this process.
 
     Args:
         refresh_rate: forwards or batches between updates of the bar; 0 for no progress at all.
@@ -40,6 +41,10 @@ class RolloutProgress(TQDMProgressBar, RolloutCallback):
         self._began = self._told = 0.0
         self._done = self._total = 0
         self._rolls_out = True
+
+    @property
+    def _what(self) -> str:
+        return "steps" if self._rolls_out else "windows"
 
     # ------------------------------------------------------------------ fit
 
@@ -72,17 +77,24 @@ class RolloutProgress(TQDMProgressBar, RolloutCallback):
         """Set the total once the first batch tells the number of steps and of condition groups."""
         if batch_idx == 0 and isinstance(pl_module, ForecastModule):
             self._rolls_out = pl_module.rolls_out
-            batches = sum(int(n) for n in trainer.num_predict_batches)
+            batches = [int(n) for n in trainer.num_predict_batches]
             size = pl_module.conditions_per_forward or len(pl_module.conditions)
             groups = -(-len(pl_module.conditions) // size)
-            self._begin(batches * (groups * batch.targets.shape[1] if self._rolls_out else 1))
+            if self._rolls_out:
+                self._begin(sum(batches) * groups * batch.targets.shape[1])
+            else:
+                self._begin(_n_windows(trainer, batches))
+                self.predict_progress_bar.set_description("Reading")
+                self.predict_progress_bar.unit = " windows"
             if not self.is_disabled:
                 self.predict_progress_bar.reset(total=self._total)
 
-    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Count batches that were read; steps of rollouts were counted as they were made."""
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Count windows that were read; steps of rollouts were counted as they were made."""
         if not self._rolls_out:
-            self._count()
+            self._count(len(batch))
 
     def on_rollout_step(self, trainer: L.Trainer, pl_module: ForecastModule, step: int, n_steps: int) -> None:
         """Count a forward."""
@@ -107,18 +119,18 @@ class RolloutProgress(TQDMProgressBar, RolloutCallback):
         self._began = self._told = time.monotonic()
         self._total, self._done = total, done
 
-    def _count(self) -> None:
-        self._done += 1
+    def _count(self, n: int = 1) -> None:
+        self._done += n
         self._tell()
         if not self.is_disabled:
-            self.predict_progress_bar.update(1)
+            self.predict_progress_bar.update(n)
 
     def _tell(self, note: str = "", *, final: bool = False) -> None:
         now = time.monotonic()
         if self._in_lines and self._total and (final or now - self._told >= self.seconds_per_line):
             self._told = now
-            what = f"{_command(self.trainer)}: {self._done} of {self._total} steps in {now - self._began:.0f} s"
-            print(what + (f", {note}" if note else ""), file=sys.stderr, flush=True)
+            line = f"{_command(self.trainer)}: {self._done} of {self._total} {self._what} in {now - self._began:.0f} s"
+            print(line + (f", {note}" if note else ""), file=sys.stderr, flush=True)
 
 
 class OccasionalLines:
@@ -138,6 +150,13 @@ class OccasionalLines:
         if self.speaks and time.monotonic() - self._told >= self.seconds:
             self._told = time.monotonic()
             print(line, file=sys.stderr, flush=True)
+
+
+def _n_windows(trainer: L.Trainer, batches: Sequence[int]) -> int:
+    """Return how many windows this process reads in some batches of every loader."""
+    loaders = trainer.predict_dataloaders
+    loaders = loaders if isinstance(loaders, list) else [loaders]
+    return sum(min(n * loader.batch_size, len(loader.sampler)) for n, loader in zip(batches, loaders, strict=True))
 
 
 def _loss(trainer: L.Trainer) -> str:

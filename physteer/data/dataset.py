@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from physteer.data.batch import Boundaries, Channels, Grid, Sample, SplitMetadata, Window, common_grid
 from physteer.data.fields import channel_sources
 from physteer.data.file_record import FileRecord
 from physteer.data.fingerprint import fingerprint, modification
+from physteer.data.finite import Filled, Frames, NonFinite, refused
 from physteer.data.hub_cache import cached_where_unreachable
 from physteer.data.open_files import OpenFiles, text
 from physteer.data.well_index import EmptySplitError, open_well
@@ -95,6 +97,7 @@ class WindowDataset(Dataset[Sample]):
         exclude: leave out files whose name contains one of these.
         fields: stored name → vocabulary name, where they differ (`physteer.data.fields.channel_sources`).
         storage_options: passed to fsspec.
+        non_finite: what is done about values that are not finite (`physteer.data.finite`).
 
     Raises:
         EmptySplitError: No such folder, no file left by the filters, no such trajectory, or trajectories that are too
@@ -111,8 +114,9 @@ class WindowDataset(Dataset[Sample]):
         exclude: Sequence[str] = (),
         fields: Mapping[str, str] | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        non_finite: NonFinite = refused,
     ) -> None:
-        self.path, self.spec = path, spec
+        self.path, self.spec, self._non_finite = path, spec, non_finite
         location = cached_where_unreachable(path, storage_options or {})
         self.well = open_well(location, include, exclude, storage_options)
         self.files = [PurePosixPath(p).stem for p in self.well.paths]
@@ -154,17 +158,18 @@ class WindowDataset(Dataset[Sample]):
         """
         n_frames = self.spec.n_frames if n_frames is None else n_frames
         number = self._number(window, n_frames)
-        frames = slice(window.start, window.start + window.stride * (n_frames - 1) + 1, window.stride)
-        sources = self.metadata.channels.sources
-        # numpy: torch would start its threads for every small copy
-        fields = np.empty((n_frames, len(sources), *self.well.records[0].shape), np.float32)  # [T, C, *space]
-        with self._open_files.reading(number) as file:
-            wanted = {source.field for source in sources if source.field and source.transform != "zeros"}
-            values = {name: file.read(name, window.trajectory, frames) for name in wanted}
-            times = torch.from_numpy(file.times(window.trajectory)[frames])
-            for channel, source in enumerate(sources):
-                source.fill(fields[:, channel], values)
-        self._check_finite(fields, window, frames)
+        stored = range(window.start, window.start + window.stride * n_frames, window.stride)
+        fields, times = self._stored(number, window.trajectory, stored)
+        self._non_finite(
+            Frames(
+                fields,
+                self.metadata.channels.names,
+                self.well.paths[number],
+                window.trajectory,
+                stored,
+                first=lambda: self._stored(number, window.trajectory, range(1))[0],
+            )
+        )
         return Sample(
             fields=torch.from_numpy(fields).reshape(*fields.shape[:2], *self.metadata.grid.shape),  # [T, C, H, W, D]
             window=window,
@@ -172,18 +177,19 @@ class WindowDataset(Dataset[Sample]):
             times=times,
         )
 
-    def _check_finite(self, fields: NDArray[np.float32], window: Window, frames: slice) -> None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(fields.sum()):  # in one pass; a sum can also overflow
-                return
-        at, channels, *_ = np.nonzero(~np.isfinite(fields))
-        if len(at):
-            names = ", ".join(self.metadata.channels.names[channel] for channel in np.unique(channels))
-            path = self.well.paths[self._numbers[window.file]]
-            raise PhysteerError(
-                f"{names} of trajectory {window.trajectory} in {path} has values that are not finite, first in frame "
-                f"{frames.start + frames.step * int(at[0])}"
-            )
+    def _stored(self, number: int, trajectory: int, stored: range) -> tuple[NDArray[np.float32], Tensor]:
+        """Read frames [T, C, *space] of a file, and their times [T]."""
+        sources = self.metadata.channels.sources
+        frames = slice(stored[0], stored[-1] + 1, stored.step)
+        # numpy: torch would start its threads for every small copy
+        fields = np.empty((len(stored), len(sources), *self.well.records[0].shape), np.float32)
+        with self._open_files.reading(number) as file:
+            wanted = {source.field for source in sources if source.field and source.transform != "zeros"}
+            values = {name: file.read(name, trajectory, frames) for name in wanted}
+            times = torch.from_numpy(file.times(trajectory)[frames])
+            for channel, source in enumerate(sources):
+                source.fill(fields[:, channel], values)
+        return fields, times
 
     def parameters_of(self, window: Window) -> dict[str, float]:
         """Return the parameters of a window's simulation; they were read when the data set was opened."""
@@ -203,10 +209,11 @@ class WindowDataset(Dataset[Sample]):
         return self._fingerprints[file]
 
     def version(self, file: str) -> str:
-        """Return the fingerprint and time of modification of a file; it changes when a file is edited in place."""
+        """Return what tells a file's values from others: fingerprint, time of modification, and what is filled in."""
         if file not in self._versions:
             changed = modification(self.well.fs, self.well.paths[self._numbers[file]])
-            self._versions[file] = f"{self.fingerprint(file)} {changed}"
+            filled = f" fill {self._non_finite.value}" if isinstance(self._non_finite, Filled) else ""
+            self._versions[file] = f"{self.fingerprint(file)} {changed}{filled}"
         return self._versions[file]
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from physteer.data.batch import collate
 from physteer.data.dataset import WindowDataset, WindowSpec
+from physteer.data.finite import Filled, NonFinite, refused
 from physteer.data.samplers import OnceInOrder, TrainingOrder
 from physteer.data.well_index import EmptySplitError
 from physteer.errors import PhysteerError
@@ -46,6 +47,8 @@ class WellDataModule(L.LightningDataModule):
         fields: stored name → the network's name, where they differ.
         predict_split: the split that ``predict`` reads.
         split_fractions: for a folder without splits: the share of each, by trajectory index, equal in every file.
+        fill: a finite value for cells that are not finite in all frames, such as those inside an obstacle; null refuses
+            them. What was filled is told, and counts like all other cells in scores and diagnostics.
         num_workers: worker processes per data loader.
         storage_options: passed to fsspec.
     """
@@ -66,6 +69,7 @@ class WellDataModule(L.LightningDataModule):
         fields: dict[str, str] | None = None,
         predict_split: Split = "test",
         split_fractions: dict[str, float] | None = None,
+        fill: float | None = None,
         num_workers: int = 0,
         storage_options: dict[str, Any] | None = None,
     ) -> None:
@@ -92,6 +96,7 @@ class WellDataModule(L.LightningDataModule):
         self.include, self.exclude, self.fields = include, exclude, fields
         self.trajectories = trajectories
         self.predict_split, self.split_fractions = predict_split, split_fractions
+        self.non_finite: NonFinite = refused if fill is None else Filled(fill)
         self.num_workers, self.storage_options = num_workers, storage_options
         self.finished: Collection[str] = frozenset()
         """Names of windows that ``predict`` leaves out because an interrupted run has finished them."""
@@ -134,6 +139,7 @@ class WellDataModule(L.LightningDataModule):
             exclude=self.exclude,
             fields=self.fields,
             storage_options=self.storage_options,
+            non_finite=self.non_finite,
         )
         return self._open[folder]
 

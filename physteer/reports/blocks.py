@@ -135,7 +135,7 @@ def drawing_of(path: Path) -> Drawing:
     svg = text[text.index("<svg") :]
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    prefix = path.stem  # ids are unique in a page, not only in a file
+    prefix = re.sub(r"[^\w-]", "-", path.stem)  # ids are unique in a page, not only in a file
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\1{prefix}-", svg)
     return Drawing(f"figures/{path.name}", svg)

@@ -248,7 +248,7 @@ class TestMistakes:
             windows(data.predict_dataloader())
         assert str(caught.value) == (
             f"velocity_phi of trajectory 1 in {tmp_path}/data/test/planet_1.hdf5 has values that are not finite, "
-            "first in frame 3"
+            "first in frame 3; if there is no flow in these cells, data.fill gives them a value"
         )
         data.teardown("predict")
 

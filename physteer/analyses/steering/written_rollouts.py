@@ -6,13 +6,12 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from physteer.analyses.steering.table import TRUTH, ConditionKey
 from physteer.data.batch import Sample, Window
 from physteer.data.dataset import WindowDataset, WindowSpec
+from physteer.data.finite import kept
 from physteer.errors import PhysteerError
 
 
@@ -29,7 +28,7 @@ class WrittenRollouts(WindowDataset):
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(str(folder), WindowSpec(n_input=1, n_output=0, every=None))
+        super().__init__(str(folder), WindowSpec(n_input=1, n_output=0, every=None), non_finite=kept)
         self.folder, self.split = folder, folder.name
         self._sources: dict[str, Window] = {}
         (n_context,) = self._attributes(self.files[0], "n_context")
@@ -87,6 +86,3 @@ class WrittenRollouts(WindowDataset):
                 path = self.well.paths[self._numbers[name]]
                 raise PhysteerError(f"{path} is not a readable rollout: it has no attribute {attribute!r}")
         return [str(value) for value in values.values()]
-
-    def _check_finite(self, fields: NDArray[np.float32], window: Window, frames: slice) -> None:
-        """Accept all values."""
