@@ -28,7 +28,7 @@ def test_learned_beside_others_as_alone(tiny_well, walrus, tmp_path, algorithm):
     found = {}
     for name, das in (("alone", ALONE), ("beside", BESIDE), ("free", ALONE)):
         clip = {} if name == "free" else {"gradient_clip_val": 1e-8}
-        settings = {"das": das, "data": {"batch_size": 3}, **trainer, **clip}  # 3 batches: the last is accumulated alone
+        settings = {"das": das, "data": {"batch_size": 3}, **trainer, **clip}  # of 3 batches, the last is a step alone
         fit(search(tmp_path / name, tiny_well, walrus, **settings))
         (path,) = (tmp_path / name / "run/checkpoints").glob("*.ckpt")
         found[name] = torch.load(path, weights_only=True)["state_dict"][KEY]
