@@ -14,6 +14,7 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from physteer.commands.guards.missing_packages import missing_package
 from physteer.errors import PhysteerError, did_you_mean
 
 _NOISE = re.compile(
@@ -124,6 +125,10 @@ def user_error_behind(error: BaseException) -> PhysteerError | None:
         if isinstance(cause, PhysteerError):
             return cause
         cause = cause.__cause__ or cause.__context__
+    if isinstance(error, ImportError | ValueError | MisconfigurationException):
+        missing = missing_package(error)
+        if missing is not None:
+            return missing
     if isinstance(error, ValueError | MisconfigurationException) and _raised_in(error, "lightning"):
         return PhysteerError(" ".join(str(error).split()))
     if isinstance(error, RuntimeError) and "Connection closed by peer" in str(error):
