@@ -25,10 +25,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import pyvene
 import torch
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel
 from walrus import medians
 
 from physteer.analyses.das import InterchangeObjective, InterventionVariant
@@ -46,6 +44,12 @@ from physteer.interventions import (
     take_snapshots,
 )
 from physteer.walrus import load
+
+try:
+    import pyvene
+    from transformers import GPT2Config, GPT2LMHeadModel
+except ModuleNotFoundError as missing:
+    sys.exit(f"benchmarks/das.py needs the package {missing.name}; install it with: pip install -e '.[bench]'")
 
 RANK = 8
 PERIODIC = ((2, 2), (2, 2), (2, 2))

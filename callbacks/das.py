@@ -43,7 +43,8 @@ class DAS(L.Callback):
     h' = h_b + (h_s − h_b) R Rᵀ at a site, so that the prediction becomes what the base would do with the source's value
     of the variable. Every site and rank of the run is trained side by side, each for itself, with the controls beside:
     rotations trained on shuffled pairs, random rotations, given directions, and everything exchanged. After ``fit`` the
-    best checkpoint is scored on the pairs of ``test``.
+    best checkpoint is scored on the pairs of ``test``. Clipping, accumulation and weight averages of the trainer act on
+    each rotation as if it were trained alone; the learning rate, an early stop and the best step are the run's.
 
     The run folder gets tables and figures; ``rotations/``, the learned subspaces; and ``concepts/``, a direction for
     ``Steer`` inside each, with the sign and place that pairs of ``valid`` give it: Π mean sign(θ_s − θ_b)(h_s − h_b).

@@ -58,8 +58,14 @@ def main(args: Sequence[str] | None = None) -> int:
             known = ", ".join([*TRAINER, *COMMANDS])
             raise PhysteerError(f"unknown command {command!r}; there are {known}")
     except PhysteerError as error:
-        print(f"physteer: error: {error}\n", end="", file=sys.stderr)  # at once: another process may write too
-        return error.status
+        return _tell(error)
+    except ImportError as error:
+        from physteer.commands.guards.missing_packages import missing_package
+
+        missing = missing_package(error, f"physteer {command}")
+        if missing is None:
+            raise
+        return _tell(missing)
     except BrokenPipeError:  # `physteer sites … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Terminated:
@@ -89,6 +95,12 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _tell(error: PhysteerError) -> int:
+    """Print a user error and return the exit status."""
+    print(f"physteer: error: {error}\n", end="", file=sys.stderr)  # at once: another process may write too
+    return error.status
 
 
 def _usage() -> str:

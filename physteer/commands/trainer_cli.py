@@ -21,6 +21,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 import physteer.callbacks
 from physteer.callbacks import Interrupts, Journal, RolloutProgress, RunRecord, ScoreTable, WandbReport
 from physteer.commands.checkpoints import WholeCheckpoints, resolve_last
+from physteer.commands.guards.missing_packages import missing_package
 from physteer.commands.memory import keep_freed_memory
 from physteer.commands.processes import Processes, stopped_as_asked
 from physteer.commands.run_fingerprint import check_folder, experiment_of
@@ -78,8 +79,9 @@ class _Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Raise the message that argparse would print with its usage."""
-        if isinstance(ex, PhysteerError):
-            raise ex
+        user_error = ex if isinstance(ex, PhysteerError) or ex is None else missing_package(ex)
+        if user_error is not None:
+            raise user_error
         commands = next((action.choices for action in self._actions if action.dest == "subcommand"), None)
         parsers = list(commands.values()) if isinstance(commands, dict) else [self]
         settings = {action.dest for parser in parsers for action in parser._actions}

@@ -12,6 +12,7 @@ import yaml
 from jsonargparse import get_loader, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from physteer.commands.guards.missing_packages import missing_package
 from physteer.errors import PhysteerError, did_you_mean
 from physteer.files import home_expanded
 from physteer.untrusted.torch_files import load_tensors
@@ -130,6 +131,10 @@ def user_error_behind(error: BaseException) -> PhysteerError | None:
         if isinstance(cause, PhysteerError):
             return cause
         cause = cause.__cause__ or cause.__context__
+    if isinstance(error, ImportError | ValueError | MisconfigurationException):
+        missing = missing_package(error)
+        if missing is not None:
+            return missing
     if isinstance(error, ValueError | MisconfigurationException) and _raised_in(error, "lightning"):
         return PhysteerError(" ".join(str(error).split()))
     if isinstance(error, OSError) and error.filename is not None:

@@ -8,7 +8,9 @@ from typing import Any, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from physteer.data.batch import Batch
 from physteer.errors import PhysteerError
@@ -18,6 +20,7 @@ from physteer.forecast.forecaster import Forecaster
 from physteer.forecast.objectives import NextStepMAE
 from physteer.forecast.optimizer import adamw, warmup_then_cosine
 from physteer.forecast.steered_rollout import Rollout, RolloutObserver, steered_rollout
+from physteer.forecast.trained_apart import check_trained_apart, clip_each_norm
 from physteer.interventions import UNSTEERED, Condition, separated
 
 
@@ -60,7 +63,10 @@ class ForecastModule(L.LightningModule):
         """The conditions of ``predict``; callbacks add to them when the run starts."""
         self.conditions_per_forward = conditions_per_forward
         self.interventions = nn.ModuleDict()
-        """Trainable parts that callbacks add in ``setup``, for the optimiser and the checkpoints to see."""
+        """Trainable parts that callbacks add in ``setup``, for the optimiser and the checkpoints to see.
+
+        Each entry is trained as if it were alone: entries share no parameters and no term of the loss.
+        """
         self.observers: list[RolloutObserver] = []
         """Observers of the activations in ``predict``; callbacks add themselves while they run."""
         self.rolls_out = True
@@ -121,9 +127,26 @@ class ForecastModule(L.LightningModule):
         total = self.trainer.estimated_stepping_batches
         if math.isinf(total):
             raise PhysteerError("fit needs trainer.max_steps or max_epochs: the learning rate decays to the end")
+        check_trained_apart(self.trainer, self.interventions.values())
         optimizer = adamw(self, self.learning_rate, self.weight_decay)
         scheduler = warmup_then_cosine(optimizer, self.warmup_steps, int(total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip gradients as the trainer says; by norm, each entry of `interventions` by its own."""
+        by_value = gradient_clip_algorithm == GradClipAlgorithmType.VALUE  # each number for itself
+        if not gradient_clip_val or by_value or not len(self.interventions):
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        apart = set(self.interventions.parameters())
+        clipped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        others = [parameter for parameter in clipped if parameter not in apart]
+        clip_each_norm(self.interventions.values(), others, gradient_clip_val)
 
     def freeze_network(self) -> None:
         """Train only the modules that callbacks add: the network gets no gradients and is left out of checkpoints."""

@@ -62,7 +62,7 @@ class InterchangeObjective(nn.Module):
         trained = [variant for variant in self.variants if variant.trained]
         mismatched = any(variant.kind == "shuffled" for variant in trained) and not self.readouts
         prepared = self.suffix.prepare(model, batch, mismatched=mismatched)
-        losses = []
+        losses: dict[str, Tensor] = {}
         for site in dict.fromkeys(variant.site for variant in trained):
             activations = self.suffix.at(model, site, prepared)
             for variant in (v for v in trained if v.site == site):
@@ -73,12 +73,14 @@ class InterchangeObjective(nn.Module):
                         check_gradient(edits, loss)
                     for rotation in variant.boundless:
                         loss = loss + self.boundary_penalty * rotation.share
-                    losses.append(_without_graph(loss, [p for p in variant.parameters() if p.requires_grad]))
-        total = torch.stack(losses).sum()
+                    parameters = [p for p in variant.parameters() if p.requires_grad]
+                    losses[variant.label] = _without_graph(loss, parameters)
+        total = torch.stack(list(losses.values())).sum()
         if not bool(total.isfinite()):
+            label = next((label for label, loss in losses.items() if not bool(loss.isfinite())), "all together")
             raise PhysteerError(
-                f"the loss is {float(total)} at step {step}: a number in the data is not finite, or the rotations "
-                f"diverged; the batch holds {batch}"
+                f"the loss of {label} is not finite at step {step}: a number in the data is not finite, or the "
+                f"rotation diverged; the batch holds {batch}"
             )
         return total
 

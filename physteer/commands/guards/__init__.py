@@ -1,0 +1,1 @@
+"""What a run may import, what it lacks, and where libraries write."""
