@@ -2,27 +2,38 @@
 
 import pickle
 import re
-from importlib.resources import files
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
-from helpers.paths import ROOT
+from helpers.published import (
+    CONFIGS,
+    LAST,
+    LAYOUTS,
+    ROLL,
+    WIDTH,
+    settings,
+    used_files,
+    well_files,
+    write_walrus,
+    write_well,
+)
 
 from physteer.cli import main
 from physteer.concepts import Concept, Selection
-from physteer.data.well_format import Axis, WellField, WellFile, WellWriter
-from physteer.walrus import Walrus, WalrusConfig, save
+from physteer.data import Window
 
-CONFIGS = ROOT / "configs/published"
-CAPTURES = {  # windows per class
-    "capture_vortex": ("vortex", 18, 10),
-    "capture_vortex_2_2": ("vortex_2_2", 2, 2),
-    "capture_vortex_1_1": ("vortex_1_1", 1, 1),
-    "capture_speed": ("speed", 10, 10),
+ROLLOUTS = {"rollout_vortex": 28, "rollout_speed": 20}
+"""Windows that are rolled out, for the captures below."""
+CAPTURES = {  # windows per class, and the rollouts that they are of
+    "capture_vortex_rollout": ("vortex", 18, 10, "rollout_vortex"),
+    "capture_vortex_2_2_rollout": ("vortex_2_2", 2, 2, "rollout_vortex"),
+    "capture_vortex_1_1_rollout": ("vortex_1_1", 1, 1, "rollout_vortex"),
+    "capture_speed_rollout": ("speed", 10, 10, "rollout_speed"),
+    "capture_vortex_stored_frames": ("vortex", 18, 10, None),
+    "capture_speed_stored_frames": ("speed", 10, 10, None),
 }
 STEERS = {  # files, and what is steered along with which mode and strength
     "steer_shear_flow": (
@@ -50,71 +61,34 @@ STEERS = {  # files, and what is steered along with which mode and strength
 }
 CAUSAL = {"effects_shear_flow", "circuit_shear_flow", "basis_shear_flow"}
 """What the model does on pairs; parsed in test_configs.py, run on the demo's model in test_demo.py."""
-PERIODIC, OPEN, WALL = ("periodic", "periodic"), ("open", "open"), ("wall", "wall")
-LAYOUTS = {  # as The Well describes them: axes, boundaries, scalars, vectors; the grids are an eighth of its tokens
-    "shear_flow": ((16, 32), (PERIODIC, PERIODIC), ("tracer", "pressure"), ("velocity",)),
-    "euler_multi_quadrants_openBC": ((16, 16), (OPEN, OPEN), ("energy", "density", "pressure"), ("momentum",)),
-    "rayleigh_benard": ((64, 16), (PERIODIC, WALL), ("buoyancy", "pressure"), ("velocity",)),
-    "gray_scott_reaction_diffusion": ((16, 16), (PERIODIC, PERIODIC), ("A", "B"), ()),
-}
-WIDTH, FRAMES, TRAJECTORIES = 8, {"valid": 73, "test": 8}, 4
+TRAJECTORIES = 4
 SHORT = ["--data.rollout_steps", "1", "--data.trajectories", "[0]", "--model.conditions_per_forward", "null"]
 
 
-def settings(name: str) -> dict:
-    return yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-
-
-def well_files(dataset: str, split: str) -> list[str]:
-    """The names of The Well's own files, from the list of downloads in its package."""
-    registry = yaml.safe_load(files("the_well.utils").joinpath("registry.yaml").read_text())
-    return sorted(PurePosixPath(address).stem for address in registry[dataset][split])
-
-
-def used_files(name: str) -> list[str]:
+def used_windows(name: str) -> list[dict]:
+    """What selections see of the windows that a configuration reads; rollouts are named after their windows."""
     data = settings(name)["data"]["init_args"]
-    dataset = PurePosixPath(data["path"]).name
-    names = well_files(dataset, data["predict_split"])
-    parts = data.get("include", [""])
-    assert all(any(part in file for file in names) for part in parts), f"{name}: each part of include is of some file"
-    return [file for file in names if any(part in file for part in parts)]
+    return [
+        {"file": file, "stride": float(stride)} for file in used_files(name) for stride in data.get("time_strides", [1])
+    ]
 
 
-def parameters(file: str) -> dict[str, float]:
-    found = re.findall(r"_(Rayleigh|Prandtl|Reynolds|Schmidt|gamma|F|k)_([\d.e-]+)", file)
-    return {name: float(value) for name, value in found}
-
-
-def write_well(folder: Path, dataset: str, split: str, names: list[str], trajectories: int) -> None:
-    (shape, boundaries, scalars, vectors), frames = LAYOUTS[dataset], FRAMES[split]
-    for number, name in enumerate(names):
-        rng = np.random.default_rng(number)
-        axes = tuple(
-            Axis(axis, np.arange(size) / size, ends) for axis, size, ends in zip("xy", shape, boundaries, strict=True)
-        )
-        fields = [*(WellField(one) for one in scalars), *(WellField(one, order=1) for one in vectors)]
-        content = WellFile(dataset, axes, np.arange(frames) / 10, trajectories, tuple(fields), parameters(name))
-        with WellWriter(folder / dataset / "data" / split / f"{name}.hdf5", content) as writer:
-            for field in fields:
-                drawn = rng.random(content.shape_of(field)) + 0.5
-                writer.write({field.name: drawn})
+def rolled_out(name: str, windows: list[dict]) -> list[dict]:
+    parts = settings(name)["data"]["init_args"].get("include", [""])
+    names = [str(Window(window["file"], 0, 0, int(window["stride"]))) for window in windows]
+    return [{"file": name, "stride": 1.0} for name in names if any(part in name for part in parts)]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with miniature sets under The Well's file names, and weights."""
     folder = tmp_path_factory.mktemp("published")
-    write_well(folder, "shear_flow", "valid", well_files("shear_flow", "valid"), 1)
-    for dataset in LAYOUTS:
+    for split in ("valid", "test"):
+        write_well(folder, "shear_flow", split, well_files("shear_flow", split))
+    for dataset in LAYOUTS.keys() - {"shear_flow"}:
         used = {file for name in STEERS for file in used_files(name) if file.startswith(dataset)}
-        write_well(folder, dataset, "test", sorted(used), 1)
-    torch.manual_seed(0)
-    walrus = Walrus(
-        WalrusConfig(hidden_dim=WIDTH, intermediate_dim=4, n_heads=1, tokens_2d=4, dimensions=(2,), n_blocks=40)
-    )
-    with torch.no_grad():
-        walrus.decoder.debed["2"].proj2.mul_(10)  # a fresh model's last convolution is nearly zero
-    save(walrus, folder / "walrus.safetensors")
+        write_well(folder, dataset, "test", sorted(used))
+    write_walrus(folder / "walrus.safetensors")
     return folder
 
 
@@ -124,8 +98,9 @@ def run(place: Path):
 
     def run(name: str, *words: str) -> Path:
         given = settings(name)
-        dataset = PurePosixPath(given["data"]["init_args"]["path"]).name
-        paths = ["--data.path", str(place / dataset), "--model.checkpoint", str(place / "walrus.safetensors")]
+        path = given["data"]["init_args"]["path"]
+        paths = ["--data.path", str(place / PurePosixPath(path).name)] if path.startswith("hf://") else []
+        paths += ["--model.checkpoint", str(place / "walrus.safetensors")]
         assert main(["predict", "--config", str(CONFIGS / f"{name}.yaml"), *paths, *words]) == 0, name
         return Path(given["trainer"]["default_root_dir"])
 
@@ -137,31 +112,36 @@ def concepts(place: Path, run) -> dict[str, Concept]:
     """The concepts, captured where steering looks for them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        folders = {name: run(name) for name in CAPTURES}
+        for name, windows in ROLLOUTS.items():
+            folder = run(name, *ROLL)
+            assert [path.name for path in (folder / "rollouts").iterdir()] == ["unsteered"]
+            assert len(list((folder / "rollouts/unsteered/data/test").iterdir())) == windows
+        folders = {name: run(name, *(LAST if rolled else [])) for name, (*_, rolled) in CAPTURES.items()}
         found = {name: list((folder / "concepts").glob("*.safetensors")) for name, folder in folders.items()}
-        return {paths[0].stem.removesuffix("_blocks.39"): Concept.load(paths[0]) for paths in found.values()}
+        return {name: Concept.load(path) for name, (path,) in found.items()}
 
 
 def test_every_configuration_is_here():
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == CAPTURES.keys() | STEERS.keys() | CAUSAL
+    names = ROLLOUTS.keys() | CAPTURES.keys() | STEERS.keys() | CAUSAL
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == names
 
 
 @pytest.mark.parametrize("name", CAPTURES)
 def test_classes_are_those_of_the_wells_files(name):
     """The Well's own list of files, put through the selections, gives the published numbers."""
     capture = settings(name)["trainer"]["callbacks"][0]["init_args"]
-    strides = settings(name)["data"]["init_args"].get("time_strides", [1])
-    samples = [{"file": file, "stride": float(stride)} for file in used_files(name) for stride in strides]
+    rollouts = CAPTURES[name][-1]
+    samples = rolled_out(name, used_windows(rollouts)) if rollouts else used_windows(name)
     feature, control = (list(filter(Selection(capture[label]), samples)) for label in ("feature", "control"))
-    assert (capture["name"], len(feature), len(control)) == CAPTURES[name]
+    assert (capture["name"], len(feature), len(control)) == CAPTURES[name][:3]
     assert not [sample for sample in feature if sample in control]
     assert len(samples) == len(feature) + len(control), "every file that is read belongs to a class"
 
 
 @pytest.mark.parametrize("name", CAPTURES)
 def test_concepts_are_captured(name, concepts):
-    label, n_feature, n_control = CAPTURES[name]
-    concept = concepts[label]
+    _, n_feature, n_control, _ = CAPTURES[name]
+    concept = concepts[name]
     assert concept.site == "blocks.39" and concept.direction.shape == (4, 4, 1, WIDTH)
     assert concept.counts == {"feature": n_feature, "control": n_control}
     assert float(concept.direction.norm()) > 0
@@ -170,8 +150,9 @@ def test_concepts_are_captured(name, concepts):
 def test_the_target_can_be_held_out(run, tmp_path, monkeypatch):
     """As the comment in the file says."""
     monkeypatch.chdir(tmp_path)
-    words = re.search(r"#   (--data\.exclude) '(.+)'\n", (CONFIGS / "capture_vortex.yaml").read_text())
-    folder = run("capture_vortex", *words.groups())
+    words = re.search(r"#   (--data\.exclude) '(.+)'\n", (CONFIGS / "capture_vortex_stored_frames.yaml").read_text())
+    assert words[0] in (CONFIGS / "capture_vortex_rollout.yaml").read_text()
+    folder = run("capture_vortex_stored_frames", *words.groups())
     concept = Concept.load(folder / "concepts/vortex_blocks.39.safetensors")
     assert concept.counts == {"feature": 18, "control": 9}
 
