@@ -12,6 +12,7 @@ import yaml
 from jsonargparse import get_loader, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from physteer.commands.guards.listed_packages import check_packages, check_words
 from physteer.commands.guards.missing_packages import missing_package
 from physteer.errors import PhysteerError, did_you_mean
 from physteer.files import home_expanded
@@ -26,7 +27,9 @@ _UNKNOWN = re.compile(r"(?:Subcommand '\w+' does not accept option|Option|unreco
 
 
 def check_yaml(arguments: Sequence[str]) -> None:
-    """Check that the files after ``--config`` are YAML; the parser's own message would not name the file.
+    """Check that the files after ``--config`` are YAML, and that only listed packages are named (`check_packages`).
+
+    The parser's own message about a file would not name it.
 
     Raises:
         PhysteerError: A file is not, or a value on the command line stands for more than a setting can hold.
@@ -35,12 +38,14 @@ def check_yaml(arguments: Sequence[str]) -> None:
         check_texts([argument.partition("=")[2] or argument for argument in arguments])
     except UnboundedYAMLError as error:
         raise PhysteerError(f"a value on the command line was not read: {error}") from None
+    check_words(arguments)
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option, _, value = argument.partition("=")
         path = Path(home_expanded(value or following))
         if option not in ("--config", "-c") or not path.is_file():
             continue
         settings = read_yaml(path)
+        check_packages(settings)
         if not isinstance(settings, dict):
             raise PhysteerError(f"{path} holds no settings; a configuration has the keys model, data and trainer")
 
@@ -56,6 +61,7 @@ def bound_yaml() -> None:
         try:
             tree = load(text)
             check_texts(tree)
+            check_packages(tree)
             return tree
         except (ValueError, OverflowError, TypeError) as error:  # such as numbers of 5000 digits
             raise yaml.YAMLError(" ".join(str(error).split())) from error
