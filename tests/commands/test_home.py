@@ -29,6 +29,6 @@ def test_everywhere(tiny_well: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     work.mkdir()
     monkeypatch.chdir(work)
     assert main(["predict", "--config=~/config.yaml"]) == 0
-    assert len(list(home.glob("run/rollouts/*/data/test/*.hdf5"))) == 4
+    assert len(list(home.glob("run/rollouts/*/data/test/*.hdf5"))) == 6  # truth, unsteered, steered
     assert main(["report", "~/run"]) == 0 and (home / "run/report.html").exists()
     assert not list(work.iterdir())
