@@ -20,29 +20,42 @@ from the_well.data.utils import IO_PARAMS
 from physteer.errors import PhysteerError
 from physteer.files import reason
 
-MOST_OPEN = 64
+MOST_OPEN = 128
 """Largest number of files that a data set keeps open in a process; a folder of rollouts may have more files than the
 system allows to open."""
 
-_CHUNK_CACHE = 2**20
-"""Bytes per dataset for decompressed chunks, which stay in memory while a file is open. HDF5 2 takes eight times as
-much, and reads consecutive windows no faster by it."""
+_MOST_WITH_CHUNKS = 2
+"""The latest files of which HDF5 keeps decompressed chunks, up to 8 MiB per field: windows that follow each other share
+them. Of the other open files they are freed."""
 
 # h5py raises any of these for a file that is truncated, lacks a group, or fails a checksum.
 _BROKEN = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class StoredField:
     """One field of one file: [trajectory, time, *space, *components], without axes along which it is constant."""
 
-    dataset: h5py.Dataset
+    group: h5py.Group
+    name: str
     order: int
     """0 scalar, 1 vector, 2 tensor: the number of component axes."""
     sample_varying: bool
     time_varying: bool
     dim_varying: tuple[bool, ...]
     """Per spatial axis."""
+    _open: h5py.Dataset | None = None
+
+    @property
+    def dataset(self) -> h5py.Dataset:
+        """The stored values."""
+        if self._open is None:
+            self._open = self.group[self.name]
+        return self._open
+
+    def free_chunks(self) -> None:
+        """Let HDF5 free the chunks that it keeps; the next read opens the dataset again."""
+        self._open = None
 
     def read(self, trajectory: int, frames: slice) -> NDArray[np.float32]:
         """Return [T, *space, *components]; an axis along which the field does not vary has one cell."""
@@ -117,7 +130,7 @@ def _stored_fields(file: h5py.File, order: int) -> Iterator[tuple[str, StoredFie
     for name in texts(group.attrs["field_names"]):
         flags = group[name].attrs
         varying = tuple(map(bool, flags["dim_varying"]))
-        yield name, StoredField(group[name], order, bool(flags["sample_varying"]), bool(flags["time_varying"]), varying)
+        yield name, StoredField(group, name, order, bool(flags["sample_varying"]), bool(flags["time_varying"]), varying)
 
 
 def _parameters(file: h5py.File) -> dict[str, NDArray[Any]]:
@@ -170,6 +183,7 @@ class OpenFiles:
             self._files, self._pid = OrderedDict(), os.getpid()
         if number in self._files:
             self._files.move_to_end(number)
+            self._free_chunks()
             return self._files[number]
         while len(self._files) >= MOST_OPEN:
             self._files.popitem(last=False)[1].close()
@@ -181,10 +195,17 @@ class OpenFiles:
         local = "file" in np.atleast_1d(fs.protocol)
         source = path if local else fs.open(path, "rb", **IO_PARAMS["fsspec_params"])
         with contextlib.ExitStack() as stack:
-            file = OpenFile(stack.enter_context(h5py.File(source, "r", rdcc_nbytes=_CHUNK_CACHE)))
+            file = OpenFile(stack.enter_context(h5py.File(source, "r")))
             stack.pop_all()
         self._files[number] = file
+        self._free_chunks()
         return file
+
+    def _free_chunks(self) -> None:
+        """Free the chunks of the file that has just ceased to be one of the latest."""
+        if len(self._files) > _MOST_WITH_CHUNKS:
+            for field in list(self._files.values())[-_MOST_WITH_CHUNKS - 1].fields.values():
+                field.free_chunks()
 
     def close(self) -> None:
         """Close the files of this process; reading opens them again."""
