@@ -33,12 +33,15 @@ class SolverTruth(Truth):
 
     Args:
         remembered: number of latest answers that are kept in memory; one simulation takes about ten milliseconds.
+        memory: mebibytes that they may take; the oldest are forgotten first. An answer on The Well's 256 × 512 cells
+            takes 2.5.
     """
 
-    def __init__(self, remembered: int = 2048) -> None:
-        if remembered < 0:
-            raise PhysteerError(f"SolverTruth.remembered must be at least 0; found {remembered}")
-        self.remembered = remembered
+    def __init__(self, remembered: int = 2048, memory: int = 256) -> None:
+        for name, value in (("remembered", remembered), ("memory", memory)):
+            if value < 0:
+                raise PhysteerError(f"SolverTruth.{name} must be at least 0; found {value}")
+        self.remembered, self.memory = remembered, memory
         self._answers: OrderedDict[tuple[str, Window, object], Tensor] = OrderedDict()
 
     def known(self, dataset: WindowDataset, pair: Pair) -> bool:
@@ -55,13 +58,19 @@ class SolverTruth(Truth):
             names = dict.fromkeys(name for pair in pairs.pairs for name, _ in pair.changed)
             values = {name: torch.tensor([dict(pairs.pairs[row].changed)[name] for row in new]) for name in names}
             simulated = solver_truth(base, base.targets.shape[1], values)
-            answers |= {keys[row]: answer for row, answer in zip(new, simulated.cpu(), strict=True)}
+            # copies: a row of the batch would keep all rows alive
+            answers |= {keys[row]: answer.clone() for row, answer in zip(new, simulated.cpu(), strict=True)}
         for key in keys:
             self._answers[key] = answers[key]
             self._answers.move_to_end(key)
-        while len(self._answers) > self.remembered:
-            self._answers.popitem(last=False)
+        self._forget()
         return torch.stack([answers[key] for key in keys])
+
+    def _forget(self) -> None:
+        """Drop the oldest answers until the others are within the limits."""
+        size = sum(answer.nbytes for answer in self._answers.values())
+        while len(self._answers) > self.remembered or size > self.memory * 2**20:
+            size -= self._answers.popitem(last=False)[1].nbytes
 
     def __str__(self) -> str:
         return "the solver's answer"

@@ -150,6 +150,19 @@ def test_the_solvers_answer_to_the_own_parameters_is_the_stored_future(tiny_well
         assert torch.isfinite(batch.truth).all()
 
 
+def test_answers_that_are_remembered_take_no_more_memory_than_allowed(tiny_well: Path) -> None:
+    """At most a mebibyte, of 40 kB each, whatever the batches are that they were simulated in."""
+    with open_split(tiny_well) as train:
+        truth = SolverTruth(memory=1)
+        pairs = make(train, PairRules(("Reynolds",)), truth, n=40)
+        for first in range(0, 40, 10):
+            answers = pairs.collate([pairs[i] for i in range(first, first + 10)]).truth
+        kept = list(truth._answers.values())
+        assert len(kept) == 2**20 // answers[0].nbytes < 40
+        assert sum(answer.untyped_storage().nbytes() for answer in kept) <= 2**20
+        assert torch.equal(kept[-1], answers[-1]), "the latest"
+
+
 def test_the_tracers_diffusivity_never_moves_the_velocity(tiny_well: Path) -> None:
     """The exact null: a passive tracer."""
     with open_split(tiny_well) as train:
