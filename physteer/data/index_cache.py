@@ -94,7 +94,7 @@ def _unpacked(record: dict[str, Any], arrays: Mapping[str, Any]) -> FileRecord:
         fields={name: (order, varies) for name, (order, varies) in known.fields.items()},
         coordinates={axis: arrays[name] for axis, name in record["coordinates"].items()},
         parameters={
-            name: arrays[value] if isinstance(value, str) else np.float64(value)
+            name: arrays[value] if isinstance(value, str) else np.asarray(value, np.float64)
             for name, value in record["parameters"].items()
         },
     )
