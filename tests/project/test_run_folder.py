@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 from helpers.paths import importing
 
-from physteer import run_folder
 from physteer.cli import main
 from physteer.errors import PhysteerError, Terminated
 from physteer.files import temporary_name
-from physteer.run_folder import LOCK, locked, remove_temporaries
+from physteer.run_folder import LOCK, lock, locked, remove_temporaries
 
 
 def refused(folder: Path) -> str:
@@ -108,7 +107,7 @@ def test_one_of_many_gets_it(tmp_path: Path, stale: bool) -> None:
 
 
 def test_a_holder_that_was_taken_over_stops(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(run_folder, "_SIGN_OF_LIFE", 0.02)
+    monkeypatch.setattr(lock, "_SIGN_OF_LIFE", 0.02)
 
     def terminated(*args: object) -> None:
         raise Terminated

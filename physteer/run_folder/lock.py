@@ -1,64 +1,30 @@
-"""Run folders: names that several parts of physteer share, and the lock that keeps a second run out."""
+"""The lock of a folder: one process at a time writes to it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import secrets
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from physteer.errors import PhysteerError
-from physteer.files import is_temporary, reason, temporary_name
+from physteer.files import reason, temporary_name
+from physteer.run_folder.owner import Owner, age, runs, this_process
 
-EXPERIMENT = "experiment.json"
-"""Holds an `Experiment`, written when ``predict`` starts and compared at the next start in the same folder."""
-Experiment = Mapping[str, Any]
-"""What decides the results of ``predict``, as JSON: settings by their names in YAML, digests of what they name."""
 LOCK = "physteer.lock"
 """In a folder that a process is writing to: who that is, as JSON."""
-WRITTEN = (
-    *("basis", "checkpoints", "concepts", "erasers", "figures", "journal", "maps", "natural", "probes", "rollouts"),
-    *("rotations", "tables", "unfinished", "videos"),
-)
-"""Folders in a run folder that its commands write to."""
 _SIGN_OF_LIFE = 20.0  # seconds
 _LEFT_BEHIND = 300.0  # seconds without a sign of life; NFS shows one up to a minute late
-_held: dict[Path, _Owner] = {}
-
-
-@dataclass(frozen=True)
-class _Owner:
-    """Who holds a lock."""
-
-    command: str
-    host: str
-    pid: int
-    machine: str
-    """Of which process numbers are: a start of a machine and, in it, a container; empty where this is not known."""
-    process_start: str
-    """Tells the process from a later one with the same number; empty where this is not known."""
-    job: str | None
-    """Of SLURM."""
-    restarts: int
-    """How often SLURM has put the job back in the queue."""
-    started: float
-    """Seconds since 1970."""
-    token: str
-    """Of this lock and no other."""
-
-    def __str__(self) -> str:
-        job = f", SLURM job {self.job}" if self.job else ""
-        return f"`physteer {self.command}` (process {self.pid} on {self.host}{job}, {_age(time.time() - self.started)})"
+_held: dict[Path, Owner] = {}
 
 
 @contextmanager
@@ -78,7 +44,7 @@ def locked(folder: Path, command: str) -> Iterator[None]:
             cannot be written to.
     """
     path = folder.absolute() / LOCK
-    owner = _this_process(command)
+    owner = this_process(command)
     made = [parent for parent in (path.parent, *path.parent.parents) if not parent.exists()]
     try:
         try:
@@ -110,20 +76,7 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def remove_temporaries(folder: Path, names: tuple[str, ...]) -> None:
-    """Remove the half-written files of a process that was killed; only for the holder of the folder's lock.
-
-    Args:
-        folder: searched itself, without its folders.
-        names: of folders in it that are searched with all their folders.
-    """
-    for place in (folder.glob(".*.tmp"), *((folder / name).rglob(".*.tmp") for name in names)):
-        for path in place:
-            if is_temporary(path):
-                path.unlink(missing_ok=True)
-
-
-def _acquire(path: Path, owner: _Owner) -> None:
+def _acquire(path: Path, owner: Owner) -> None:
     for _ in range(50):
         if _create(path, owner):
             return
@@ -140,18 +93,18 @@ def _acquire(path: Path, owner: _Owner) -> None:
     raise PhysteerError(f"{path} is made and removed again and again; are several runs started in {path.parent}?")
 
 
-def _left_behind(other: _Owner | None, silent: float, owner: _Owner) -> str | None:
+def _left_behind(other: Owner | None, silent: float, owner: Owner) -> str | None:
     """Return how it is known that a lock is nobody's; None where it may be somebody's."""
     if other is not None and (other.host, other.machine) == (owner.host, owner.machine):
-        return None if _runs(other) else "that process has ended"
+        return None if runs(other) else "that process has ended"
     if other is not None and owner.job is not None and other.job == owner.job and owner.restarts > other.restarts:
         return "it was an earlier start of this job"
     if silent > _LEFT_BEHIND:
-        return f"it has shown no sign of life {_age(silent)}"
+        return f"it has shown no sign of life {age(silent)}"
     return None
 
 
-def _refusal(path: Path, other: _Owner | None, silent: float) -> str:
+def _refusal(path: Path, other: Owner | None, silent: float) -> str:
     seen = ""
     if other is None or other.host != socket.gethostname():
         seen = (
@@ -163,7 +116,7 @@ def _refusal(path: Path, other: _Owner | None, silent: float) -> str:
     )
 
 
-def _create(path: Path, owner: _Owner) -> bool:
+def _create(path: Path, owner: Owner) -> bool:
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
@@ -179,7 +132,7 @@ def _create(path: Path, owner: _Owner) -> bool:
     return True
 
 
-def _take_over(path: Path, other: _Owner | None, owner: _Owner) -> bool:
+def _take_over(path: Path, other: Owner | None, owner: Owner) -> bool:
     """Replace a lock, unless another process does so at the same time."""
     claim = path.with_name(f".{LOCK}.claim")
     with contextlib.suppress(FileNotFoundError):
@@ -195,7 +148,7 @@ def _take_over(path: Path, other: _Owner | None, owner: _Owner) -> bool:
     return True
 
 
-def _read(path: Path) -> tuple[_Owner | None, float] | None:
+def _read(path: Path) -> tuple[Owner | None, float] | None:
     """Return who holds a lock (None: not written yet, or not ours) and the seconds since the last sign of life."""
     try:
         silent = _now(path.parent) - path.stat().st_mtime
@@ -203,7 +156,7 @@ def _read(path: Path) -> tuple[_Owner | None, float] | None:
     except FileNotFoundError:
         return None
     try:
-        return _Owner(**json.loads(content)), silent
+        return Owner(**json.loads(content)), silent
     except (ValueError, TypeError):
         return None, silent
 
@@ -218,7 +171,7 @@ def _now(folder: Path) -> float:
         probe.unlink(missing_ok=True)
 
 
-def _show_life(path: Path, owner: _Owner, ended: threading.Event) -> None:
+def _show_life(path: Path, owner: Owner, ended: threading.Event) -> None:
     while not ended.wait(_SIGN_OF_LIFE):
         with contextlib.suppress(OSError):
             held = _read(path)
@@ -241,52 +194,3 @@ def _release(path: Path) -> None:
         held = _read(path)
         if held is not None and held[0] is not None and held[0].token == owner.token:
             path.unlink()
-
-
-def _this_process(command: str) -> _Owner:
-    return _Owner(
-        command=command,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        machine=_machine(),
-        process_start=_status(os.getpid())[1],
-        job=os.environ.get("SLURM_JOB_ID"),
-        restarts=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
-        started=time.time(),
-        token=secrets.token_hex(8),
-    )
-
-
-def _machine() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + " " + os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
-
-
-def _runs(owner: _Owner) -> bool:
-    """Whether a process of this machine is still the one that made a lock."""
-    try:
-        os.kill(owner.pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
-    state, start = _status(owner.pid)
-    return state not in ("Z", "X") and start in ("", owner.process_start)
-
-
-def _status(pid: int) -> tuple[str, str]:
-    """Return a process's state and time of start as Linux tells them; empty where it does not."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return fields[0], fields[19]
-    except (OSError, IndexError):
-        return "", ""
-
-
-def _age(seconds: float) -> str:
-    minutes = max(0.0, seconds) / 60
-    if minutes < 2:
-        return f"for {max(0.0, seconds):.0f} s"
-    return f"for {minutes:.0f} min" if minutes < 120 else f"for {minutes / 60:.0f} h"
