@@ -156,7 +156,8 @@ def _n_windows(trainer: L.Trainer, batches: Sequence[int]) -> int:
     """Return how many windows this process reads in some batches of every loader."""
     loaders = trainer.predict_dataloaders
     loaders = loaders if isinstance(loaders, list) else [loaders]
-    return sum(min(n * loader.batch_size, len(loader.sampler)) for n, loader in zip(batches, loaders, strict=True))
+    samplers = [loader.batch_sampler for loader in loaders]  # Lightning's own, around torch's
+    return sum(min(n * one.batch_size, len(one.sampler)) for n, one in zip(batches, samplers, strict=True))
 
 
 def _loss(trainer: L.Trainer) -> str:

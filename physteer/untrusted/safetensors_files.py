@@ -98,5 +98,8 @@ def check_digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor], path:
 def _values_digest(tensor: Tensor) -> bytes:
     if not tensor.numel():
         return b""
-    content = tensor.detach().contiguous().flatten().view(torch.uint8).numpy()
+    flat = tensor.detach().contiguous().flatten()
+    if flat.stride(0) != 1:  # a single value of a longer tensor counts as contiguous
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    content = flat.view(torch.uint8).numpy()
     return hashlib.sha256(content).digest()  # type: ignore[arg-type]
