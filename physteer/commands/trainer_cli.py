@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import CSVLogger
 import physteer.callbacks
 from physteer.callbacks import Interrupts, Journal, RolloutProgress, RunRecord, ScoreTable, WandbReport
 from physteer.commands.guards.missing_packages import missing_package
+from physteer.commands.guards.wandb_folders import wandb_folders
 from physteer.commands.memory import keep_freed_memory
 from physteer.commands.run_fingerprint import check_folder, experiment_of
 from physteer.commands.user_errors import check_checkpoint, check_yaml, in_one_line, user_error_behind
@@ -161,17 +162,13 @@ class PhysteerCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         if self._only_build:
             return
-        succeeded = False
         try:
-            with self._interrupts.installed():
+            with wandb_folders(self.trainer.loggers), self._interrupts.installed():
                 super()._run_subcommand(subcommand)
-            succeeded = True
         except SystemExit:  # Lightning's answer to Ctrl+C
             if self.trainer.interrupted:
                 raise KeyboardInterrupt from None
             raise
-        finally:
-            _finish_wandb(0 if succeeded else 1)
 
     def fit(self, **kwargs: Any) -> None:
         """Run ``Trainer.fit``, and ``Trainer.test`` on the best checkpoint where a callback wants that."""
@@ -262,10 +259,3 @@ def _missing(callbacks: list[L.Callback], settings: Namespace) -> list[L.Callbac
     if absent(WandbReport):
         more.append(WandbReport())
     return more
-
-
-def _finish_wandb(status: int) -> None:
-    """End a run of Weights & Biases, so that its file is whole and the next run begins its own."""
-    wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish(exit_code=status)
