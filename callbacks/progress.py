@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 
 from physteer.callbacks.base import RolloutCallback
+from physteer.data.batch import Batch
 from physteer.forecast import Rollout
 from physteer.forecast.module import ForecastModule
 
@@ -23,7 +24,7 @@ class RolloutProgress(TQDMProgressBar, RolloutCallback):
     nobody watches (a log file, a pipe), plain lines come instead of a bar: one when a stage ends, and one now and then
     in between. The command line adds this callback where no other progress bar is configured.
 
-    Where ``predict`` only reads activations and does not roll out, it counts batches.
+    Where ``predict`` only reads activations and does not roll out, or the model is none of ours, it counts batches.
 
     Args:
         refresh_rate: forwards or batches between updates of the bar; 0 for no progress at all.
@@ -70,12 +71,12 @@ class RolloutProgress(TQDMProgressBar, RolloutCallback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Set the total once the first batch tells the number of steps and of condition groups."""
-        if batch_idx == 0 and isinstance(pl_module, ForecastModule):
-            self._rolls_out = pl_module.rolls_out
-            batches = sum(int(n) for n in trainer.num_predict_batches)
-            size = pl_module.conditions_per_forward or len(pl_module.conditions)
-            groups = -(-len(pl_module.conditions) // size)
-            self._begin(batches * (groups * batch.targets.shape[1] if self._rolls_out else 1))
+        if batch_idx == 0 and dataloader_idx == 0:
+            forwards, self._rolls_out = 1, False
+            if isinstance(pl_module, ForecastModule) and isinstance(batch, Batch) and pl_module.rolls_out:
+                size = pl_module.conditions_per_forward or len(pl_module.conditions)
+                forwards, self._rolls_out = -(-len(pl_module.conditions) // size) * batch.targets.shape[1], True
+            self._begin(sum(int(n) for n in trainer.num_predict_batches) * forwards)
             if not self.is_disabled:
                 self.predict_progress_bar.reset(total=self._total)
 

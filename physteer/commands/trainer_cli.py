@@ -162,6 +162,9 @@ class PhysteerCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         if self._only_build:
             return
+        limit = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}
+        if subcommand in limit and not getattr(self.trainer, limit[subcommand]):
+            raise PhysteerError(f"trainer.{limit[subcommand]} is 0, so `physteer {subcommand}` would do nothing")
         try:
             with wandb_folders(self.trainer.loggers), self._interrupts.installed():
                 super()._run_subcommand(subcommand)
