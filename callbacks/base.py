@@ -1,17 +1,28 @@
-"""What a callback can hear of a rollout, and how it adds conditions to one."""
+"""What a callback needs of a run, what it can hear of a rollout, and how it adds conditions to one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from physteer.data.batch import Batch
+from physteer.data.module import WellDataModule
+from physteer.data.pair_module import CounterfactualDataModule
+from physteer.data.transfer_module import TransferDataModule
 from physteer.errors import PhysteerError
 from physteer.forecast import Rollout
+from physteer.forecast.evaluation import Evaluation
 from physteer.forecast.module import ForecastModule
 from physteer.interventions import Condition
+
+DataModule = TypeVar("DataModule", bound=L.LightningDataModule)
+Scores = TypeVar("Scores", bound=Evaluation)
+
+_YIELDS = {CounterfactualDataModule: "pairs", TransferDataModule: "every window once", WellDataModule: "windows"}
 
 
 def forecast_module(pl_module: L.LightningModule, needed_by: str) -> ForecastModule:
@@ -26,6 +37,81 @@ def forecast_module(pl_module: L.LightningModule, needed_by: str) -> ForecastMod
             f"own; the model is a {type(pl_module).__name__}"
         )
     return pl_module
+
+
+def data_module(trainer: L.Trainer, kind: type[DataModule], needed_by: str) -> DataModule:
+    """Return the data module that a callback reads.
+
+    Raises:
+        PhysteerError: it is of another class; names the callback and both classes.
+    """
+    return as_data_module(getattr(trainer, "datamodule", None), kind, needed_by)
+
+
+def as_data_module(data: object, kind: type[DataModule], needed_by: str) -> DataModule:
+    """Return data as a data module of a class; see `data_module`."""
+    if not isinstance(data, kind):
+        found = "there is none" if data is None else f"the data are a {type(data).__name__}"
+        raise PhysteerError(
+            f"{needed_by} needs {_YIELDS.get(kind, 'other data')}: set data.class_path to physteer.{kind.__name__}; "
+            f"{found}"
+        )
+    return data
+
+
+def check_command(needed_by: str, stage: str, command: str) -> None:
+    """Refuse a command in which a callback would do nothing.
+
+    Args:
+        needed_by: the callback.
+        stage: what Lightning calls the command in ``setup``.
+        command: the one in which the callback acts.
+
+    Raises:
+        PhysteerError: it is another one.
+    """
+    found = TrainerFn(stage).value
+    if found != command:
+        raise PhysteerError(
+            f"{needed_by} acts in `physteer {command}` alone; in `physteer {found}` it would do nothing"
+        )
+
+
+def check_predict(needed_by: str, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    """Refuse a run that is not ``predict`` of a forecaster on windows.
+
+    Raises:
+        PhysteerError: says which of command, model and data it is.
+    """
+    check_command(needed_by, stage, "predict")
+    forecast_module(pl_module, needed_by)
+    data_module(trainer, WellDataModule, needed_by)
+
+
+def check_alone(trainer: L.Trainer, callback: L.Callback) -> None:
+    """Refuse a second callback that brings its own scores: the module has room for those of one.
+
+    Raises:
+        PhysteerError: names both.
+    """
+    for other in trainer.callbacks:  # type: ignore[attr-defined]
+        if other is not callback and getattr(other, "brings_scores", False):
+            raise PhysteerError(
+                f"{type(callback).__name__} and {type(other).__name__} each bring scores of their own to a run: list "
+                "one of them, and run the other in a run folder of its own"
+            )
+
+
+def scores_of(pl_module: L.LightningModule, kind: type[Scores], needed_by: str) -> Scores:
+    """Return the scores that a callback has put on the module.
+
+    Raises:
+        PhysteerError: something else has taken their place since.
+    """
+    evaluation = forecast_module(pl_module, needed_by).evaluation
+    if not isinstance(evaluation, kind):
+        raise PhysteerError(f"{needed_by}: its scores were replaced by a {type(evaluation).__name__} during the run")
+    return evaluation
 
 
 class RolloutCallback(L.Callback):
@@ -81,9 +167,7 @@ class ConditionCallback(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse what has no rollouts."""
-        if stage != "predict":
-            raise PhysteerError(f"{type(self).__name__} acts on the rollouts of `physteer predict` alone")
-        forecast_module(pl_module, type(self).__name__)
+        check_predict(type(self).__name__, trainer, pl_module, stage)
 
     def add(self, pl_module: ForecastModule, conditions: Sequence[Condition]) -> None:
         """Add conditions after those that callbacks listed before have added.

@@ -32,7 +32,7 @@ from physteer.analyses.basis import (
 )
 from physteer.analyses.basis.table import write_basis_tables
 from physteer.analyses.engine import PrefixCache, only_last_frame
-from physteer.callbacks.base import forecast_module
+from physteer.callbacks.base import check_alone, data_module, forecast_module, scores_of
 from physteer.callbacks.interrupts import Interrupts
 from physteer.concepts import FixedSubspace, read_fixed_subspaces
 from physteer.data.pair_module import CounterfactualDataModule
@@ -87,6 +87,9 @@ class CausalBasis(L.Callback):
         seed: of the random parts: starts, the windows and tokens that values are taken from, random subspaces.
     """
 
+    brings_scores = True
+    """For other callbacks: the module has room for the scores of one."""
+
     test_after_fit = True
     """For the command line: directions come from ``train``, results from ``test``."""
 
@@ -128,11 +131,10 @@ class CausalBasis(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Freeze the network, and put the evaluation on the module."""
-        data = getattr(trainer, "datamodule", None)
         module = forecast_module(pl_module, "CausalBasis")
+        data = data_module(trainer, CounterfactualDataModule, "CausalBasis")
+        check_alone(trainer, self)
         forecaster = module.forecaster
-        if not isinstance(data, CounterfactualDataModule):
-            raise PhysteerError("CausalBasis needs pairs: set data.class_path to physteer.CounterfactualDataModule")
         if isinstance(module.evaluation, BasisEvaluation):
             return  # of the fit before this test
         if stage != "fit":
@@ -186,7 +188,8 @@ class CausalBasis(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Extract the basis of every site."""
         extraction = self._extraction
-        assert extraction is not None  # put there in `setup`
+        if extraction is None:
+            raise PhysteerError("CausalBasis has extracted from this model already: fit once, or make a new module")
         folder = Path(trainer.default_root_dir) / "basis"
         digest = extraction.digest(trainer.precision)
         self._unfinished = UnfinishedExtractions(folder, digest, first=trainer.is_global_zero)
@@ -213,7 +216,7 @@ class CausalBasis(L.Callback):
                     if trainer.is_global_zero:
                         error.basis.save(path)
                     raise PhysteerError(f"{error}; {path} holds {error.basis.k} direction(s)") from error
-        evaluation = _evaluation(pl_module)
+        evaluation = scores_of(pl_module, BasisEvaluation, "CausalBasis")
         evaluation.fits = self.fits
         seed = self.plan.settings.seed
         evaluation.compared = {
@@ -225,7 +228,7 @@ class CausalBasis(L.Callback):
         """Write bases, tables and figures, on the first process."""
         if not trainer.is_global_zero:
             return
-        run, evaluation = Path(trainer.default_root_dir), _evaluation(pl_module)
+        run, evaluation = Path(trainer.default_root_dir), scores_of(pl_module, BasisEvaluation, "CausalBasis")
         for site, fit in self.fits.items():
             path = run / "basis" / f"{file_name(str(site))}.safetensors"
             with_curves(fit, evaluation.curve_rows).basis.save(path)
@@ -253,12 +256,6 @@ class CausalBasis(L.Callback):
         files = matching_files("CausalBasis.directions", self.directions)
         self._fixed = read_fixed_subspaces(files, forecaster.identity, ranks)
         check_directions(self._fixed, widths)
-
-
-def _evaluation(pl_module: L.LightningModule) -> BasisEvaluation:
-    evaluation = pl_module.evaluation
-    assert isinstance(evaluation, BasisEvaluation)  # put there in `setup`
-    return evaluation
 
 
 def _nothing(*args: Any) -> None:

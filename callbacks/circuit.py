@@ -8,7 +8,7 @@ import lightning as L
 
 from physteer.analyses.effects import CircuitEvaluation, CircuitPlan
 from physteer.analyses.effects.circuit_table import write_circuit_tables
-from physteer.callbacks.base import forecast_module
+from physteer.callbacks.base import check_alone, data_module, forecast_module
 from physteer.callbacks.effects import NODES
 from physteer.callbacks.progress import OccasionalLines
 from physteer.data.pair_module import CounterfactualDataModule
@@ -41,6 +41,9 @@ class Circuit(L.Callback):
         seed: of the partners, the orders and the resamples.
     """
 
+    brings_scores = True
+    """For other callbacks: the module has room for the scores of one."""
+
     test_after_validate = True
     """For the command line: the circuit is chosen on ``valid``, results come from ``test``."""
 
@@ -68,8 +71,8 @@ class Circuit(L.Callback):
         module = forecast_module(pl_module, "Circuit")
         if stage not in ("validate", "test"):
             raise PhysteerError("Circuit is searched by `physteer validate`")
-        if not isinstance(getattr(trainer, "datamodule", None), CounterfactualDataModule):
-            raise PhysteerError("Circuit needs pairs: set data.class_path to physteer.CounterfactualDataModule")
+        data_module(trainer, CounterfactualDataModule, "Circuit")
+        check_alone(trainer, self)
         if self._evaluation is None:
             if stage == "test":
                 raise PhysteerError(

@@ -22,7 +22,7 @@ from physteer.analyses.das import (
 )
 from physteer.analyses.das.table import write_interchange_table
 from physteer.analyses.engine import ForecastSuffix, PrefixCache, only_last_frame
-from physteer.callbacks.base import forecast_module
+from physteer.callbacks.base import check_alone, data_module, forecast_module, scores_of
 from physteer.concepts import read_fixed_subspaces
 from physteer.data.module import Split
 from physteer.data.pair_module import CounterfactualDataModule
@@ -70,6 +70,9 @@ class DAS(L.Callback):
         seed: of the rotations' first values.
     """
 
+    brings_scores = True
+    """For other callbacks: the module has room for the scores of one."""
+
     test_after_fit = True
     """For the command line: choices are made on ``valid``, results come from ``test``."""
 
@@ -109,10 +112,8 @@ class DAS(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Freeze the network, make the rotations, and put objective and evaluation on the module."""
-        data = getattr(trainer, "datamodule", None)
-        module = forecast_module(pl_module, "DAS")
-        if not isinstance(data, CounterfactualDataModule):
-            raise PhysteerError("DAS needs pairs: set data.class_path to physteer.CounterfactualDataModule")
+        module, data = forecast_module(pl_module, "DAS"), data_module(trainer, CounterfactualDataModule, "DAS")
+        check_alone(trainer, self)
         if stage == "predict":
             raise PhysteerError("DAS trains (fit) and scores (validate, test); in predict, Steer uses what it learned")
         if self._variants:
@@ -167,7 +168,7 @@ class DAS(L.Callback):
         if trainer.sanity_checking:
             return
         if trainer.state.fn == "fit":
-            self._shifts = _evaluation(pl_module).shifts()
+            self._shifts = scores_of(pl_module, InterchangeEvaluation, "DAS").shifts()
         self._write(trainer, pl_module, "valid")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -180,16 +181,10 @@ class DAS(L.Callback):
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
         if not trainer.is_global_zero:
             return
-        rows, run = _evaluation(pl_module).rows, Path(trainer.default_root_dir)
+        rows, run = scores_of(pl_module, InterchangeEvaluation, "DAS").rows, Path(trainer.default_root_dir)
         write_interchange_table(run, split, rows, self._variables)
         if trainer.state.fn == "fit":
             pl_module.print(f"step {trainer.global_step}: {interchange_line(rows)}", flush=True)
             return
         report_search(run, split)
         pl_module.print(f"{search_text(run, split)}\nreport: {write_page(run)}", flush=True)
-
-
-def _evaluation(pl_module: L.LightningModule) -> InterchangeEvaluation:
-    evaluation = pl_module.evaluation
-    assert isinstance(evaluation, InterchangeEvaluation)  # put there in `setup`
-    return evaluation

@@ -13,7 +13,7 @@ from physteer.analyses.steering.natural_meter import NaturalMeter
 from physteer.analyses.steering.rollout_rows import RolloutRows
 from physteer.analyses.steering.run_tables import merge_tables
 from physteer.analyses.steering.table import ConditionKey
-from physteer.callbacks.base import RolloutCallback, forecast_module
+from physteer.callbacks.base import RolloutCallback, check_predict, forecast_module
 from physteer.callbacks.windows import has_rollout, predict_dataset
 from physteer.data.batch import Batch
 from physteer.data.matching import initial_conditions
@@ -58,7 +58,11 @@ class Diagnostics(RolloutCallback):
             )
         self.parameter, self.values, self.natural = parameter, values, natural
         self._rows: RolloutRows | None = None  # of the batch that is being rolled out
-        self._meter: NaturalMeter | None = None
+        self._meter = NaturalMeter([])
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse what has no rollouts."""
+        check_predict("Diagnostics", trainer, pl_module, stage)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin a table."""
@@ -74,7 +78,6 @@ class Diagnostics(RolloutCallback):
         self, trainer: L.Trainer, pl_module: ForecastModule, batch: Batch, conditions: Sequence[Condition]
     ) -> None:
         """Listen to a group of conditions."""
-        assert self._meter is not None
         self._meter.start(len(conditions))
 
     def on_rollout_end(self, trainer: L.Trainer, pl_module: ForecastModule, rollout: Rollout) -> None:
@@ -90,7 +93,6 @@ class Diagnostics(RolloutCallback):
         keys = [_key(condition) for condition in rollout.conditions]
         for key, frames, exists in zip(keys, rollout.frames, exist, strict=True):
             self._rows.add(key, frames, exists)
-        assert self._meter is not None
         for number, row, step, site, metric, value in self._meter.rows():
             if exist[number][row]:
                 self._rows.add_value(keys[number], row, step, site, metric, value)

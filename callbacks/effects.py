@@ -9,7 +9,7 @@ import lightning as L
 
 from physteer.analyses.effects import SCALES, EffectEvaluation, EffectPlan, make_patches
 from physteer.analyses.effects.table import write_attribution_tables, write_effect_table
-from physteer.callbacks.base import forecast_module
+from physteer.callbacks.base import check_alone, data_module, forecast_module, scores_of
 from physteer.callbacks.progress import OccasionalLines
 from physteer.data.pair_module import CounterfactualDataModule
 from physteer.errors import PhysteerError
@@ -56,6 +56,9 @@ class Effects(L.Callback):
         seed: of the partners, the draws of nodes and windows, and the cotangents.
     """
 
+    brings_scores = True
+    """For other callbacks: the module has room for the scores of one."""
+
     def __init__(
         self,
         nodes: list[str] = NODES,
@@ -97,11 +100,11 @@ class Effects(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Freeze the network and put the evaluation on the module."""
-        module, data = forecast_module(pl_module, "Effects"), getattr(trainer, "datamodule", None)
+        module = forecast_module(pl_module, "Effects")
         if stage not in ("validate", "test"):
             raise PhysteerError("Effects measures: run `physteer validate` or `physteer test`")
-        if not isinstance(data, CounterfactualDataModule):
-            raise PhysteerError("Effects needs pairs: set data.class_path to physteer.CounterfactualDataModule")
+        data = data_module(trainer, CounterfactualDataModule, "Effects")
+        check_alone(trainer, self)
         module.freeze_network()
         module.evaluation = EffectEvaluation(
             self.plan,
@@ -119,8 +122,7 @@ class Effects(L.Callback):
         self._write(trainer, pl_module, "test")
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
-        evaluation, run = forecast_module(pl_module, "Effects").evaluation, Path(trainer.default_root_dir)
-        assert isinstance(evaluation, EffectEvaluation)  # put there in `setup`
+        evaluation, run = scores_of(pl_module, EffectEvaluation, "Effects"), Path(trainer.default_root_dir)
         if not trainer.is_global_zero:
             return
         write_effect_table(run, split, evaluation.rows)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import lightning as L
 
-from physteer.callbacks.base import forecast_module
+from physteer.callbacks.base import check_command, forecast_module
 from physteer.errors import PhysteerError
 from physteer.walrus import Walrus, save
 
@@ -20,20 +20,26 @@ class ExportWeights(L.Callback):
 
     def __init__(self, filename: str = "walrus.safetensors") -> None:
         self.filename = filename
+        self._written = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse a network that it cannot write."""
-        network = forecast_module(pl_module, "ExportWeights").network
-        if not isinstance(network, Walrus):
-            raise PhysteerError(
-                f"ExportWeights writes the weights of a Walrus; the network is a {type(network).__name__}"
-            )
+        """Refuse a network that it cannot write, and commands after which nothing is new."""
+        _walrus(pl_module)
+        if not self._written:  # `fit` may go on with `test`
+            check_command("ExportWeights", stage, "fit")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write, on the first process."""
+        self._written = True
         if not trainer.is_global_zero:
             return
-        network, started_from = pl_module.network, getattr(pl_module, "checkpoint", None)
-        assert isinstance(network, Walrus)  # checked in `setup`
+        network, started_from = _walrus(pl_module), getattr(pl_module, "checkpoint", None)
         steps = {"steps": str(trainer.global_step), "started_from": started_from or "random weights"}
         save(network, Path(trainer.default_root_dir) / self.filename, steps)
+
+
+def _walrus(pl_module: L.LightningModule) -> Walrus:
+    network = forecast_module(pl_module, "ExportWeights").network
+    if not isinstance(network, Walrus):
+        raise PhysteerError(f"ExportWeights writes the weights of a Walrus; the network is a {type(network).__name__}")
+    return network

@@ -5,6 +5,7 @@ from __future__ import annotations
 import lightning as L
 
 from physteer.analyses.steering.run_tables import complete_tables
+from physteer.callbacks.base import check_predict
 from physteer.callbacks.diagnostics import Diagnostics
 from physteer.reports import report, summary_of
 
@@ -15,6 +16,10 @@ class Figures(L.Callback):
     The same as ``physteer report RUN`` afterwards. Without ``Diagnostics``, the rollouts that ``RolloutWriter`` wrote
     are measured first. List ``RolloutVideo`` before it for videos in the report.
     """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse what has no rollouts."""
+        check_predict("Figures", trainer, pl_module, stage)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report, on the first process, once every process has written its rollouts."""

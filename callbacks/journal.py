@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from physteer.callbacks.base import check_predict, data_module
 from physteer.data.batch import Batch
 from physteer.data.module import WellDataModule
 from physteer.errors import PhysteerError
@@ -40,13 +41,13 @@ class Journal(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Read what earlier starts have finished, before any process begins."""
+        check_predict("Journal", trainer, pl_module, stage)
+        data = data_module(trainer, WellDataModule, "Journal")
         folder = Path(trainer.default_root_dir) / "journal"
         self._earlier = sorted(folder.glob("start_*_process_*.safetensors"))
         start = 1 + max((int(path.name.split("_")[1]) for path in self._earlier), default=0)
         self._path = folder / f"start_{start:03d}_process_{trainer.global_rank:04d}.safetensors"
         self._windows, self._next = [], 0.0
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, WellDataModule)
         data.finished = frozenset(_finished(self._earlier))
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from physteer.analyses.engine import ActivationReader
-from physteer.callbacks.base import forecast_module
+from physteer.callbacks.base import check_predict, forecast_module
 from physteer.callbacks.windows import window_shapes
 from physteer.data.batch import Batch
 from physteer.errors import PhysteerError
@@ -47,9 +47,7 @@ class WindowObserver(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse other commands and other modules."""
-        if stage != "predict":
-            raise PhysteerError(f"{type(self).__name__} listens to the rollouts of `physteer predict` alone")
-        forecast_module(pl_module, type(self).__name__)
+        check_predict(type(self).__name__, trainer, pl_module, stage)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Ask for the sites' activations."""

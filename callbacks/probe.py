@@ -13,7 +13,7 @@ from physteer.analyses.probing.class_table import write_class_table
 from physteer.analyses.probing.erasers import erasers
 from physteer.analyses.probing.fitting import selected
 from physteer.analyses.probing.table import write_probe_tables
-from physteer.callbacks.base import forecast_module
+from physteer.callbacks.base import check_alone, data_module, forecast_module, scores_of
 from physteer.data.transfer_module import TransferDataModule
 from physteer.errors import PhysteerError
 from physteer.files import file_name
@@ -55,6 +55,9 @@ class Probe(L.Callback):
         seed: of the shuffles, the random features and the random erasers.
     """
 
+    brings_scores = True
+    """For other callbacks: the module has room for the scores of one."""
+
     test_after_fit = True
     """For the command line: penalties are chosen on ``valid``, results come from ``test``."""
 
@@ -81,11 +84,9 @@ class Probe(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Freeze the network, and put the pass over the training windows and the evaluation on the module."""
-        data = getattr(trainer, "datamodule", None)
-        module = forecast_module(pl_module, "Probe")
+        module, data = forecast_module(pl_module, "Probe"), data_module(trainer, TransferDataModule, "Probe")
+        check_alone(trainer, self)
         forecaster = module.forecaster
-        if not isinstance(data, TransferDataModule):
-            raise PhysteerError("Probe reads every window once: set data.class_path to physteer.TransferDataModule")
         if isinstance(module.evaluation, ProbeEvaluation):
             return  # of the fit before this test
         if stage != "fit":
@@ -123,11 +124,9 @@ class Probe(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write probes and erasers, on the first process."""
-        module = forecast_module(pl_module, "Probe")
-        assert isinstance(module.evaluation, ProbeEvaluation)  # put there in `setup`
+        evaluation, run = scores_of(pl_module, ProbeEvaluation, "Probe"), Path(trainer.default_root_dir)
         if not trainer.is_global_zero:
             return
-        run, evaluation = Path(trainer.default_root_dir), module.evaluation
         for site in map(str, self.reader.sites):
             for (place, resolution), probes in evaluation.probes.items():
                 if place == site:
@@ -138,18 +137,16 @@ class Probe(L.Callback):
                     probe.save(run / "probes" / f"{file_name(site)}_{file_name(task.parameter)}_classes.safetensors")
         if not self.reader.targets:
             return
-        model = module.forecaster.identity
+        model = forecast_module(pl_module, "Probe").forecaster.identity
         for eraser in erasers(evaluation.fit, evaluation.targets("token"), model, self.random_erasers, self.seed):
             file = run / "erasers" / f"{file_name(eraser.site)}_{file_name(eraser.targets[0])}.safetensors"
             eraser.save(file)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write tables, maps and figures."""
-        module = forecast_module(pl_module, "Probe")
-        assert isinstance(module.evaluation, ProbeEvaluation)  # put there in `setup`
+        evaluation, run = scores_of(pl_module, ProbeEvaluation, "Probe"), Path(trainer.default_root_dir)
         if not trainer.is_global_zero:
             return
-        run, evaluation = Path(trainer.default_root_dir), module.evaluation
         write_probe_tables(run, evaluation.table(), evaluation.lens.table())
         if classes := evaluation.classes.table():
             write_class_table(run, classes)

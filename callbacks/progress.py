@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 
 from physteer.callbacks.base import RolloutCallback
+from physteer.data.batch import Batch
 from physteer.forecast import Rollout
 from physteer.forecast.module import ForecastModule
 
@@ -24,7 +25,8 @@ class RolloutProgress(TQDMProgressBar, RolloutCallback):
     nobody watches (a log file, a pipe), plain lines come instead of a bar: one when a stage ends, and one now and then
     in between. The command line adds this callback where no other progress bar is configured.
 
-    Where ``predict`` only reads activations and does not roll out, it counts windows, those of this process.
+    Where ``predict`` only reads activations and does not roll out, it counts windows, those of this process; batches where
+    they are none of ours.
 
     Args:
         refresh_rate: forwards or batches between updates of the bar; 0 for no progress at all.
@@ -40,11 +42,8 @@ class RolloutProgress(TQDMProgressBar, RolloutCallback):
         self._in_lines = refresh_rate > 0 and not watched
         self._began = self._told = 0.0
         self._done = self._total = 0
-        self._rolls_out = True
-
-    @property
-    def _what(self) -> str:
-        return "steps" if self._rolls_out else "windows"
+        self._what = "steps"
+        """What is counted."""
 
     # ------------------------------------------------------------------ fit
 
@@ -75,17 +74,20 @@ class RolloutProgress(TQDMProgressBar, RolloutCallback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Set the total once the first batch tells the number of steps and of condition groups."""
-        if batch_idx == 0 and isinstance(pl_module, ForecastModule):
-            self._rolls_out = pl_module.rolls_out
+        if batch_idx == 0 and dataloader_idx == 0:
             batches = [int(n) for n in trainer.num_predict_batches]
-            size = pl_module.conditions_per_forward or len(pl_module.conditions)
-            groups = -(-len(pl_module.conditions) // size)
-            if self._rolls_out:
-                self._begin(sum(batches) * groups * batch.targets.shape[1])
+            if isinstance(pl_module, ForecastModule) and isinstance(batch, Batch) and pl_module.rolls_out:
+                size = pl_module.conditions_per_forward or len(pl_module.conditions)
+                groups = -(-len(pl_module.conditions) // size)
+                self._what, total = "steps", sum(batches) * groups * batch.targets.shape[1]
+            elif isinstance(batch, Batch):
+                self._what, total = "windows", _n_windows(trainer, batches)
             else:
-                self._begin(_n_windows(trainer, batches))
-                self.predict_progress_bar.set_description("Reading")
-                self.predict_progress_bar.unit = " windows"
+                self._what, total = "batches", sum(batches)
+            self._begin(total)
+            if self._what != "steps" and not self.is_disabled:
+                self.predict_progress_bar.set_description("Reading" if self._what == "windows" else "Predicting")
+                self.predict_progress_bar.unit = f" {self._what}"
             if not self.is_disabled:
                 self.predict_progress_bar.reset(total=self._total)
 
@@ -93,8 +95,8 @@ class RolloutProgress(TQDMProgressBar, RolloutCallback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Count windows that were read; steps of rollouts were counted as they were made."""
-        if not self._rolls_out:
-            self._count(len(batch))
+        if self._what != "steps":
+            self._count(len(batch) if self._what == "windows" else 1)
 
     def on_rollout_step(self, trainer: L.Trainer, pl_module: ForecastModule, step: int, n_steps: int) -> None:
         """Count a forward."""

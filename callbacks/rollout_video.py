@@ -6,6 +6,7 @@ import math
 
 import lightning as L
 
+from physteer.callbacks.base import check_predict, forecast_module
 from physteer.callbacks.rollout_writer import RolloutWriter
 from physteer.errors import PhysteerError
 from physteer.reports import write_videos
@@ -34,10 +35,17 @@ class RolloutVideo(L.Callback):
             )
         self.windows, self.fields, self.strengths = windows, fields, strengths
 
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse a run without rollouts to show."""
+        check_predict("RolloutVideo", trainer, pl_module, stage)
         if not any(isinstance(callback, RolloutWriter) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             raise PhysteerError("RolloutVideo shows the rollouts that RolloutWriter writes: list RolloutWriter too")
+
+    def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse a run without edited rollouts, once every callback has added its conditions."""
+        conditions = forecast_module(pl_module, "RolloutVideo").conditions
+        if not any(condition.edits and condition.role == "concept" for condition in conditions):
+            raise PhysteerError("RolloutVideo shows what Steer and Erase do, and this run has neither: list one")
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the videos, on the first process, once every process has written its rollouts."""

@@ -9,7 +9,7 @@ import lightning as L
 from torch import Tensor
 
 from physteer.analyses.steering.table import TRUTH
-from physteer.callbacks.base import RolloutCallback, forecast_module
+from physteer.callbacks.base import RolloutCallback, check_predict, forecast_module
 from physteer.callbacks.windows import context_of, predict_dataset
 from physteer.data.batch import Batch, Window
 from physteer.data.matching import initial_conditions
@@ -39,6 +39,10 @@ class RolloutWriter(RolloutCallback):
 
     def __init__(self, truth: bool = True, controls: bool = False, numpy: bool = False) -> None:
         self.truth, self.controls, self.numpy = truth, controls, numpy
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse what has no rollouts."""
+        check_predict("RolloutWriter", trainer, pl_module, stage)
 
     def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that windows share their coordinates, and that no two conditions would share a folder."""

@@ -120,18 +120,25 @@ def read_concept(path: str, forecaster: Forecaster) -> Concept:
     Raises:
         PhysteerError: there is no such file or direction, it is no concept, or it was measured on another model.
     """
-    file, number = numbered_direction(path)
-    if number is not None or CausalBasis.is_kind_of(file):
-        concept = CausalBasis.load(file).concept(1 if number is None else number)
-    else:
-        concept = Concept.load(file)
-    model = forecaster.identity
+    concept, model = load_concept(path), forecaster.identity
     if concept.model and concept.model != model:
         raise PhysteerError(
             f"concept {path} was measured on model {concept.model}; this model is {model}: capture it again, or steer "
             "the model it is from"
         )
     return concept
+
+
+def load_concept(path: str) -> Concept:
+    """Read a concept, or a direction of a causal basis, the first where ``PATH`` has no number.
+
+    Raises:
+        PhysteerError: there is no such file or direction, or it is no concept.
+    """
+    file, number = numbered_direction(path)
+    if number is not None or CausalBasis.is_kind_of(file):
+        return CausalBasis.load(file).concept(1 if number is None else number)
+    return Concept.load(file)
 
 
 def _name(path: str) -> str:

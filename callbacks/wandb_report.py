@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
@@ -14,12 +15,12 @@ from lightning.pytorch.loggers import WandbLogger
 from physteer.analyses.effects.circuit_table import read_circuit_tables
 from physteer.analyses.effects.table import read_effect_table
 from physteer.analyses.steering.summary_rows import SummaryRow, read_summary
-from physteer.callbacks.steer import Steer
-from physteer.concepts import Concept
+from physteer.callbacks.steer import Steer, load_concept
 from physteer.files import file_name
 from physteer.reports.effect_report import top_nodes
 from physteer.reports.page import concept_files
 from physteer.reports.summary_tables import reported
+from physteer.tensor_files import numbered_direction
 
 _STEP = "rollout_step"
 _CHANGES = ("enstrophy", "vortex_area")
@@ -53,8 +54,8 @@ class WandbReport(L.Callback):
             return
         folder = Path(trainer.default_root_dir)
         steers = [callback for callback in trainer.callbacks if isinstance(callback, Steer)]  # type: ignore[attr-defined]
-        steered = [Path(path) for steer in steers for path in steer.concepts]
-        concepts = dict.fromkeys([*concept_files(folder), *steered])
+        steered = [path for steer in steers for path in steer.concepts]
+        concepts = dict.fromkeys([*map(str, concept_files(folder)), *steered])
         for logger in loggers:
             run = logger.experiment
             rows = read_summary(folder)
@@ -63,7 +64,7 @@ class WandbReport(L.Callback):
             if media := dict(_media(folder, rows)):
                 run.log(media)
             for path in concepts:
-                run.log_artifact(_artifact(path))
+                run.log_artifact(_artifact(path, folder))
 
 
 def _send_nodes(trainer: L.Trainer) -> None:
@@ -127,13 +128,16 @@ def _media(folder: Path, rows: Sequence[SummaryRow]) -> Iterator[tuple[str, Any]
         yield f"videos/{path.stem}", wandb.Video(str(path), format="mp4")
 
 
-def _artifact(path: Path) -> Any:
+def _artifact(path: str, run_folder: Path) -> Any:
     """Return a concept's file as an artifact that tells what the concept is of."""
     import wandb
 
-    concept = Concept.load(path)
+    concept, (file, number) = load_concept(path), numbered_direction(path)
     told = {field.name: getattr(concept, field.name) for field in fields(concept) if field.name != "direction"}
     told["shape"] = list(concept.direction.shape)
-    artifact = wandb.Artifact(file_name(path.stem).replace("+", "_"), type="concept", metadata=told)
-    artifact.add_file(str(path), policy="immutable")  # or it would be copied first, outside the run folder
+    name = file_name(Path(file).stem).replace("+", "_") + ("" if number is None else f"_{number}")
+    artifact = wandb.Artifact(name, type="concept", metadata=told)
+    # An offline run is uploaded later, maybe elsewhere: files of other folders are copied into this one.
+    inside = Path(file).resolve().is_relative_to(run_folder.resolve())
+    artifact.add_file(os.path.abspath(file), policy="immutable" if inside else "mutable", skip_cache=True)
     return artifact

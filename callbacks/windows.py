@@ -23,7 +23,7 @@ def predict_dataset(trainer: L.Trainer) -> WindowDataset:
     """
     dataset = getattr(trainer.predict_dataloaders, "dataset", None)
     if not isinstance(dataset, WindowDataset):
-        raise PhysteerError("capturing and steering need windows of a WellDataModule")
+        raise PhysteerError("callbacks of predict need windows: set data.class_path to physteer.WellDataModule")
     return dataset
 
 

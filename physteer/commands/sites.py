@@ -27,18 +27,20 @@ def main(args: Sequence[str]) -> int:
 
     import torch
 
-    from physteer.callbacks.base import forecast_module
+    from physteer.callbacks.base import as_data_module, forecast_module
     from physteer.commands.trainer_cli import run
     from physteer.data.batch import Channels, Grid, SplitMetadata
     from physteer.data.fields import ChannelSource
+    from physteer.data.module import WellDataModule
     from physteer.interventions import site_names
     from physteer.reports.text_table import text_table
 
     with torch.device("meta"):  # a new model's weights take no memory
         cli = run(["predict", "--config", options.config, *overrides], only_build=True)
-    forecaster, data = forecast_module(cli.model, "physteer sites").forecaster, cli.datamodule
+    forecaster = forecast_module(cli.model, "physteer sites").forecaster
+    data = as_data_module(cli.datamodule, WellDataModule, "physteer sites")
     if options.grid is None:
-        metadata = data.predict_dataloader().dataset.metadata
+        metadata = data.predict_dataset().metadata
         data.teardown("predict")
     else:
         field = forecaster.fields[-1]  # which one makes no difference to the shapes

@@ -22,6 +22,7 @@ import physteer.callbacks
 from physteer.callbacks import Interrupts, Journal, RolloutProgress, RunRecord, ScoreTable, WandbReport
 from physteer.commands.checkpoints import WholeCheckpoints, resolve_last
 from physteer.commands.guards.missing_packages import missing_package
+from physteer.commands.guards.wandb_folders import wandb_folders
 from physteer.commands.memory import keep_freed_memory
 from physteer.commands.processes import Processes, stopped_as_asked
 from physteer.commands.run_fingerprint import check_folder, experiment_of
@@ -174,21 +175,20 @@ class PhysteerCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         if self._only_build:
             return
+        limit = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}
+        if subcommand in limit and not getattr(self.trainer, limit[subcommand]):
+            raise PhysteerError(f"trainer.{limit[subcommand]} is 0, so `physteer {subcommand}` would do nothing")
         folder, is_first = Path(self.trainer.default_root_dir), self.trainer.is_global_zero
         processes = Processes(self.trainer, lambda: self._interrupts.asked is not None)
-        succeeded = False
         with (
             stopped_as_asked(self.trainer, self._interrupts),
             locked(folder, subcommand) if is_first else nullcontext(),
             processes.watched(),
+            wandb_folders(self.trainer.loggers),
         ):
             if is_first:
                 remove_temporaries(folder, WRITTEN)
-            try:
-                super()._run_subcommand(subcommand)
-                succeeded = True
-            finally:
-                _finish_wandb(0 if succeeded else 1)
+            super()._run_subcommand(subcommand)
 
     def fit(self, **kwargs: Any) -> None:
         """Run ``Trainer.fit``, and ``Trainer.test`` on the best checkpoint where a callback wants that."""
@@ -275,10 +275,3 @@ def _missing(callbacks: list[L.Callback], settings: Namespace) -> list[L.Callbac
     if absent(WandbReport):
         more.append(WandbReport())
     return more
-
-
-def _finish_wandb(status: int) -> None:
-    """End a run of Weights & Biases, so that its file is whole and the next run begins its own."""
-    wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish(exit_code=status)

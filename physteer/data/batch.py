@@ -229,6 +229,24 @@ class Batch:
         return len(self.windows)
 
 
+def check_windows(batch: object, needed_by: str) -> None:
+    """Refuse batches of another data module than `WellDataModule`.
+
+    Raises:
+        PhysteerError: names what needs windows, and what the batch is.
+    """
+    if not isinstance(batch, Batch):
+        raise not_windows(needed_by, f"a batch is a {type(batch).__name__}")
+
+
+def not_windows(needed_by: str, found: str) -> PhysteerError:
+    """Return the error of data that are no windows."""
+    return PhysteerError(
+        f"{needed_by} needs windows: set data.class_path to physteer.WellDataModule; {found}, which only callbacks "
+        "such as DAS, Effects and Probe may read"
+    )
+
+
 def collate(samples: Sequence[Sample], *, n_input: int, metadata: SplitMetadata) -> Batch:
     """Stack samples of one data set into a batch."""
     names = samples[0].parameters

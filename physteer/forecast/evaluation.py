@@ -7,7 +7,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
-from physteer.data.batch import Batch
+from physteer.data.batch import Batch, not_windows
+from physteer.data.dataset import WindowDataset
 from physteer.forecast.forecaster import Forecaster
 from physteer.forecast.scores import LOADERS, logged, score_rows
 from physteer.forecast.steered_rollout import steered_rollout
@@ -39,8 +40,17 @@ class ForecastEvaluation(nn.Module):
         """`one_step` and `rollout`, each `ForecastScores`."""
 
     def begin(self, forecaster: Forecaster, loaders: Any, stage: Stage) -> None:
-        """Start new scores for the loaders' fields and steps."""
-        for name, loader in zip(LOADERS, loaders, strict=True):
+        """Start new scores for the loaders' fields and steps.
+
+        Raises:
+            PhysteerError: The loaders are not those of windows, one for each kind of score.
+        """
+        listed = loaders if isinstance(loaders, list | tuple) else [loaders]
+        kinds = [type(getattr(loader, "dataset", loader)) for loader in listed]
+        if len(kinds) != len(LOADERS) or not all(issubclass(kind, WindowDataset) for kind in kinds):
+            names = " and ".join(kind.__name__ for kind in kinds)
+            raise not_windows("a score of forecasts", f"the data are {names}")
+        for name, loader in zip(LOADERS, listed, strict=True):
             channels = loader.dataset.metadata.channels
             fields = [channels.names[i] for i in channels.predicted]
             self.scores[name] = ForecastScores(loader.dataset.spec.n_output, fields).to(forecaster.device)

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from physteer.data.batch import Batch
+from physteer.data.batch import Batch, check_windows
 from physteer.errors import PhysteerError
 from physteer.forecast.checkpoint_keys import check_state
 from physteer.forecast.evaluation import Evaluation, ForecastEvaluation, Stage
@@ -109,6 +109,7 @@ class ForecastModule(L.LightningModule):
         """Roll out every condition from every window, and notify callbacks of steps and frames."""
         if not self.rolls_out:
             return
+        check_windows(batch, "predict")
         n_steps, size = batch.targets.shape[1], self.conditions_per_forward or len(self.conditions)
         for first in range(0, len(self.conditions), size):
             group = tuple(self.conditions[first : first + size])

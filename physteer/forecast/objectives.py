@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from physteer.data.batch import Batch
+from physteer.data.batch import Batch, check_windows
 from physteer.forecast.forecaster import Forecaster
 
 
@@ -33,6 +33,7 @@ class NextStepMAE(nn.Module):
 
     def forward(self, forecaster: Forecaster, batch: Batch, step: int) -> Tensor:
         """Return the loss of a batch whose windows have one frame after the context."""
+        check_windows(batch, "NextStepMAE")
         inputs, scale = forecaster.inputs(batch.context, batch, step)
         target = batch.fields.diff(dim=1) / scale.differences
         predicted = batch.channels.predicted

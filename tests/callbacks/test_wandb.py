@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import struct
 import time
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ import torch
 import yaml
 from helpers.experiments import NETWORK, callback, experiment, weights
 from helpers.paths import ROOT
+from lightning.pytorch.loggers import WandbLogger
 from wandb.proto import wandb_internal_pb2
 
 from physteer.cli import main
-from physteer.concepts import Concept
+from physteer.commands.guards.wandb_folders import wandb_folders
+from physteer.concepts import CausalBasis, Concept
 
 LOGGER = ROOT / "configs/logger/wandb.yaml"
 BLOCK = 32768
@@ -124,8 +127,21 @@ def test_a_failed_run_is_marked_so(tiny_well, tmp_path, monkeypatch):
 def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    for name in ("DATA", "CACHE", "CONFIG"):  # what W&B keeps outside the run folder
-        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "wandb" / name.lower()))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    assert not list((tmp_path / "home").rglob("*wandb*"))
+    assert not {"WANDB_DATA_DIR", "WANDB_CACHE_DIR"} & os.environ.keys()
+
+
+def staged(run) -> dict[str, list[Path]]:
+    """The files that `wandb sync` will upload as artifacts, by artifact."""
+    return {
+        record.artifact.name: [Path(entry.local_path) for entry in record.artifact.manifest.contents]
+        for record in run
+        if record.HasField("artifact")
+    }
 
 
 def artifacts(run) -> dict[str, wandb_internal_pb2.ArtifactRecord]:
@@ -202,6 +218,11 @@ def test_a_steered_run_sends_curves_summary_figures_videos_and_its_concept(tiny_
     (entry,) = concept.manifest.contents
     assert entry.path == path.name and entry.size == path.stat().st_size
 
+    files = [file for listed in staged(run).values() for file in listed]
+    assert len(files) >= 2 and all(file.is_relative_to(folder) and file.is_file() for file in files)
+    assert Path(entry.local_path).read_bytes() == path.read_bytes()  # a copy: the concept lies outside the run folder
+    assert not (folder / "wandb/cache").exists()
+
 
 def test_a_capture_run_sends_its_concepts(tiny_well, tmp_path, offline):
     capture = callback(
@@ -216,7 +237,39 @@ def test_a_capture_run_sends_its_concepts(tiny_well, tmp_path, offline):
         default_root_dir=str(tmp_path / "run"),
     )
     assert main(["predict", "--config", str(config)]) == 0
-    assert artifacts(finished(tmp_path / "run/wandb")).keys() == {"re_blocks.0", "re_blocks.1"}
+    run = finished(tmp_path / "run/wandb")
+    assert artifacts(run).keys() == {"re_blocks.0", "re_blocks.1"}
+    (file,) = staged(run)["re_blocks.0"]
+    assert file == tmp_path / "run/concepts/re_blocks.0.safetensors"  # itself, no copy
+    assert not (tmp_path / "run/wandb/artifacts").exists()
+
+
+def test_a_direction_of_a_causal_basis_is_sent(tiny_well, tmp_path, offline):
+    directions = torch.eye(32, 2, dtype=torch.float64)
+    path = tmp_path / "basis.safetensors"
+    mean, energies = (torch.zeros(size, dtype=torch.float64) for size in (32, 2))
+    CausalBasis(directions, directions.clone(), mean, energies, "blocks.0").save(path)
+    config = experiment(
+        tmp_path / "steer.yaml",
+        model={"checkpoint": str(weights(tmp_path / "walrus.safetensors"))},
+        data={"path": str(tiny_well), "rollout_steps": 1, "include": ["Reynolds_2e2_Schmidt_5e-1"]},
+        callbacks=[callback("Steer", concept=f"{path}#2", strengths=[0.2])],
+        logger=str(LOGGER),
+        default_root_dir=str(tmp_path / "run"),
+    )
+    assert main(["predict", "--config", str(config)]) == 0
+    assert artifacts(finished(tmp_path / "run/wandb")).keys() == {"basis_2"}
+
+
+def test_folders_that_the_user_has_chosen_stay(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_DATA_DIR", "mine")
+    monkeypatch.delenv("WANDB_CACHE_DIR", raising=False)
+    with wandb_folders([WandbLogger(save_dir=tmp_path, offline=True)]):
+        assert os.environ["WANDB_DATA_DIR"] == "mine"
+        assert os.environ["WANDB_CACHE_DIR"] == str(tmp_path / "wandb/cache")
+    assert os.environ["WANDB_DATA_DIR"] == "mine" and "WANDB_CACHE_DIR" not in os.environ
+    with wandb_folders([]):
+        assert "WANDB_CACHE_DIR" not in os.environ
 
 
 def test_effects_of_nodes_arrive_as_a_table_with_figures(tiny_well, tmp_path, monkeypatch):

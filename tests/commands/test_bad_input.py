@@ -326,7 +326,7 @@ def test_callbacks_of_predict_elsewhere(attempt, shared, command):
     ]
     for one in listed:
         line = attempt(command=command, callbacks=[one], logger=False, max_steps=1)
-        assert "of `physteer predict` alone" in line
+        assert f"acts in `physteer predict` alone; in `physteer {command}` it would do nothing" in line
 
 
 def test_sites_inside_compiled_blocks(attempt, shared):
