@@ -25,8 +25,8 @@ class RolloutProgress(TQDMProgressBar, RolloutCallback):
     nobody watches (a log file, a pipe), plain lines come instead of a bar: one when a stage ends, and one now and then
     in between. The command line adds this callback where no other progress bar is configured.
 
-    Where ``predict`` only reads activations and does not roll out, it counts windows, those of this process; batches where
-    they are none of ours.
+    Where ``predict`` only reads activations and does not roll out, it counts windows, those of this process; or
+    batches of other data.
 
     Args:
         refresh_rate: forwards or batches between updates of the bar; 0 for no progress at all.
