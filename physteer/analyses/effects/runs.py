@@ -21,9 +21,12 @@ from physteer.interventions import (
     StagedModel,
     attached,
     captured,
+    naming,
     replayed,
     resumed,
     take_snapshots,
+    unknown_layout,
+    with_layout,
     write_of,
 )
 
@@ -69,12 +72,18 @@ class NodeRuns:
     """Runs the base pass under patches."""
     source_replay: Replay | None = None
     """Runs the sources' pass under patches; None without sources."""
+    unknown: frozenset[Site] = frozenset()
+    """Nodes whose axes nobody declares; they are replaced whole only."""
 
     def __len__(self) -> int:
         return len(self.outputs.base)
 
     def patched(self, node: Node, patch: Patch, statistics: NodeStatistics | None) -> Tensor:
         """Return a node's activation under a patch; the base's own tensor where nothing changes."""
+        if node.site in self.unknown and (node.position is not None or patch.needs_mean):
+            what = f"position {node.position} of" if node.position is not None else f"patch {patch.variant!r} of"
+            with naming(node.site):
+                raise unknown_layout(node.site, self.base[node.site].shape, f"{what} the node")
         base = self.base[node.site]
         other = None if patch.reference is None else self.others[patch.reference][node.site]
         new = patch(base, other, statistics)
@@ -203,7 +212,7 @@ def whole_runs(
 
     Args:
         model: frozen.
-        sites: of the nodes, paths of modules whose outputs are [B, T, …, width].
+        sites: of the nodes. Where neither they nor the model tell the layout, nodes can be replaced whole only.
         run: calls the model on inputs and returns the output that is judged, [B, …].
         base: the inputs of the bases.
         others: the inputs of the sources and of the partners.
@@ -226,6 +235,7 @@ def whole_runs(
         outputs=Outputs(base_output, {name: output for name, (_, output) in taken.items()}, truth),
         replay=WholeReplay(model, lambda: run(base)),
         source_replay=WholeReplay(model, lambda: run(others["source"])) if "source" in others else None,
+        unknown=frozenset(site for site in sites if with_layout(model, site).layout is None),
     )
 
 
