@@ -149,5 +149,5 @@ def apply_edits(h: Tensor, edits: Iterable[Edit], step: int | None = None) -> Te
             current, copied = current.clone(memory_format=torch.contiguous_format), True
         target = edit.site.writable(current)
         heads_apart = target.ndim > edited.ndim
-        edit.locus.put(target, edited.unflatten(-1, target.shape[-2:]) if heads_apart else edited)
+        edit.locus.put(target, edited.reshape(*edited.shape[:-1], *target.shape[-2:]) if heads_apart else edited)
     return current

@@ -61,6 +61,11 @@ class Site:
     def __str__(self) -> str:
         return self.module if self.head is None else f"{self.module}[{self.head}]"
 
+    @property
+    def with_its_layout(self) -> str:
+        """The address and the layout, as `parse` reads them."""
+        return f"{self}{'' if self.layout is None else f' as {self.layout}'}"
+
     def select(self, output: Tensor) -> Tensor:
         """Return a module's output as edits and captures see it: [B, T, …, d], rows, frames, space and channels.
 

@@ -123,7 +123,7 @@ class StagedReplay:
     def _edited(self, changed: Mapping[Site, Tensor]) -> Tensor:
         first = min((self.snapshots[site] for site in changed), key=lambda s: (s.start, s.inner is None))
         locus = Locus(frames=[-1]) if isinstance(first, LastFrameSnapshot) else Locus()
-        edits = [Edit(site, _LastFrames(new), locus=locus) for site, new in changed.items()]
+        edits = [Edit(self.snapshots[site].site, _LastFrames(new), locus=locus) for site, new in changed.items()]
         return replayed(self.model, first, edits, last_frame_only=True)
 
 
@@ -244,4 +244,4 @@ class _LastFrames(Interchange):
 
     def forward(self, h: Tensor) -> Tensor:
         assert self.source is not None
-        return self.source[:, -h.shape[1] :].to(h.dtype).reshape(h.shape).clone()
+        return self.source[:, -h.shape[1] :].to(h.dtype, copy=True)
