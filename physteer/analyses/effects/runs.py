@@ -133,14 +133,16 @@ class WholeReplay:
     Args:
         model: any module; sites are paths in it.
         run: calls the model on the bases and returns the output that is judged, [B, …].
+        sites: of the nodes, with the layouts that their activations are seen in.
     """
 
-    def __init__(self, model: nn.Module, run: Callable[[], Tensor]) -> None:
+    def __init__(self, model: nn.Module, run: Callable[[], Tensor], sites: Sequence[Site]) -> None:
         self.model, self.run = model, run
+        self.sites = {site: site for site in sites}
 
     def __call__(self, changed: Mapping[Site, Tensor]) -> Tensor:
         """Return the output under changed activations."""
-        with attached(self.model, [Edit(site, _LastFrames(new)) for site, new in changed.items()]):
+        with attached(self.model, [Edit(self.sites[site], _LastFrames(new)) for site, new in changed.items()]):
             return self.run()
 
 
@@ -227,15 +229,16 @@ def whole_runs(
             output = run(inputs)
         return {site: seen[str(site)] for site in sites}, output
 
+    sites = [with_layout(model, site) for site in sites]
     base_activations, base_output = activations(base)
     taken = {name: activations(inputs) for name, inputs in others.items()}
     return NodeRuns(
         base=base_activations,
         others={name: found for name, (found, _) in taken.items()},
         outputs=Outputs(base_output, {name: output for name, (_, output) in taken.items()}, truth),
-        replay=WholeReplay(model, lambda: run(base)),
-        source_replay=WholeReplay(model, lambda: run(others["source"])) if "source" in others else None,
-        unknown=frozenset(site for site in sites if with_layout(model, site).layout is None),
+        replay=WholeReplay(model, lambda: run(base), sites),
+        source_replay=WholeReplay(model, lambda: run(others["source"]), sites) if "source" in others else None,
+        unknown=frozenset(site for site in sites if site.layout is None),
     )
 
 

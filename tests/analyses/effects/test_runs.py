@@ -176,6 +176,8 @@ def test_positions_and_means_of_unknown_axes_are_refused():
         with pytest.raises(PhysteerError, match=r"site 0: .* of the node must know which axis of the output"):
             sweep(Site("0"), position, variant)
     assert sweep(Site.parse("0 as b c h w"), None, "mean").shape == (2, 1, 4, 4, 3)
+    runs = whole_runs(model, [Site.parse("0 as b c h w")], model, base, {"source": source})
+    assert torch.equal(runs.output({Site("0"): runs.others["source"][Site("0")]}), model(source))
 
 
 def test_a_site_that_the_forward_does_not_call_is_an_error(recall):
