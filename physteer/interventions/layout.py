@@ -32,8 +32,8 @@ class Layout:
 
     Axes in brackets lie in one axis of the output; all but one of them need a size. Edits and captures see the axes in
     one order, [B, T, …, d]: rows, frames, space (h w δ), channels, with T = 1 and B = 1 where there is no such axis. Of
-    heads they see one, d = hd, or all of them as channels, d = n·hd. These are views; all heads together are copied where
-    their axis does not lie next to their channels.
+    heads they see one, d = hd, or all of them as channels, d = n·hd. These are views; all heads together are copied
+    where their axis does not lie next to their channels.
     """
 
     text: str
