@@ -187,6 +187,10 @@ class StagedGPT2(nn.Module):
         end = f"blocks.{block}"
         return {f"{end}.attn.c_proj.heads": (f"{end}.ln_2.stream", weight), end: (end, None)}
 
+    def site_layout(self, module: str) -> str:
+        """Tokens play the part of frames."""
+        return "b t n hd" if module.endswith(".heads") else "b t d"
+
     def decode(self, h: Tensor, context: None, *, last_frame_only: bool = False) -> Tensor:
         """Return logits."""
         return self.model.lm_head(self.model.transformer.ln_f(h[:, -1:] if last_frame_only else h))

@@ -111,7 +111,7 @@ class CausalBasis(L.Callback):
         cache_folder: str | None = None,
         seed: int = 0,
     ) -> None:
-        if not sites or len(set(sites)) < len(sites):
+        if not sites or len(set(map(Site.parse, sites))) < len(sites):
             raise PhysteerError(f"CausalBasis.sites must name one or more different sites; found {sites}")
         if random < 0 or cache < 0:
             raise PhysteerError(f"CausalBasis.random and cache must be at least 0; found {random} and {cache}")

@@ -91,7 +91,7 @@ class DAS(L.Callback):
         cache_folder: str | None = None,
         seed: int = 0,
     ) -> None:
-        if not sites or len(set(sites)) < len(sites):
+        if not sites or len(set(map(Site.parse, sites))) < len(sites):
             raise PhysteerError(f"DAS.sites must name one or more different sites; found {sites}")
         if (not ranks and not boundless) or len(set(ranks)) < len(ranks):
             raise PhysteerError(f"DAS.ranks must be different numbers, or boundless true; found {ranks}")

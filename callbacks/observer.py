@@ -33,7 +33,7 @@ class WindowObserver(L.Callback):
 
     def __init__(self, sites: list[str], all_frames: bool) -> None:
         name = type(self).__name__
-        if not sites or len(set(sites)) < len(sites):
+        if not sites or len(set(map(Site.parse, sites))) < len(sites):
             raise PhysteerError(f"{name}.sites must name one or more different sites; found {sites}")
         self.sites = [Site.parse(site) for site in sites]
         self.shapes: dict[Site, torch.Size] = {}

@@ -109,8 +109,8 @@ class Steer(ConditionCallback):
         loci = (("frames", self.frames), ("steps", self.rollout_steps))
         how = " ".join([mode, *(f"{what} {' '.join(map(str, chosen))}" for what, chosen in loci if chosen is not None)])
         name = f"{direction} {how} {strength:+.12g}"
-        if self.site is not None and self.site != edited[0][1].site:
-            name += f" at {self.site}"
+        if self.site is not None and str(edited[0][0]) != edited[0][1].site:
+            name += f" at {edited[0][0]}"
         return Condition(name, edits, direction, strength, how, role="concept")
 
 

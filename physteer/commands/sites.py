@@ -32,7 +32,7 @@ def main(args: Sequence[str]) -> int:
     from physteer.data.batch import Channels, Grid, SplitMetadata
     from physteer.data.fields import ChannelSource
     from physteer.data.module import WellDataModule
-    from physteer.interventions import site_names
+    from physteer.interventions import Site, site_names
     from physteer.reports.text_table import text_table
 
     with torch.device("meta"):  # a new model's weights take no memory
@@ -51,7 +51,15 @@ def main(args: Sequence[str]) -> int:
     sites = site_names(forecaster.network)
     shapes = forecaster.output_shapes(sites, metadata, data.n_steps_input)
 
-    rows = [(site, str(list(shapes[site])), f"{shapes[site].numel() * 4 / 1e6:.2f}") for site in sites]
-    print(*text_table(["site", "shape [B, T, h, w, δ, …]", "MB per window, float32"], rows, "<<>"), sep="\n")
+    rows = [
+        (
+            site,
+            forecaster.layout(Site(site)) or "unknown",
+            str(list(shapes[site])),
+            f"{shapes[site].numel() * 4 / 1e6:.2f}",
+        )
+        for site in sites
+    ]
+    print(*text_table(["site", "layout", "shape", "MB per window, float32"], rows, "<<<>"), sep="\n")
     print(f"{len(sites)} sites; write site.heads[i] for one attention head")
     return 0

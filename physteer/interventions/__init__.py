@@ -38,6 +38,7 @@ from physteer.interventions.sites import (
     find_module,
     naming,
     site_names,
+    unknown_layout,
     with_layout,
 )
 from physteer.interventions.snapshot import (
@@ -114,6 +115,7 @@ __all__ = [
     "take_last_frame_snapshots",
     "take_snapshot",
     "take_snapshots",
+    "unknown_layout",
     "with_layout",
     "write_of",
 ]

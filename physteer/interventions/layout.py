@@ -31,8 +31,9 @@ class Layout:
     """The axes of a module's output, in einops' notation: ``b c h w``, ``b t d``, ``b t (n=8 hd)``, ``t b d``.
 
     Axes in brackets lie in one axis of the output; all but one of them need a size. Edits and captures see the axes in
-    one order, [B, T, …, d]: rows, frames, space, channels, with T = 1 and B = 1 where the output has no such axis. Of
-    heads they see one, d = hd, or all of them as channels, d = n·hd. Nothing is copied to look at an axis elsewhere.
+    one order, [B, T, …, d]: rows, frames, space (h w δ), channels, with T = 1 and B = 1 where there is no such axis. Of
+    heads they see one, d = hd, or all of them as channels, d = n·hd. These are views; all heads together are copied
+    where their axis does not lie next to their channels.
     """
 
     text: str
@@ -116,7 +117,7 @@ def parse_layout(text: str) -> Layout:
         raise _no_layout(text)
     axes = list(chain.from_iterable(groups))
     names = [name for name, _ in axes]
-    space = [name for name in names if name in SPACE]
+    space = sorted((name for name in names if name in SPACE), key=SPACE.index)
     channels = [name for name in names if name in (*CHANNELS, HEADS)]
     if len(set(names)) < len(names):
         raise PhysteerError(f"layout {text!r} names an axis twice; axes are {AXES}")

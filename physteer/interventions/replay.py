@@ -55,7 +55,9 @@ def replayed(
     if isinstance(snapshot, LastFrameSnapshot):
         edits = [_on_the_last_frame(edit, snapshot.n_frames) for edit in edits]
     module, border = cast(nn.Module, model), border_before(snapshot.start)
-    edits = [edit.with_site(with_layout(module, edit.site)) for edit in edits]
+    same = [edit.site == snapshot.site and edit.site.layout is None for edit in edits]
+    sites = [snapshot.site if one else edit.site for edit, one in zip(edits, same, strict=True)]
+    edits = [edit.with_site(with_layout(module, site)) for edit, site in zip(edits, sites, strict=True)]
     step = None if clock is None else clock.step
     h = apply_edits(snapshot.state, [edit for edit in edits if edit.site.module == border], step)
     with _reached(model, [edit for edit in edits if edit.site.module != border], clock, border):

@@ -87,6 +87,7 @@ def seen(h: Tensor, site: Site) -> Tensor:
 LAYOUTS = [
     ("b c h w", (B, C, H, W), "b c h w -> b 1 h w c"),
     ("b c h w δ", (B, C, H, W, 2), "b c h w z -> b 1 h w z c"),
+    ("b c w h", (B, C, W, H), "b c w h -> b 1 h w c"),
     ("b t d", (B, T, C), "b t d -> b t d"),
     ("t b d", (T, B, C), "t b d -> b t d"),
     ("b s c", (B, T, C), "b s c -> b 1 s c"),

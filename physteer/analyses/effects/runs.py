@@ -21,9 +21,12 @@ from physteer.interventions import (
     StagedModel,
     attached,
     captured,
+    naming,
     replayed,
     resumed,
     take_snapshots,
+    unknown_layout,
+    with_layout,
     write_of,
 )
 
@@ -69,12 +72,18 @@ class NodeRuns:
     """Runs the base pass under patches."""
     source_replay: Replay | None = None
     """Runs the sources' pass under patches; None without sources."""
+    unknown: frozenset[Site] = frozenset()
+    """Nodes whose axes nobody declares; they are replaced whole only."""
 
     def __len__(self) -> int:
         return len(self.outputs.base)
 
     def patched(self, node: Node, patch: Patch, statistics: NodeStatistics | None) -> Tensor:
         """Return a node's activation under a patch; the base's own tensor where nothing changes."""
+        if node.site in self.unknown and (node.position is not None or patch.needs_mean):
+            what = f"position {node.position} of" if node.position is not None else f"patch {patch.variant!r} of"
+            with naming(node.site):
+                raise unknown_layout(node.site, self.base[node.site].shape, f"{what} the node")
         base = self.base[node.site]
         other = None if patch.reference is None else self.others[patch.reference][node.site]
         new = patch(base, other, statistics)
@@ -114,7 +123,7 @@ class StagedReplay:
     def _edited(self, changed: Mapping[Site, Tensor]) -> Tensor:
         first = min((self.snapshots[site] for site in changed), key=lambda s: (s.start, s.inner is None))
         locus = Locus(frames=[-1]) if isinstance(first, LastFrameSnapshot) else Locus()
-        edits = [Edit(site, _LastFrames(new), locus=locus) for site, new in changed.items()]
+        edits = [Edit(self.snapshots[site].site, _LastFrames(new), locus=locus) for site, new in changed.items()]
         return replayed(self.model, first, edits, last_frame_only=True)
 
 
@@ -124,14 +133,16 @@ class WholeReplay:
     Args:
         model: any module; sites are paths in it.
         run: calls the model on the bases and returns the output that is judged, [B, …].
+        sites: of the nodes, with the layouts that their activations are seen in.
     """
 
-    def __init__(self, model: nn.Module, run: Callable[[], Tensor]) -> None:
+    def __init__(self, model: nn.Module, run: Callable[[], Tensor], sites: Sequence[Site]) -> None:
         self.model, self.run = model, run
+        self.sites = {site: site for site in sites}
 
     def __call__(self, changed: Mapping[Site, Tensor]) -> Tensor:
         """Return the output under changed activations."""
-        with attached(self.model, [Edit(site, _LastFrames(new)) for site, new in changed.items()]):
+        with attached(self.model, [Edit(self.sites[site], _LastFrames(new)) for site, new in changed.items()]):
             return self.run()
 
 
@@ -203,7 +214,7 @@ def whole_runs(
 
     Args:
         model: frozen.
-        sites: of the nodes, paths of modules whose outputs are [B, T, …, width].
+        sites: of the nodes. Where neither they nor the model tell the layout, nodes can be replaced whole only.
         run: calls the model on inputs and returns the output that is judged, [B, …].
         base: the inputs of the bases.
         others: the inputs of the sources and of the partners.
@@ -218,14 +229,16 @@ def whole_runs(
             output = run(inputs)
         return {site: seen[str(site)] for site in sites}, output
 
+    sites = [with_layout(model, site) for site in sites]
     base_activations, base_output = activations(base)
     taken = {name: activations(inputs) for name, inputs in others.items()}
     return NodeRuns(
         base=base_activations,
         others={name: found for name, (found, _) in taken.items()},
         outputs=Outputs(base_output, {name: output for name, (_, output) in taken.items()}, truth),
-        replay=WholeReplay(model, lambda: run(base)),
-        source_replay=WholeReplay(model, lambda: run(others["source"])) if "source" in others else None,
+        replay=WholeReplay(model, lambda: run(base), sites),
+        source_replay=WholeReplay(model, lambda: run(others["source"]), sites) if "source" in others else None,
+        unknown=frozenset(site for site in sites if site.layout is None),
     )
 
 
@@ -234,4 +247,4 @@ class _LastFrames(Interchange):
 
     def forward(self, h: Tensor) -> Tensor:
         assert self.source is not None
-        return self.source[:, -h.shape[1] :].to(h.dtype).reshape(h.shape).clone()
+        return self.source[:, -h.shape[1] :].to(h.dtype, copy=True)

@@ -85,7 +85,7 @@ class PrefixCache:
         self._take: Callable[..., Mapping[Site, Snapshot]]
         self._take, kind = (take_last_frame_snapshots, LastFrameSnapshot) if last_frame else (take_snapshots, Snapshot)
         model_key = f"{forecaster.identity} {forecaster.source_version}"
-        self._cache = SnapshotCache(sites, model_key, max_bytes, folder, kind)
+        self._cache = SnapshotCache(self.sites, model_key, max_bytes, folder, kind)
 
     def prepare(self, forecaster: Forecaster, pairs: PairBatch, *, mismatched: bool = False) -> PreparedPairs:
         """Run a batch up to the sites, except for windows in the cache.

@@ -104,7 +104,7 @@ class SnapshotCache:
         """
         names = [self._name(key) for key in keys]
         rows = {name: self._load(name) for name in dict.fromkeys(names)}
-        missing = [i for i, n in enumerate(names) if n not in names[:i] and not self.sites <= rows[n].snapshots.keys()]
+        missing = [i for i, n in enumerate(names) if n not in names[:i] and not self._has_all_sites(rows[n])]
         if missing:
             made = make(missing)
             for j, i in enumerate(missing):
@@ -112,6 +112,11 @@ class SnapshotCache:
                 rows[names[i]] = Prefix({**rows[names[i]].snapshots, **row.snapshots}, row.beside)
                 self._store(names[i], rows[names[i]])
         return [rows[name] for name in names]
+
+    def _has_all_sites(self, row: Prefix) -> bool:
+        """Return whether a row has every site, seen in the layout that is wanted now."""
+        stored = {site: snapshot.site.layout for site, snapshot in row.snapshots.items()}
+        return all(site in stored and site.layout in (None, stored[site]) for site in self.sites)
 
     def _name(self, key: str) -> str:
         # Autocast computes in another precision than the weights'.
@@ -175,7 +180,7 @@ def write_prefix(prefix: Prefix, path: Path) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in prefix.tensors().items()}
     first = next(iter(prefix.snapshots.values()))
     about = {
-        "starts": {str(site): snapshot.start for site, snapshot in prefix.snapshots.items()},
+        "starts": {snapshot.site.with_its_layout: snapshot.start for snapshot in prefix.snapshots.values()},
         "shared": first.shared,
         "n_frames": first.n_frames if isinstance(first, LastFrameSnapshot) else None,
         "checksum": _checksum(tensors),

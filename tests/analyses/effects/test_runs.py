@@ -17,6 +17,7 @@ from physteer.analyses.effects import (
     staged_runs,
     whole_runs,
 )
+from physteer.analyses.effects.patches import NodeStatistics
 from physteer.errors import PhysteerError
 from physteer.interventions import (
     Edit,
@@ -158,6 +159,25 @@ def test_numbers_are_judged_by_a_tolerance():
     assert by["field"][0] == by["field"][1] and by["aligned"][0] == by["aligned"][1]
     half = dict(zip((c.effect for c in measure.columns), sums[1], strict=True))["aligned"]
     assert half[0] / half[1] == pytest.approx(0.5)
+
+
+def test_positions_and_means_of_unknown_axes_are_refused():
+    model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Flatten())  # [B, C, H, W]: axis 1 is no position, the last no channels
+    base, source = torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4)
+
+    def sweep(site: Site, position: int | None, variant: str):
+        runs = whole_runs(model, [site], model, base, {"source": source})
+        (patch,) = make_patches([variant], [1.0])
+        statistics = NodeStatistics(torch.zeros(runs.base[site].shape[-1]))
+        return runs.patched(Node(site, position), patch, statistics)
+
+    assert sweep(Site("0"), None, "source").shape == (2, 3, 4, 4)
+    for position, variant in ((-1, "source"), (None, "mean")):
+        with pytest.raises(PhysteerError, match=r"site 0: .* of the node must know which axis of the output"):
+            sweep(Site("0"), position, variant)
+    assert sweep(Site.parse("0 as b c h w"), None, "mean").shape == (2, 1, 4, 4, 3)
+    runs = whole_runs(model, [Site.parse("0 as b c h w")], model, base, {"source": source})
+    assert torch.equal(runs.output({Site("0"): runs.others["source"][Site("0")]}), model(source))
 
 
 def test_a_site_that_the_forward_does_not_call_is_an_error(recall):

@@ -255,3 +255,14 @@ def test_a_bfloat16_network_is_cached_in_its_own_precision(tmp_path):
     (made,), (found,) = made.snapshots.values(), found.snapshots.values()
     assert found.state.dtype == torch.bfloat16 and torch.equal(found.state, made.state)
     assert torch.equal(replayed(low, found), replayed(low, made))
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_an_activation_that_was_seen_in_another_layout_is_computed_again(tmp_path, on_disk):
+    site, cache = "blocks.0.time.update", open_cache(tmp_path if on_disk else None)
+    windows = Windows()
+    for layout, made in (("b t h w δ d", 1), ("b t h w δ d", 1), ("b t w h δ d", 2)):
+        windows.sites = [Site.parse(f"{site} as {layout}")]
+        cache.sites = frozenset(windows.sites)
+        (found,) = windows.get(cache, [0]).values()
+        assert len(windows.made) == made and found.site.layout == layout
