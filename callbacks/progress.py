@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -75,7 +76,8 @@ class RolloutProgress(TQDMProgressBar, RolloutCallback):
     ) -> None:
         """Set the total once the first batch tells the number of steps and of condition groups."""
         if batch_idx == 0 and dataloader_idx == 0:
-            batches = [int(n) for n in trainer.num_predict_batches]
+            # a loader without a length has no total
+            batches = [0 if n == math.inf else int(n) for n in trainer.num_predict_batches]
             if isinstance(pl_module, ForecastModule) and isinstance(batch, Batch) and pl_module.rolls_out:
                 size = pl_module.conditions_per_forward or len(pl_module.conditions)
                 groups = -(-len(pl_module.conditions) // size)

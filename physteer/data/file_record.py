@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from the_well.data.datasets import BoundaryCondition
 
-from physteer.data.open_files import OpenFile, text, texts
+from physteer.data.open_files import OpenFile, flag, text, texts
 
 Codes = tuple[tuple[int, int], ...]
 """Per axis and end: 0 wall, 1 open, 2 periodic (`the_well.data.datasets.BoundaryCondition`)."""
@@ -86,7 +86,7 @@ def record_of(opened: OpenFile) -> FileRecord:
             raise ValueError(
                 f"its attribute n_trajectories says {n_trajectories}, but the scalar {name} has {len(values)}"
             )
-    scalars = {name: bool(file["scalars"][name].attrs["time_varying"]) for name in _field_names(file["scalars"])}
+    scalars = {name: flag(file["scalars"][name].attrs["time_varying"]) for name in _field_names(file["scalars"])}
     boundaries, kinds, partial = _boundaries(file, dict(zip(axes, shape, strict=True)))
     return FileRecord(
         text(file.attrs["dataset_name"]),

@@ -81,7 +81,7 @@ class Filled:
         """Fill.
 
         Raises:
-            PhysteerError: Other cells than in the trajectory's first frame are not finite.
+            PhysteerError: Not the same cells as in the trajectory's first frame are not finite.
         """
         holes = frames.holes
         if holes is None:
@@ -89,11 +89,11 @@ class Filled:
         key = frames.source, frames.trajectory
         if key not in self._holes:
             self._holes = {key: ~np.isfinite(frames.first())}  # windows of a trajectory mostly follow each other
-        differing = holes & ~self._holes[key]
+        differing = holes != self._holes[key]
         if differing.any():
             raise PhysteerError(
-                f"{_told(frames, differing)}, in cells that were finite in frame 0: that is no place without flow, and "
-                "data.fill does not hide it"
+                f"{_told(frames, holes)}, but not in the cells of frame 0: that is no place without flow, and data.fill"
+                " does not hide it"
             )
         frames.fields[holes] = self.value
         if not self._has_told:

@@ -69,8 +69,28 @@ class StoredField:
 
 
 def text(value: Any) -> str:
-    """Return a stored string of any of HDF5's kinds: variable or fixed length, Unicode or bytes."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    """Return a stored string of any of HDF5's kinds: variable or fixed length, Unicode or bytes, also an array of one.
+
+    Raises:
+        ValueError: There are several.
+    """
+    values = np.ravel(value)
+    if len(values) != 1:
+        raise ValueError(f"an attribute holds {len(values)} texts where there must be one")
+    one = values[0]
+    return (one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one)).rstrip("\0 ")
+
+
+def flag(value: Any) -> bool:
+    """Return a stored truth value.
+
+    Raises:
+        ValueError: It is a text, of which "False" would count as true.
+    """
+    stored = np.asarray(value)
+    if stored.dtype.kind not in "biu":
+        raise ValueError(f"an attribute that is true or false holds {value!r:.40}")
+    return bool(stored)
 
 
 def texts(values: Any) -> list[str]:
@@ -115,10 +135,10 @@ class OpenFile:
     def coordinates(self, axis: str) -> NDArray[np.floating]:
         """Return the cells' positions along an axis, [1, n], or [trajectories, n] where trajectories have their own."""
         positions = self.file["dimensions"][axis]
-        if positions.attrs.get("time_varying", False):
+        if flag(positions.attrs.get("time_varying", False)):
             raise ValueError(f"its cells move along {axis} over time, and grids must stand still")
         stored = np.asarray(positions[()])
-        return stored if positions.attrs["sample_varying"] else stored[None]
+        return stored if flag(positions.attrs["sample_varying"]) else stored[None]
 
     def close(self) -> None:
         """Close the file."""
@@ -129,8 +149,8 @@ def _stored_fields(file: h5py.File, order: int) -> Iterator[tuple[str, StoredFie
     group = file[f"t{order}_fields"]
     for name in texts(group.attrs["field_names"]):
         flags = group[name].attrs
-        varying = tuple(map(bool, flags["dim_varying"]))
-        yield name, StoredField(group, name, order, bool(flags["sample_varying"]), bool(flags["time_varying"]), varying)
+        varying = tuple(map(flag, np.atleast_1d(flags["dim_varying"])))
+        yield name, StoredField(group, name, order, flag(flags["sample_varying"]), flag(flags["time_varying"]), varying)
 
 
 def _parameters(file: h5py.File) -> dict[str, NDArray[Any]]:
@@ -141,9 +161,9 @@ def _parameters(file: h5py.File) -> dict[str, NDArray[Any]]:
         if value.ndim == 0 and np.issubdtype(value.dtype, np.number):
             parameters[name] = value
     for name, scalar in file["scalars"].items():
-        per_trajectory = bool(scalar.attrs["sample_varying"])
+        per_trajectory = flag(scalar.attrs["sample_varying"])
         plain = scalar.size == (scalar.shape[0] if per_trajectory and scalar.shape else 1)  # no vectors
-        if plain and np.issubdtype(scalar.dtype, np.number) and not scalar.attrs["time_varying"]:
+        if plain and np.issubdtype(scalar.dtype, np.number) and not flag(scalar.attrs["time_varying"]):
             parameters[name] = np.reshape(scalar[()], (-1,) if per_trajectory else ())
     return parameters
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import warnings
 from collections import Counter
@@ -99,12 +100,17 @@ def _entries(fs: fsspec.AbstractFileSystem, root: str) -> dict[str, Version | No
         return {}
     local = "file" in np.atleast_1d(fs.protocol)
     return {
-        entry["name"]: (int(entry["size"]), int(entry["mtime"] * 1e9)) if local else None
+        entry["name"]: _version(entry["name"]) if local else None
         for entry in listed
         if entry["type"] != "directory"
         and entry["name"].endswith((".h5", ".hdf5"))
         and not PurePosixPath(entry["name"]).name.startswith(".")
     }
+
+
+def _version(path: str) -> Version:
+    status = os.stat(path)  # of what a link points to
+    return status.st_size, status.st_mtime_ns
 
 
 def _records(files: OpenFiles, versions: Mapping[str, Version | None], root: str) -> list[FileRecord]:
@@ -137,6 +143,7 @@ def _check_alike(path: str, files: Sequence[str], records: Sequence[FileRecord])
             ("data sets", record.dataset_name, first.dataset_name),
             ("axes", ", ".join(record.axes), ", ".join(first.axes)),
             ("resolutions", list(record.shape), list(first.shape)),
+            ("fields", ", ".join(sorted(record.fields)), ", ".join(sorted(first.fields))),
         ):
             if own != others:
                 raise PhysteerError(

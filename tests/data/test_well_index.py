@@ -131,3 +131,23 @@ class TestCache:
         write(tmp_path / "few/a.hdf5", CUBE)
         open_well(str(tmp_path / "few"))
         assert not (tmp_path / "cache").exists()
+
+
+def test_a_link_is_as_new_as_what_it_points_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    target = write(tmp_path / "elsewhere/f.hdf5", PLANET)
+    (tmp_path / "data").mkdir()
+    for number in range(64):
+        (tmp_path / f"data/f{number:02d}.hdf5").symlink_to(target)
+    open_well(str(tmp_path / "data"))
+    write(target, dataclasses.replace(PLANET, trajectories=2))
+    assert {record.n_trajectories for record in open_well(str(tmp_path / "data")).records} == {2}
+
+
+@pytest.mark.parametrize("value", ["False", b"False"])
+def test_a_flag_is_no_text(value: str | bytes, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.hdf5", PLANET)
+    with h5py.File(path, "r+") as file:
+        file["t0_fields"][PLANET.fields[0].name].attrs["time_varying"] = value
+    with pytest.raises(PhysteerError, match=r"a\.hdf5: an attribute that is true or false holds"):
+        open_well(str(tmp_path))

@@ -58,7 +58,8 @@ def measure_rollouts(run_folder: Path, *, only_spectra: bool = False) -> None:
 
 def _split_rows(run_folder: Path, split: str) -> Iterator[RolloutRows]:
     """Yield the rows of every window of a split."""
-    folders = [path for path in sorted(run_folder.glob(f"rollouts/*/data/{split}")) if any(path.glob("*.hdf5"))]
+    folders = [path for path in sorted(run_folder.glob("rollouts/*/data/*")) if path.name == split]
+    folders = [path for path in folders if any(path.glob("*.hdf5"))]
     conditions = {rollouts.key.condition: rollouts for rollouts in map(WrittenRollouts, folders)}
     if UNSTEERED not in conditions:
         return
