@@ -6,7 +6,7 @@ from pathlib import Path
 
 import lightning as L
 
-from physteer.callbacks.base import check_command, forecast_module
+from physteer.callbacks.base import forecast_module
 from physteer.errors import PhysteerError
 from physteer.walrus import Walrus, save
 
@@ -14,23 +14,21 @@ from physteer.walrus import Walrus, save
 class ExportWeights(L.Callback):
     """Write the network's weights as safetensors when ``fit`` ends, beside Lightning's own checkpoints.
 
+    Other commands have no new weights: there it stays silent, so that one YAML serves ``fit``, ``validate`` and ``test``.
+
     Args:
         filename: inside the run folder.
     """
 
     def __init__(self, filename: str = "walrus.safetensors") -> None:
         self.filename = filename
-        self._written = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse a network that it cannot write, and commands after which nothing is new."""
+        """Refuse a network that it cannot write."""
         _walrus(pl_module)
-        if not self._written:  # `fit` may go on with `test`
-            check_command("ExportWeights", stage, "fit")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write, on the first process."""
-        self._written = True
         if not trainer.is_global_zero:
             return
         network, started_from = _walrus(pl_module), getattr(pl_module, "checkpoint", None)

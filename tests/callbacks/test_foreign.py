@@ -148,11 +148,6 @@ def test_callbacks_of_predict_refuse_other_commands(run, name):
     )
 
 
-def test_exported_weights_are_those_of_a_fit(run):
-    status, (line,) = run("test", callbacks=["ExportWeights"])
-    assert status == 2 and "ExportWeights acts in `physteer fit` alone" in line
-
-
 def test_two_callbacks_with_scores_of_their_own(run):
     das = callback("DAS", **SETTINGS["DAS"])
     words = ["--data", "physteer.CounterfactualDataModule", "--data.variables", "[Reynolds]", "--data.pair_every", "4"]
