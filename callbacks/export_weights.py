@@ -14,7 +14,7 @@ from physteer.walrus import Walrus, save
 class ExportWeights(L.Callback):
     """Write the network's weights as safetensors when ``fit`` ends, beside Lightning's own checkpoints.
 
-    Other commands have no new weights: there it stays silent, so that one YAML serves ``fit``, ``validate`` and ``test``.
+    Other commands have no new weights: there it is silent, so that one YAML serves ``fit``, ``validate`` and ``test``.
 
     Args:
         filename: inside the run folder.
