@@ -128,7 +128,7 @@ class Interrupts(RolloutCallback):
         loaders = trainer.predict_dataloaders
         self._at_once = all(map(_is_empty, loaders if isinstance(loaders, list) else [loaders]))
 
-    def on_predict_batch_end(
+    def _batch_ended(
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
@@ -137,37 +137,14 @@ class Interrupts(RolloutCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop if asked; from the last batch on, at once."""
+        """Stop if asked; from the last batch of the command on, at once. ``fit`` goes on after its validation."""
         self._stop_if_asked()
-        self._at_once = _is_last(trainer.num_predict_batches, batch_idx, dataloader_idx)
+        command = "" if trainer.state.fn is None else trainer.state.fn.value
+        n_batches = {"predict": "num_predict_batches", "validate": "num_val_batches", "test": "num_test_batches"}
+        numbers = getattr(trainer, n_batches[command]) if command in n_batches else ()
+        self._at_once = _is_last(numbers, batch_idx, dataloader_idx)
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """The same in ``validate``; ``fit`` goes on after it."""
-        self._stop_if_asked()
-        last = _is_last(trainer.num_val_batches, batch_idx, dataloader_idx)
-        self._at_once = last and trainer.state.fn == "validate"
-
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """The same in ``test``."""
-        self._stop_if_asked()
-        self._at_once = _is_last(trainer.num_test_batches, batch_idx, dataloader_idx)
-
+    on_predict_batch_end = on_validation_batch_end = on_test_batch_end = _batch_ended
     on_train_batch_end = on_rollout_step = on_sanity_check_end = _stop_if_asked
     on_fit_start = on_train_start = on_validation_start = on_test_start = _start
 

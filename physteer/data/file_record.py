@@ -81,7 +81,8 @@ def record_of(opened: OpenFile) -> FileRecord:
             raise ValueError(f"its coordinates along {axis} have the shape {list(along.shape)}")
     for name, field in opened.fields.items():
         _check_shape(name, field.dataset.shape, _lead(field, n_trajectories, times[-1]), shape, field)
-    for name, values in opened.parameters.items():
+    parameters = opened.parameters
+    for name, values in parameters.items():
         if values.ndim and len(values) != n_trajectories:
             raise ValueError(
                 f"its attribute n_trajectories says {n_trajectories}, but the scalar {name} has {len(values)}"
@@ -101,7 +102,7 @@ def record_of(opened: OpenFile) -> FileRecord:
         {name: (field.order, field.time_varying) for name, field in opened.fields.items()},
         scalars,
         coordinates,
-        {name: np.asarray(values, np.float64) for name, values in opened.parameters.items()},
+        {name: np.asarray(values, np.float64) for name, values in parameters.items()},
     )
 
 

@@ -112,10 +112,13 @@ class OpenFile:
         self.file = file
         self.axes = tuple(texts(file["dimensions"].attrs["spatial_dims"]))
         self.fields = {name: field for order in range(3) for name, field in _stored_fields(file, order)}
-        self.parameters = _parameters(file)
-        """Values by name: shape [], or [N] with one value per trajectory."""
         self._times = np.asarray(file["dimensions"]["time"][()])  # [T], or [N, T] where trajectories differ
         self._constant: dict[str, NDArray[np.float32]] = {}
+
+    @property
+    def parameters(self) -> dict[str, NDArray[Any]]:
+        """Values by name: shape [], or [N] with one value per trajectory. They are read anew: an index keeps them."""
+        return _parameters(self.file)
 
     def read(self, field: str, trajectory: int, frames: slice) -> NDArray[np.float32]:
         """Read a field as `StoredField.read` does; constant fields are read once and kept."""

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from physteer.forecast.rollout import SampleScale
 from physteer.interventions import Site
+from physteer.metrics import TokenAxis
 
 WIDTH = 16
 N_FRAMES = 3
@@ -73,4 +74,4 @@ class ConvolutionForecaster:
         return {site: torch.Size((1, 1, *metadata.grid.shape, WIDTH)) for site in sites}
 
     def token_grid(self, metadata):
-        raise NotImplementedError
+        return tuple(TokenAxis(cells) for cells in metadata.grid.shape)
