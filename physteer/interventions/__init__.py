@@ -49,7 +49,8 @@ from physteer.interventions.snapshot import (
     join_snapshots,
     select_rows,
 )
-from physteer.interventions.stages import KeepsPast, StagedModel
+from physteer.interventions.staged_network import StagedNetwork
+from physteer.interventions.stages import CarriesSkips, KeepsPast, StagedModel
 from physteer.interventions.steer import Steer, SteerMode, fit_to_grid
 from physteer.interventions.subspace import Complement, Span, Subspace, orthonormal
 
@@ -57,6 +58,7 @@ __all__ = [
     "EVERYWHERE",
     "UNSTEERED",
     "BoundlessRotation",
+    "CarriesSkips",
     "Clock",
     "ColumnGroup",
     "Complement",
@@ -82,6 +84,7 @@ __all__ = [
     "Snapshot",
     "Span",
     "StagedModel",
+    "StagedNetwork",
     "Steer",
     "SteerMode",
     "Subspace",

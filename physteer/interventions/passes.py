@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from physteer.errors import PhysteerError
 from physteer.interventions.attach import captured
+from physteer.interventions.layout import parse_layout
 from physteer.interventions.sites import Site, with_layout
 from physteer.interventions.snapshot import LastFrameSnapshot, Snapshot
-from physteer.interventions.stages import KeepsPast, StagedModel, border_before, first_block
+from physteer.interventions.stages import (
+    KeepsPast,
+    StagedModel,
+    border_before,
+    first_block,
+    skip_borders,
+    with_skips,
+)
 
 
 def take_snapshots(model: StagedModel, sites: Sequence[Site | str], *args: Any, **kwargs: Any) -> dict[Site, Snapshot]:
@@ -34,14 +43,30 @@ def take_snapshots(model: StagedModel, sites: Sequence[Site | str], *args: Any, 
         PhysteerError: A site is unknown, or of another kind.
     """
     with _off_the_tape():
-        starts, h, context = _run_to_the_first(model, sites, args, kwargs)
+        starts = _starts(model, sites)
+        skips = {start: skip_borders(model, start) for start in range(max(starts.values()) + 1)}
+        stops = {*starts.values(), *(border for borders in skips.values() for border in borders)}
+        first = min(stops)
+        h, context = model.encode(*args, **kwargs)
+        states = {first: model.run_blocks(h, context, 0, first)}
 
         def run(h: Tensor, start: int, stop: int) -> Tensor:
-            return model.run_blocks(h, context, start, stop)
+            earlier = {border: states[border] for border in skips[start]}
+            return model.run_blocks(h, with_skips(model, context, earlier), start, stop)
 
-        states, inner = _run_through(model, starts, h, run)
+        inner = _run_through(model, starts, stops, states, run)
         packed = model.pack_context(context)
-    return {site: Snapshot(site, start, states[start], inner.get(str(site)), *packed) for site, start in starts.items()}
+    return {
+        site: Snapshot(
+            site,
+            start,
+            states[start],
+            inner.get(str(site)),
+            *packed,
+            skips={border: states[border] for border in skips[start]},
+        )
+        for site, start in starts.items()
+    }
 
 
 def take_snapshot(model: StagedModel, site: Site | str, *args: Any, **kwargs: Any) -> Snapshot:
@@ -72,14 +97,19 @@ def take_last_frame_snapshots(
         PhysteerError: A site is unknown, or of another kind; or the model is not causal.
     """
     with _off_the_tape():
-        starts, h, context = _run_to_the_first(model, sites, args, kwargs)
-        first, n_frames = min(starts.values()), h.shape[1]
+        starts = _starts(model, sites)
+        _check_frames(model)
+        first = min(starts.values())
+        h, context = model.encode(*args, **kwargs)
+        h = model.run_blocks(h, context, 0, first)
+        n_frames = h.shape[1]
         kv_cache = model.keep_past(h[:, :-1], context, first)
 
         def run(h: Tensor, start: int, stop: int) -> Tensor:
             return model.run_next_frame(h, context, start, kv_cache[start - first : stop - first])
 
-        states, inner = _run_through(model, starts, h[:, -1:].clone(), run)
+        states = {first: h[:, -1:].clone()}
+        inner = _run_through(model, starts, {*starts.values()}, states, run)
         rows, shared = model.pack_context(context)
     return {
         site: LastFrameSnapshot(
@@ -102,35 +132,45 @@ def _off_the_tape() -> Iterator[None]:
         yield
 
 
-def _run_to_the_first(
-    model: StagedModel, sites: Sequence[Site | str], args: Any, kwargs: Any
-) -> tuple[dict[Site, int], Tensor, Any]:
-    """Start a pass: return the next block of every site, the input of the first of these blocks, and the context."""
+def _starts(model: StagedModel, sites: Sequence[Site | str]) -> dict[Site, int]:
+    """Return the index of the next block to run behind every site."""
     parsed = [with_layout(cast(nn.Module, model), Site.parse(site)) for site in sites]
-    starts = {site: first_block(model, site) for site in parsed}
-    h, context = model.encode(*args, **kwargs)
-    return starts, model.run_blocks(h, context, 0, min(starts.values())), context
+    return {site: first_block(model, site) for site in parsed}
+
+
+def _check_frames(model: StagedModel) -> None:
+    """Refuse models whose last frame cannot be cut out of the activations between stages."""
+    layout = with_layout(cast(nn.Module, model), Site("encoder")).layout
+    if (layout is not None and not parse_layout(layout).as_seen) or hasattr(model, "skip_borders"):
+        raise PhysteerError(
+            f"the last frame alone can be run where activations between stages are [B, T, …, d] and blocks read the one "
+            f"before them only; {type(model).__name__} is otherwise"
+        )
 
 
 def _run_through(
-    model: StagedModel, starts: Mapping[Site, int], h: Tensor, run: Callable[[Tensor, int, int], Tensor]
-) -> tuple[dict[int, Tensor], dict[str, Tensor]]:
-    """Continue to the last of some sites, from the input of the first of their blocks.
+    model: StagedModel,
+    starts: Mapping[Site, int],
+    stops: Collection[int],
+    states: dict[int, Tensor],
+    run: Callable[[Tensor, int, int], Tensor],
+) -> dict[str, Tensor]:
+    """Continue a pass to the last of some sites.
 
     Args:
         model: whose blocks are run.
         starts: the next block of every site.
-        h: the input of the first of these.
+        stops: borders whose activations are kept; those of `starts` are among them.
+        states: the activation of the first of them; those of the others are added.
         run: given an activation, start and stop, runs blocks start … stop − 1.
 
     Returns:
-        The inputs of the blocks, and the activations of sites inside a block.
+        The activations of sites inside a block, by name.
     """
     inside = [site for site, start in starts.items() if site.module != border_before(start)]
-    stops = {*starts.values(), *(starts[site] + 1 for site in inside)}
-    states, at = {}, min(stops)
+    at = min(states)
     with captured(cast(nn.Module, model), inside) as seen:
-        for stop in sorted(stops):
-            h = states[stop] = run(h, at, stop)
+        for stop in sorted({*stops, *(starts[site] + 1 for site in inside)}):
+            states[stop] = run(states[at], at, stop)
             at = stop
-    return states, seen
+    return seen

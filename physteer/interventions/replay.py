@@ -24,7 +24,7 @@ from physteer.interventions.locus import EVERYWHERE, Clock, Locus
 from physteer.interventions.replacements import Interchange
 from physteer.interventions.sites import with_layout
 from physteer.interventions.snapshot import LastFrameSnapshot, Snapshot
-from physteer.interventions.stages import KeepsPast, StagedModel, border_before
+from physteer.interventions.stages import KeepsPast, StagedModel, border_before, with_skips
 from physteer.interventions.subspace import Subspace
 
 
@@ -51,7 +51,7 @@ def replayed(
     Raises:
         PhysteerError: An edit is at a site that comes before the snapshot, is unknown, or is not of the last frame.
     """
-    context = model.unpack_context(snapshot.rows, snapshot.shared)
+    context = with_skips(model, model.unpack_context(snapshot.rows, snapshot.shared), snapshot.skips)
     if isinstance(snapshot, LastFrameSnapshot):
         edits = [_on_the_last_frame(edit, snapshot.n_frames) for edit in edits]
     module, border = cast(nn.Module, model), border_before(snapshot.start)

@@ -19,7 +19,7 @@ from torch import Tensor
 from physteer.errors import PhysteerError
 from physteer.interventions.sites import Site
 from physteer.interventions.snapshot import LastFrameSnapshot, Snapshot
-from physteer.interventions.stages import IN_BLOCK, KeepsPast, StagedModel
+from physteer.interventions.stages import IN_BLOCK, KeepsPast, StagedModel, with_skips
 
 
 class WritesResidual(StagedModel, Protocol):
@@ -94,9 +94,12 @@ def resumed(model: StagedModel, snapshot: Snapshot, h: Tensor, *, last_frame_onl
         raise PhysteerError(
             f"site {snapshot.site}: a stream of shape {list(h.shape)} does not fit {list(snapshot.activation.shape)}"
         )
-    context, start = model.unpack_context(snapshot.rows, snapshot.shared), snapshot.start
+    context = with_skips(model, model.unpack_context(snapshot.rows, snapshot.shared), snapshot.skips)
+    start = snapshot.start
     alone = isinstance(snapshot, LastFrameSnapshot)
-    if snapshot.inner is not None:  # the middle of block `start`
+    if snapshot.inner is None:
+        h = snapshot.site.restored(h, snapshot.state)
+    else:  # the middle of block `start`
         if last_frame_only and start == len(model.blocks) - 1:
             h = h[:, -1:]
         h = cast(WritesResidual, model).run_second_half(h, context, start)

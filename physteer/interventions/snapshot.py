@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, takewhile
 from typing import Self, TypeVar
 
@@ -36,6 +36,8 @@ class Snapshot:
     """The part of the context that differs between rows, each [B, …] on the CPU: for Walrus the random shifts."""
     shared: str
     """The part of the context that all rows share: for Walrus the fields' labels, the boundary codes and the grid."""
+    skips: Mapping[int, Tensor] = field(default_factory=dict, kw_only=True)
+    """Activations [B, T, …] of earlier borders that later blocks read (`physteer.interventions.CarriesSkips`)."""
 
     @property
     def activation(self) -> Tensor:
@@ -49,7 +51,8 @@ class Snapshot:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors by name; the first axis of each is the batch."""
-        named = {f"state.{self.start}": self.state}
+        named = {f"state.{border}": tensor for border, tensor in self.skips.items()}
+        named[f"state.{self.start}"] = self.state
         if self.inner is not None:
             named[f"inner.{self.site}"] = self.inner
         return named | {f"rows.{i}": tensor for i, tensor in enumerate(self.rows)}
@@ -57,7 +60,8 @@ class Snapshot:
     def with_tensors(self, named: Mapping[str, Tensor]) -> Self:
         """Return the snapshot with other tensors, by the names of `tensors`; names of other sites are ignored."""
         state, inner = named[f"state.{self.start}"], named.get(f"inner.{self.site}")
-        return dataclasses.replace(self, state=state, inner=inner, rows=_listed(named, "rows", 0))
+        skips = {border: named[f"state.{border}"] for border in self.skips}
+        return dataclasses.replace(self, state=state, inner=inner, rows=_listed(named, "rows", 0), skips=skips)
 
     def to(self, device: torch.device | str) -> Self:
         """Return the snapshot with its activations on a device."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
 from physteer.errors import PhysteerError
-from physteer.interventions.layout import parse_layout
+from physteer.interventions.layout import ROWS, parse_layout
 from physteer.interventions.sites import Site, find_module
 
 IN_BLOCK = re.compile(r"blocks\.(?P<index>\d+)(?P<inside>\..+)?")
@@ -18,10 +18,11 @@ IN_BLOCK = re.compile(r"blocks\.(?P<index>\d+)(?P<inside>\..+)?")
 class StagedModel(Protocol):
     """A module that runs in stages: encode, block 0 … L − 1, decode.
 
-    The activation between stages is one tensor [B, T, …, d], in this order. Everything else that a stage needs is the
-    `context`, in a form of the model's own. A model with another structure can be wrapped in a module that has these
-    methods; its sites `encoder` (the activation before block 0) and `blocks.i` must be at the borders of the stages.
-    Layouts of sites inside blocks are declared beside (`DeclaresLayouts`).
+    The activation between stages is one tensor. Its first axis is the batch; the other axes are what the model declares
+    (`DeclaresLayouts`), or [B, T, …, d]. Everything else that a stage needs is the `context`, in a form of the model's
+    own; blocks that read the outputs of earlier ones too are described by `CarriesSkips`. A model with another structure
+    can be wrapped in a module that has these methods; its sites `encoder` (the activation before block 0) and
+    `blocks.i` must be at the borders of the stages.
     """
 
     blocks: nn.ModuleList
@@ -64,19 +65,47 @@ class KeepsPast(StagedModel, Protocol):
         ...
 
 
+class CarriesSkips(StagedModel, Protocol):
+    """A staged model whose blocks also read activations of earlier borders, such as the skip connections of a U-Net.
+
+    A border is named by the index of the block behind it: border 0 is `encoder`, border i is `blocks.{i-1}`. The
+    decoder reads the output of the last block alone.
+    """
+
+    def skip_borders(self, start: int) -> Sequence[int]:
+        """Return the borders before block `start` whose activations blocks start … read."""
+        ...
+
+    def with_skips(self, context: Any, activations: Mapping[int, Tensor]) -> Any:
+        """Return the context for blocks that come after these borders, with their activations [B, T, …]."""
+        ...
+
+
+def skip_borders(model: StagedModel, start: int) -> tuple[int, ...]:
+    """Return the borders before a block whose activations it or later blocks read (`CarriesSkips`); none for others."""
+    if not hasattr(model, "skip_borders"):
+        return ()
+    return tuple(cast(CarriesSkips, model).skip_borders(start))
+
+
+def with_skips(model: StagedModel, context: Any, activations: Mapping[int, Tensor]) -> Any:
+    """Return the context with the activations of earlier borders; itself where there are none."""
+    return cast(CarriesSkips, model).with_skips(context, activations) if activations else context
+
+
 def first_block(model: StagedModel, site: Site) -> int:
     """Return the index of the next block of a pass that is stopped at a site.
 
     It is the block after the site or, for a site inside a block, that block.
 
     Raises:
-        PhysteerError: The site is unknown, neither a border of a stage nor inside a block, or a border with another
-            layout than stages have.
+        PhysteerError: The site is unknown, neither a border of a stage nor inside a block, or a border whose first axis
+            is not the batch.
     """
     find_module(cast(nn.Module, model), site)
-    if at_border(site) and site.layout is not None and not parse_layout(site.layout).as_seen:
+    if at_border(site) and site.layout is not None and parse_layout(site.layout).given.split()[0] != ROWS:
         raise PhysteerError(
-            f"site {site}: between its stages, a model that runs in stages has activations [B, T, …, d]; found the "
+            f"site {site}: between its stages, a model that runs in stages has its rows on the first axis; found the "
             f"layout {site.layout!r}"
         )
     if site.module == "encoder":

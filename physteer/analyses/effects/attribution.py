@@ -11,7 +11,9 @@ cotangents u instead: E(u·Jδ)² = ‖Jδ‖².
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ from physteer.analyses.effects.measures import Measure
 from physteer.analyses.effects.nodes import Node
 from physteer.analyses.effects.runs import NodeRuns, StagedReplay
 from physteer.errors import PhysteerError
-from physteer.interventions import Site, StagedModel, Write, check_reached, observed, replayed, resumed, write_of
+from physteer.interventions import Site, StagedModel, Write, check_reached, find_module, replayed, resumed, write_of
 
 COTANGENTS = 12
 """Random cotangents, and so backward passes, for unsigned effects."""
@@ -61,11 +63,12 @@ class Attribution:
                 cotangent = torch.randn(output.shape, generator=generator).to(output)
                 scalars.append((output * cotangent).reshape(len(output), -1).sum(1) / _cells(output) ** 0.5)
             wanted = [live[stream] for stream in streams]
+            seen = [replay.snapshots[stream].site for stream in streams]
             estimates = []
             for i, scalar in enumerate(scalars):
                 keep = i < len(scalars) - 1
                 gradients = torch.autograd.grad(scalar.sum(), wanted, retain_graph=keep)
-                at = dict(zip(streams, gradients, strict=True))
+                at = {site: site.select(gradient) for site, gradient in zip(seen, gradients, strict=True)}
                 estimates.append(torch.stack([self._estimate(runs, node, writes[node], at) for node in self.nodes]))
         return estimates[0], torch.stack(estimates[1:]).square().mean(0)
 
@@ -102,16 +105,28 @@ def _cells(output: Tensor) -> int:
 
 
 def _live_pass(replay: StagedReplay, streams: Sequence[Site]) -> tuple[Tensor, dict[Site, Tensor]]:
-    """Run the base pass from its first stream on the autograd tape; return the output and the streams."""
+    """Run the base pass from its first stream on the autograd tape.
+
+    Returns:
+        The output, and the streams as the model hands them on, whatever their layout: gradients reach these, and not
+        the views that edits see.
+    """
     first = min((replay.snapshots[stream] for stream in streams), key=lambda s: (s.start, s.inner is not None))
     first = first.at_border  # where gradients begin, also for a stream in the middle of a block
     start = first.with_tensors({**first.tensors(), f"state.{first.start}": first.state.detach().requires_grad_()})
     live: dict[Site, Tensor] = {start.site: start.state}
     later = [stream for stream in streams if stream != start.site]
-    with observed(cast(nn.Module, replay.model), later, live.__setitem__) as reached:
+    with ExitStack() as hooks:
+        for stream in later:
+            module = find_module(cast(nn.Module, replay.model), stream)
+            hooks.callback(module.register_forward_hook(partial(_keep, live, stream)).remove)
         output = replay.finish(replayed(replay.model, start, last_frame_only=True))
-    check_reached(later, reached)
+    check_reached(later, {stream.module for stream in live})
     return output, live
+
+
+def _keep(live: dict[Site, Tensor], stream: Site, module: nn.Module, args: Any, output: Any) -> None:
+    live[stream] = output[0] if isinstance(output, tuple) else output
 
 
 def _staged(runs: NodeRuns) -> StagedReplay:

@@ -181,6 +181,7 @@ def write_prefix(prefix: Prefix, path: Path) -> None:
     first = next(iter(prefix.snapshots.values()))
     about = {
         "starts": {snapshot.site.with_its_layout: snapshot.start for snapshot in prefix.snapshots.values()},
+        "skips": {snapshot.site.with_its_layout: [*snapshot.skips] for snapshot in prefix.snapshots.values()},
         "shared": first.shared,
         "n_frames": first.n_frames if isinstance(first, LastFrameSnapshot) else None,
         "checksum": _checksum(tensors),
@@ -214,7 +215,11 @@ def read_prefix(path: Path, check: bool = True) -> Prefix:
     snapshots: dict[Site, Snapshot] = {}
     for text, start in about["starts"].items():
         parts = Site.parse(text), start, tensors[f"state.{start}"], None, (), about["shared"]
-        bare = Snapshot(*parts) if about["n_frames"] is None else LastFrameSnapshot(*parts, (), about["n_frames"])
+        skips = {border: tensors[f"state.{border}"] for border in about["skips"][text]}
+        if about["n_frames"] is None:
+            bare = Snapshot(*parts, skips=skips)
+        else:
+            bare = LastFrameSnapshot(*parts, (), about["n_frames"])
         snapshots[bare.site] = bare.with_tensors(tensors)
     named = ((name.partition("."), tensor) for name, tensor in tensors.items())
     return Prefix(snapshots, {name: tensor for (kind, _, name), tensor in named if kind == "beside"})
