@@ -109,6 +109,11 @@ class Probe(L.Callback):
                     f"Probe reads activations [B, T, h, w, δ, d] of the encoder and of blocks; {site} has the shape "
                     f"{list(shape)}"
                 )
+            if shape[1:5] != (tokens := next(iter(shapes.values()))[1:5]):
+                raise PhysteerError(
+                    f"Probe compares sites with the same tokens; {site} has {list(shape[1:5])} frames and tokens, "
+                    f"{next(iter(shapes))} {list(tokens)}: probe each grid in a run of its own"
+                )
         fit = ProbeFit(self.reader, ProbeWindows(windows, self.seed), self.classes)
         if self.classes:
             for scored in (data.windows("valid"), data.windows("test"), data.full_windows()):

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from physteer.data.module import WellDataModule
     from physteer.data.pair_module import CounterfactualDataModule
     from physteer.data.transfer_module import TransferDataModule
+    from physteer.forecast.emulator_module import EmulatorModule
     from physteer.forecast.module import ForecastModule
     from physteer.forecast.walrus_module import WalrusModule
 
 __version__ = "0.1.0"
 __all__ = [
     "CounterfactualDataModule",
+    "EmulatorModule",
     "ForecastModule",
     "TransferDataModule",
     "WalrusModule",
@@ -27,6 +29,7 @@ __all__ = [
 _HOME = {
     "CounterfactualDataModule": "physteer.data.pair_module",
     "TransferDataModule": "physteer.data.transfer_module",
+    "EmulatorModule": "physteer.forecast.emulator_module",
     "ForecastModule": "physteer.forecast.module",
     "WalrusModule": "physteer.forecast.walrus_module",
     "WellDataModule": "physteer.data.module",

@@ -5,6 +5,7 @@
 """
 
 from physteer.forecast.forecaster import Forecaster, NetworkInputs, keeps_past, staged
+from physteer.forecast.frame_forecaster import FrameForecaster
 from physteer.forecast.objectives import NextStepMAE, Objective
 from physteer.forecast.rollout import SampleScale, sample_scale
 from physteer.forecast.steered_rollout import Rollout, RolloutObserver, observe_pass, steered_rollout
@@ -12,6 +13,7 @@ from physteer.forecast.walrus_forecaster import WalrusForecaster
 
 __all__ = [
     "Forecaster",
+    "FrameForecaster",
     "NetworkInputs",
     "NextStepMAE",
     "Objective",

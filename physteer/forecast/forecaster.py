@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import torch
@@ -36,7 +37,8 @@ class Forecaster(Protocol):
     """A network that predicts the next frame of windows of fields, with its normalisation and its description.
 
     Rollouts, objectives, evaluations and analyses take a forecaster. `WalrusForecaster` is one implementation. To use
-    another emulator, write a class with these members and pass it to `physteer.ForecastModule`.
+    another emulator, take `FrameForecaster`, or write a class with these members and pass it to
+    `physteer.ForecastModule`.
     """
 
     jitter_seed: int | None
@@ -91,8 +93,9 @@ class Forecaster(Protocol):
         """Run the network.
 
         Returns:
-            The predicted differences to the next frame in units of r_Δ, [N, T, C, H, W, D]; with `last_frame_only`
-            those after the last frame alone, [N, 1, C, H, W, D].
+            The predicted differences to the next frame in units of r_Δ, [N, T, C, H, W, D] in the data set's channels;
+            those after the last frame alone, [N, 1, C, H, W, D], with `last_frame_only` and from networks that predict
+            no others.
         """
         ...
 
@@ -100,7 +103,7 @@ class Forecaster(Protocol):
         """Return the next frame, in the data set's units, from the network's output for the last frame.
 
         Args:
-            y: the output for the last frame, [N, 1, C, H, W, D].
+            y: what the network itself returns, or its decoder, for the last frame: [N, 1, C, H, W, D].
             last: the last frame, the same shape.
             scale: of the window.
             batch: for the channels.
@@ -159,8 +162,17 @@ class Forecaster(Protocol):
         """
         ...
 
-    def token_grid(self, metadata: SplitMetadata) -> TokenGrid:
-        """Return the cells of every token."""
+    def token_grid(self, site: Site, metadata: SplitMetadata, n_frames: int) -> TokenGrid:
+        """Return the cells of every token of a site; arguments as for `site_shapes`."""
+        ...
+
+    def save(self, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
+        """Write the network's weights as safetensors, whole or not at all.
+
+        Args:
+            path: ends in ``.safetensors``.
+            metadata: where they come from; stored beside what is needed to load them.
+        """
         ...
 
 

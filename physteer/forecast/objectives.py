@@ -27,14 +27,15 @@ class Objective(Protocol):
 class NextStepMAE(nn.Module):
     """Mean absolute error of the normalised differences, the training loss of Walrus.
 
-    Every frame of the window except the first is predicted from the frames before it. |y − (u(t+1) − u(t)) / r_Δ| is
-    averaged over frames, space and the channels that evolve; r_Δ is that of the context.
+    Every frame of the window except the first is predicted from the frames before it; only the frame after the context
+    by networks that predict no others. |y − (u(t+1) − u(t)) / r_Δ| is averaged over frames, space and the channels that
+    evolve; r_Δ is that of the context.
     """
 
     def forward(self, forecaster: Forecaster, batch: Batch, step: int) -> Tensor:
         """Return the loss of a batch whose windows have one frame after the context."""
         check_windows(batch, "NextStepMAE")
         inputs, scale = forecaster.inputs(batch.context, batch, step)
-        target = batch.fields.diff(dim=1) / scale.differences
-        predicted = batch.channels.predicted
-        return (forecaster.run(inputs) - target)[:, :, predicted].abs().mean()
+        y = forecaster.run(inputs)
+        target = batch.fields.diff(dim=1)[:, -y.shape[1] :] / scale.differences
+        return (y - target)[:, :, batch.channels.predicted].abs().mean()

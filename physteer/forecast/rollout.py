@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from physteer.data.batch import Channels
 from physteer.interventions.seeds import generator_of
 
 
@@ -29,6 +30,25 @@ def sample_scale(window: Tensor, eps: float) -> SampleScale:
         eps: the smallest scale, in the fields' units.
     """
     return SampleScale(_rms(window).clamp_min(eps), _rms(window.diff(dim=1)).clamp_min(eps))
+
+
+def advanced(last: Tensor, y: Tensor, scale: SampleScale, channels: Channels) -> Tensor:
+    """Return the frame u + y r_Δ that follows the last one.
+
+    Channels that do not evolve keep their value, and inside a constant field ``mask`` the solution is 0.
+
+    Args:
+        last: [N, 1, C, H, W, D], in the data set's units.
+        y: the change in units of r_Δ, the same shape.
+        scale: of the windows.
+        channels: C of them.
+    """
+    evolving = torch.tensor(channels.evolving, device=last.device)[:, None, None, None]
+    frame = torch.where(evolving, last + y.to(last.dtype) * scale.differences, last)
+    if "mask" in channels.names:
+        solid = last[:, :, [channels.index("mask")]] > 0
+        frame = torch.where(evolving & solid, 0.0, frame)
+    return frame
 
 
 def _rms(x: Tensor) -> Tensor:

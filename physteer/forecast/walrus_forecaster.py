@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from physteer.data.batch import Batch, Boundaries, SplitMetadata
 from physteer.forecast.forecaster import NetworkInputs
-from physteer.forecast.rollout import SampleScale, jitter_generator, sample_scale
-from physteer.interventions import Site, check_reached, find_module, naming, with_layout
+from physteer.forecast.meta_shapes import selected_shapes
+from physteer.forecast.rollout import SampleScale, advanced, jitter_generator, sample_scale
+from physteer.interventions import Site
 from physteer.metrics import TokenAxis, TokenGrid
-from physteer.walrus import Shifts, Walrus, model_id, output_shapes
+from physteer.walrus import Shifts, Walrus, model_id, output_shapes, save
 from physteer.walrus.grid import plan
 from physteer.walrus.vocabulary import FLAGS
 
@@ -99,17 +101,8 @@ class WalrusForecaster:
         return y
 
     def next_frame(self, y: Tensor, last: Tensor, scale: SampleScale, batch: Batch | SplitMetadata) -> Tensor:
-        """Return u + y r_Δ.
-
-        Channels that do not evolve keep their value, and inside a constant field ``mask`` the solution is 0.
-        """
-        channels = batch.channels
-        evolving = torch.tensor(channels.evolving, device=last.device)[:, None, None, None]
-        frame = torch.where(evolving, last + y.to(last.dtype) * scale.differences, last)
-        if "mask" in channels.names:
-            solid = last[:, :, [channels.index("mask")]] > 0
-            frame = torch.where(evolving & solid, 0.0, frame)
-        return frame
+        """Return u + y r_Δ (`rollout.advanced`)."""
+        return advanced(last, y, scale, batch.channels)
 
     def predict_next(self, window: Tensor, batch: Batch, step: int = 0, *, all_frames: bool = False) -> Tensor:
         """Return the frame after a window, [N, 1, C, H, W, D], in the data set's units."""
@@ -135,22 +128,17 @@ class WalrusForecaster:
 
     def site_shapes(self, sites: Sequence[Site], metadata: SplitMetadata, n_frames: int) -> dict[Site, torch.Size]:
         """Return the shape of activations for one window; nothing is computed."""
-        for site in sites:
-            find_module(self.network, site)
-        shapes = self.output_shapes([site.module for site in sites], metadata, n_frames)
-        check_reached(sites, shapes)
-        selected: dict[Site, torch.Size] = {}
-        for site in sites:
-            with naming(site):
-                known = with_layout(self.network, site)
-                selected[site] = known.select(torch.empty(shapes[site.module], device="meta")).shape
-        return selected
+        return selected_shapes(self, sites, metadata, n_frames)
 
-    def token_grid(self, metadata: SplitMetadata) -> TokenGrid:
-        """Return the cells of every token, without jitter."""
+    def token_grid(self, site: Site, metadata: SplitMetadata, n_frames: int) -> TokenGrid:
+        """Return the cells of every token, without jitter; all sites have the same."""
         axes = plan(self.network.config, metadata.grid.shape, metadata.grid.boundaries, jitter=False).axes
         h, w, d = (TokenAxis(axis.tokens, axis.cells, axis.first_cell) for axis in axes)
         return h, w, d
+
+    def save(self, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
+        """Write the weights (`physteer.walrus.save`)."""
+        save(self.network, Path(path), metadata)
 
 
 @cache

@@ -143,7 +143,7 @@ def _check_frames(model: StagedModel) -> None:
     layout = with_layout(cast(nn.Module, model), Site("encoder")).layout
     if (layout is not None and not parse_layout(layout).as_seen) or hasattr(model, "skip_borders"):
         raise PhysteerError(
-            f"the last frame alone can be run where activations between stages are [B, T, …, d] and blocks read the one "
+            "the last frame alone can be run where activations between stages are [B, T, …, d] and blocks read the one "
             f"before them only; {type(model).__name__} is otherwise"
         )
 

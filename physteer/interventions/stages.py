@@ -20,9 +20,9 @@ class StagedModel(Protocol):
 
     The activation between stages is one tensor. Its first axis is the batch; the other axes are what the model declares
     (`DeclaresLayouts`), or [B, T, …, d]. Everything else that a stage needs is the `context`, in a form of the model's
-    own; blocks that read the outputs of earlier ones too are described by `CarriesSkips`. A model with another structure
-    can be wrapped in a module that has these methods; its sites `encoder` (the activation before block 0) and
-    `blocks.i` must be at the borders of the stages.
+    own; blocks that read the outputs of earlier ones too are described by `CarriesSkips`. `StagedNetwork` is a base
+    class. A model with another structure can be wrapped in a module that has these methods; its sites `encoder` (the
+    activation before block 0) and `blocks.i` must be at the borders of the stages.
     """
 
     blocks: nn.ModuleList

@@ -73,5 +73,5 @@ class ConvolutionForecaster:
     def site_shapes(self, sites, metadata, n_frames):
         return {site: torch.Size((1, 1, *metadata.grid.shape, WIDTH)) for site in sites}
 
-    def token_grid(self, metadata):
+    def token_grid(self, site, metadata, n_frames):
         return tuple(TokenAxis(cells) for cells in metadata.grid.shape)

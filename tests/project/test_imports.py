@@ -16,6 +16,7 @@ ROOMS = (  # from top to bottom: each imports only rooms below it
     "testing",
     "reports",
     "analyses",
+    "adapters",
     "forecast",
     "concepts",
     "interventions",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from physteer.analyses.engine import from_everyone, merged
 from physteer.analyses.probing.class_evaluation import ClassEvaluation
 from physteer.analyses.probing.fitting import SHUFFLED, ProbeFit, both_truths
-from physteer.analyses.probing.lens import LensErrors
+from physteer.analyses.probing.lens import LensErrors, lens_obstacle
 from physteer.analyses.probing.maps import MapCollector, assembled
 from physteer.analyses.probing.readings import INPUTS, ProbeReader, Resolution, samples
 from physteer.analyses.probing.table import ProbeScore
@@ -57,6 +58,7 @@ class ProbeEvaluation(nn.Module):
         self.classes = ClassEvaluation(fit.classes)
         """Scores of the class probes."""
         self._testing = False
+        self._lens_obstacle = ""
         self._data: tuple[str, ...] = ()  # of each loader
         self._windows: list[ProbeWindows] = []
         self._scores: list[dict[Key, ProbeScores]] = []  # by loader
@@ -94,6 +96,11 @@ class ProbeEvaluation(nn.Module):
         places = self.reader.places if self._testing and self.probes else ()
         self._matches = [{place: ConditionSums() for place in places} for _ in loaders]
         self.lens = LensErrors()
+        if "full" in self._data:
+            full = self._windows[-1].dataset
+            self._lens_obstacle = lens_obstacle(forecaster, full.metadata, full.spec.n_input)
+            if self._lens_obstacle:
+                warnings.warn(f"{self._lens_obstacle}: it is left out", stacklevel=2)
         self._maps = [
             MapCollector(windows.some_trajectories(self.n_maps if self._testing and self.probes else 0))
             for windows in self._windows
@@ -126,7 +133,7 @@ class ProbeEvaluation(nn.Module):
                     self._match(loader, place, own_predictions, truth, names, shape[0])
 
         self.reader.read(forecaster, batch, use)
-        if self._data[loader] == "full":
+        if self._data[loader] == "full" and not self._lens_obstacle:
             self.lens.add(forecaster, batch, names)
 
     def results(self, stage: str) -> dict[str, float]:

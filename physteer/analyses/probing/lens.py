@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from physteer.analyses.probing.table import PERSISTENCE, LensScore
-from physteer.data.batch import Batch
+from physteer.data.batch import Batch, SplitMetadata
+from physteer.errors import PhysteerError
 from physteer.forecast import Forecaster, NetworkInputs, staged
 from physteer.interventions import StagedModel
 from physteer.metrics import bootstrap_mean, vrmse
@@ -62,6 +63,28 @@ class LensErrors:
                     LensScore(depth, field, interval.value, interval.low, interval.high, interval.initial_conditions)
                 )
         return rows
+
+
+def lens_obstacle(forecaster: Forecaster, metadata: SplitMetadata, n_frames: int) -> str:
+    """Return why a forecaster's decoder cannot read every depth, as a sentence; empty where it can.
+
+    Args:
+        forecaster: any.
+        metadata: channels and grid of the windows.
+        n_frames: of the context.
+    """
+    try:
+        model = staged(forecaster, "The decoder lens")
+    except PhysteerError as error:
+        return str(error)
+    depths = ["encoder", *(f"blocks.{i}" for i in range(len(model.blocks)))]
+    shapes = forecaster.output_shapes(depths, metadata, n_frames)
+    if hasattr(model, "skip_borders") or len(set(shapes.values())) > 1:
+        return (
+            "The decoder lens needs blocks that add to one residual stream; those of "
+            f"{type(model).__name__} change its shape, or read outputs of earlier ones"
+        )
+    return ""
 
 
 def decoder_lens(model: StagedModel, inputs: NetworkInputs) -> Iterator[Tensor]:

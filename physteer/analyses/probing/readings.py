@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from physteer.analyses.engine import ActivationReader
@@ -17,7 +18,7 @@ from physteer.data.normalised import normalised_flow
 from physteer.errors import PhysteerError, did_you_mean
 from physteer.forecast import Forecaster, SampleScale
 from physteer.interventions import Site
-from physteer.metrics import TARGETS, patches, pooled_targets, token_targets
+from physteer.metrics import TARGETS, TokenGrid, patches, pooled_targets, token_targets
 
 Resolution = Literal["token", "pooled"]
 RESOLUTIONS: tuple[Resolution, ...] = ("token", "pooled")
@@ -35,7 +36,7 @@ class Truths:
     """Targets of a batch, in the units of the network's inputs."""
 
     token: Tensor
-    """[B, T, h, w, δ, m]."""
+    """[B, T, h, w, δ, m]; T = 1, the last frame, where sites do not tell frames apart."""
     pooled: Tensor
     """[B, T, m]."""
 
@@ -48,7 +49,7 @@ class ProbeReader:
     """Reads sites and the raw input of windows, and computes the targets.
 
     Args:
-        sites: outputs of the encoder, of blocks, and of modules in them.
+        sites: outputs of the encoder, of blocks, and of modules in them; all on one grid of tokens.
         targets: names in `physteer.metrics.TARGETS`; may be empty.
         seed: of the random features.
 
@@ -83,7 +84,9 @@ class ProbeReader:
 
         ActivationReader(forecaster, self.sites).read(batch, observe)
         inputs, _ = forecaster.inputs(batch.context, batch)
-        raw = patches(inputs.fields, forecaster.token_grid(batch.metadata), batch.grid.periodic)
+        raw = patches(inputs.fields, self._tokens(forecaster, batch), batch.grid.periodic)
+        if self._frames(forecaster, batch) < raw.shape[1]:  # the network's features are of all frames too
+            raw = rearrange(raw, "b t h w δ p -> b 1 h w δ (t p)")
         use(RAW_PATCH, raw)
         if raw.shape[-1] not in self._random:
             self._random[raw.shape[-1]] = RandomFeatures(raw.shape[-1], width, self.seed)
@@ -100,14 +103,21 @@ class ProbeReader:
         Raises:
             PhysteerError: The data lack a field of a target, or a target is not finite.
         """
-        flow = normalised_flow(batch, scale.fields)
-        token = token_targets(self.targets, flow, forecaster.token_grid(batch.metadata))
+        flow, frames = normalised_flow(batch, scale.fields), self._frames(forecaster, batch)
+        token = token_targets(self.targets, flow, self._tokens(forecaster, batch))[:, -frames:]
         finite = token.flatten(1, -2).isfinite().all(1)  # [B, m]
         for window, row in zip(batch.windows, finite.tolist(), strict=True):
             if not all(row):
                 name = self.targets[row.index(False)]
                 raise PhysteerError(f"target {name!r} has values that are not finite in {window}")
-        return Truths(token, pooled_targets(self.targets, flow))
+        return Truths(token, pooled_targets(self.targets, flow)[:, -frames:])
+
+    def _tokens(self, forecaster: Forecaster, batch: Batch) -> TokenGrid:
+        return forecaster.token_grid(self.sites[0], batch.metadata, batch.n_input)
+
+    def _frames(self, forecaster: Forecaster, batch: Batch) -> int:
+        """Return T of the sites: that of the context, or 1 where a network does not tell frames apart."""
+        return forecaster.site_shapes(self.sites[:1], batch.metadata, batch.n_input)[self.sites[0]][1]
 
 
 def samples(features: Tensor, resolution: Resolution) -> Tensor:
