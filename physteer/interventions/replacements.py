@@ -113,7 +113,7 @@ class InterchangeMean(Interchange):
         if h.ndim < 4:
             raise PhysteerError(f"an activation {list(h.shape)} has no axes of space to take the mean over")
         wide = torch.promote_types(h.dtype, torch.float32)
-        source = self.source.to(device=h.device, dtype=wide)
+        source = without_absent_axes(self.source, h.ndim).to(device=h.device, dtype=wide)
         own_mean, source_mean = _space_mean(h.to(wide)), _space_mean(source)
         try:
             return h.to(wide) + (source_mean - own_mean)
@@ -175,10 +175,20 @@ def _reads_of(value: Tensor, ndim: int) -> Reads:
     return "values" if value.ndim >= ndim - 1 else "channels"
 
 
+def without_absent_axes(value: Tensor, ndim: int) -> Tensor:
+    """Return a value [..., h, w, 1, d] without axes of space that an activation of `ndim` axes has not.
+
+    Observers of rollouts see activations with three axes of space, the absent ones of size 1.
+    """
+    excess = value.ndim - ndim
+    absent = value.shape[-1 - excess : -1] if excess > 0 else ()
+    return value.flatten(-1 - excess) if absent and all(size == 1 for size in absent) else value
+
+
 def _copy_like(value: Tensor, h: Tensor) -> Tensor:
     """Return a value as a new tensor of an activation's shape, precision and device."""
     try:
-        expanded = value.to(device=h.device, dtype=h.dtype).expand_as(h)
+        expanded = without_absent_axes(value, h.ndim).to(device=h.device, dtype=h.dtype).expand_as(h)
     except RuntimeError:
         alone = value.ndim == h.ndim and h.shape[1] == 1 != value.shape[1]
         hint = ": only the last frame is computed here, so give the last frame of the value" if alone else ""

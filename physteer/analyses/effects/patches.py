@@ -60,6 +60,14 @@ class NodeStatistics:
         """Return the statistics on a device."""
         return NodeStatistics(self.mean.to(device), None if self.directions is None else self.directions.to(device))
 
+    def aligned(self, ndim: int) -> NodeStatistics:
+        """Return statistics per position for activations of `ndim` axes, which may have fewer of space."""
+        excess = self.mean.ndim - ndim + 1  # [T, 1, …, width]
+        if excess <= 0:
+            return self
+        directions = None if self.directions is None else self.directions.flatten(1, 1 + excess)
+        return NodeStatistics(self.mean.flatten(1, 1 + excess), directions)
+
     def projected(self, x: Tensor) -> Tensor:
         """Return UUᵀx for x [B, T, …, width]."""
         assert self.directions is not None  # checked where they are fitted
@@ -116,6 +124,7 @@ class Patch:
             if other is None and c == 1:
                 return base
             assert statistics is not None  # fitted for every variant with `needs_mean`
+            statistics = statistics.aligned(b.ndim)
             mean = statistics.mean.to(wide)
             change = c * (s - mean) - (b - mean)
             inside = statistics.projected(change)
@@ -129,7 +138,7 @@ class Patch:
             target = torch.zeros_like(b)
         elif variant == "mean":
             assert statistics is not None
-            target = statistics.mean.to(wide).expand_as(b)
+            target = statistics.aligned(b.ndim).mean.to(wide).expand_as(b)
         return (target if c == 1 else b + c * (target - b)).to(base.dtype)
 
 
