@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -11,18 +12,16 @@ from torch import Tensor, nn
 from physteer.errors import PhysteerError
 from physteer.interventions import StagedNetwork
 
-try:
+with warnings.catch_warnings():  # neuralop changes the filters of the whole process
     from neuralop.models import FNO as Operator
-except ModuleNotFoundError as missing:
-    raise PhysteerError(f"physteer.adapters.FNO needs {missing.name}: pip install 'physteer[fno]'") from None
 
 
 class FNO(StagedNetwork):
     """`neuralop.models.FNO` on the frames of a window, stacked as channels.
 
     Its layers are the sites ``blocks.i``; ``operator.fno_blocks.convs.i`` are their spectral convolutions, which can be
-    steered and captured. Weights have neuralop's own names, so that a state dictionary of its FNO can be loaded, but for
-    the entry ``_metadata``, which names functions: write the file without it.
+    steered and captured. Weights have neuralop's own names, so that a state dictionary of its FNO can be loaded once
+    its entry ``_metadata``, which names functions, is left out of the file.
 
     Args:
         fields: F, the number of fields.
@@ -63,7 +62,7 @@ class FNO(StagedNetwork):
         super().__init__(Lift(operator, axes), [Layer(operator, i) for i in range(depth)], Project(operator, axes))
         self.operator = operator
         self.frames = frames
-        self.register_state_dict_post_hook(_keep_tensors)
+        self.register_state_dict_post_hook(_keep_tensors)  # type: ignore[no-untyped-call]
 
 
 class Part(nn.Module):

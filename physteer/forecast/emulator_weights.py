@@ -89,8 +89,8 @@ def tensors_alone(network: nn.Module) -> dict[str, Tensor]:
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise PhysteerError(
-                f"the state dictionary of {type(network).__name__} has {name!r}, a {type(value).__name__}: checkpoints hold "
-                "tensors alone; drop it by register_state_dict_post_hook, or keep it as a buffer"
+                f"the state dictionary of {type(network).__name__} has {name!r}, a {type(value).__name__}: checkpoints "
+                "hold tensors alone; drop it by register_state_dict_post_hook, or keep it as a buffer"
             )
     return dict(state)
 

@@ -1,1 +1,5 @@
-"""Searches whose answer is known, to test the whole of an analysis on."""
+"""For tests: the contract that every emulator is checked against, and searches whose answer is known."""
+
+from physteer.testing.contract import CHECKS, ContractReport, check_forecaster
+
+__all__ = ["CHECKS", "ContractReport", "check_forecaster"]
