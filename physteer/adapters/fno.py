@@ -12,8 +12,12 @@ from torch import Tensor, nn
 from physteer.errors import PhysteerError
 from physteer.interventions import StagedNetwork
 
-with warnings.catch_warnings():  # neuralop changes the filters of the whole process
-    from neuralop.models import FNO as Operator
+try:
+    with warnings.catch_warnings():  # neuralop changes the filters of the whole process
+        from neuralop.models import FNO as Operator
+except ModuleNotFoundError as missing:
+    hint = "physteer.adapters.FNO needs the package neuraloperator: pip install 'physteer[fno]'"
+    raise ModuleNotFoundError(hint, name=missing.name) from missing
 
 
 class FNO(StagedNetwork):

@@ -98,7 +98,7 @@ def check_forecaster(
             report.failed[name] = what if isinstance(error, PhysteerError) else f"{type(error).__name__}: {what}"
         else:
             report.passed.append(name)
-        if name == "members" and report.failed:
+        if name in ("members", "sites") and report.failed:
             break  # the others would only repeat it
     if report.failed:
         raise PhysteerError("; ".join(f"{name}: {why}" for name, why in report.failed.items()))

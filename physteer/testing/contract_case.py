@@ -86,5 +86,6 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
     """Return whether two tensors agree up to round-off: their difference by the largest value, which may be 0."""
     if a.shape != b.shape:
         return False
+    a, b = a.detach(), b.detach()
     largest = float(torch.maximum(a.abs().max(), b.abs().max()))
     return float((a - b).abs().max()) <= tolerance * largest

@@ -79,12 +79,12 @@ def sites(case: Case) -> None:
     for site in case.located:
         told, seen = case.shape(site), found[site].shape
         unmet(
-            told[1:] == seen[1:],
-            f"site_shapes tells {list(told)} for {site}; activations of {len(case.batch)} windows are {list(seen)}",
+            seen[0] == len(case.batch),
+            f"{site} has {seen[0]} rows for {len(case.batch)} windows by its layout {site.layout!r}",
         )
         unmet(
-            seen[0] == len(case.batch),
-            f"{site} has {seen[0]} rows for {len(case.batch)} windows: write its layout, such as '(b t=5) c h w'",
+            told[1:] == seen[1:],
+            f"site_shapes tells {list(told)} for {site}; activations of {len(case.batch)} windows are {list(seen)}",
         )
 
 

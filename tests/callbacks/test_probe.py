@@ -184,5 +184,8 @@ def test_constant_targets_are_skipped_and_undefined_ones_refused(folder, tiny_we
         with h5py.File(path, "r+") as file:
             file["scalars/Reynolds"][...] = -1.0
     words = ["--trainer.default_root_dir", str(tmp_path / "refused"), "--data.path", str(tmp_path / "simple")]
+    only = ["--trainer.callbacks.targets", "[vorticity]"]
+    assert main(["fit", "--config", str(config), *only, "--trainer.default_root_dir", str(tmp_path / "one")]) == 2
+    assert "none of the probe targets vorticity varies in" in capsys.readouterr().err
     assert main(["fit", "--config", str(config), *words]) == 2
     assert "target 'log_viscosity' has values that are not finite in diffusion" in capsys.readouterr().err

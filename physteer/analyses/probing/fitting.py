@@ -89,6 +89,9 @@ class ProbeFit(nn.Module):
         Args:
             alphas: penalties to choose from.
             model: the weights.
+
+        Raises:
+            PhysteerError: No target varies, per token or pooled.
         """
         if not self.fitters:
             return {}
@@ -101,6 +104,11 @@ class ProbeFit(nn.Module):
         ]
         for resolution, columns in kept.items():
             constant = [name for i, name in enumerate(self.reader.targets) if i not in columns]
+            if not columns:
+                raise PhysteerError(
+                    f"none of the probe targets {', '.join(constant)} varies in {self.windows.dataset.path}, "
+                    f"{resolution}: add one that does, such as speed_squared"
+                )
             if constant:
                 warnings.warn(
                     f"probe targets that are constant in {self.windows.dataset.path}, {resolution}, are skipped: "

@@ -13,6 +13,7 @@ _CLASS = re.compile(r"class_path[ =]'([\w.]+)'")
 _DISTRIBUTIONS = {
     "comet_ml": "comet-ml",
     "cv2": "opencv-python",
+    "neuralop": "neuraloperator",
     "PIL": "pillow",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
