@@ -24,6 +24,7 @@ from physteer.commands.checkpoints import WholeCheckpoints, resolve_last
 from physteer.commands.guards.missing_packages import missing_package
 from physteer.commands.guards.wandb_folders import wandb_folders
 from physteer.commands.memory import keep_freed_memory
+from physteer.commands.parts import with_whole_parts
 from physteer.commands.processes import Processes, stopped_as_asked
 from physteer.commands.run_fingerprint import check_folder, experiment_of
 from physteer.commands.user_errors import bound_yaml, check_checkpoint, check_yaml, in_one_line, user_error_behind
@@ -60,7 +61,7 @@ def run(arguments: list[str], *, only_build: bool = False) -> PhysteerCLI:
     keep_freed_memory()
     check_yaml(arguments)
     bound_yaml()
-    arguments = [_HELP.get(argument, argument) for argument in arguments]
+    arguments = with_whole_parts([_HELP.get(argument, argument) for argument in arguments])
     with filtered_warnings():
         try:
             # With None, LightningCLI reads sys.argv itself, which DDP replays in its other processes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,14 @@ from physteer.metrics import TokenAxis, TokenGrid
 
 @dataclass(frozen=True, eq=False)
 class FrameInputs:
-    """The argument of a network's forward, for windows of some data set (`NetworkInputs`)."""
+    """The argument of a network's forward, and what its output is completed with (`NetworkInputs`)."""
 
     fields: Tensor
-    """[N, T, F, H, W, D], normalised: the network's fields in its own order."""
+    """[N, T, F, H, W, D], as the network takes them, in its own order."""
+    last: Tensor
+    """The last frame of these fields, [N, 1, F, H, W, D], in the data set's units."""
+    scale: SampleScale
+    """The scales of these fields, [N, 1, F, 1, 1, 1]."""
     order: tuple[int, ...]
     """The position of each of these fields among the data set's channels."""
     channels: int
@@ -34,7 +39,9 @@ class FrameInputs:
 
     def rows(self, index: Sequence[int]) -> FrameInputs:
         """Return some of the windows."""
-        return FrameInputs(self.fields[list(index)], self.order, self.channels)
+        rows = list(index)
+        scale = SampleScale(self.scale.fields[rows], self.scale.differences[rows])
+        return dataclasses.replace(self, fields=self.fields[rows], last=self.last[rows], scale=scale)
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield the argument."""
@@ -46,7 +53,7 @@ class FrameForecaster:
 
     The network takes fields [N, T, F, H, W, D], each divided by its RMS over the window, and returns their change to
     the next frame [N, 1, F, H, W, D], in units of the RMS change between the window's frames (the normalisation of
-    Walrus). For a network that was trained on other numbers, override `inputs` and `next_frame` in a subclass.
+    Walrus). For a network that was trained on other numbers, override `normalised` and `change` in a subclass.
 
     Sites are the network's modules. Their layouts are those that it declares (`DeclaresLayouts`), or unknown. A network
     that runs in stages (`physteer.interventions.StagedModel`) can be used in all analyses.
@@ -104,18 +111,40 @@ class FrameForecaster:
                 f"data.n_steps_input to {frames}"
             )
         order, scale = self._order(batch.channels), sample_scale(window, self.smallest_scale)
-        normalised = (window / scale.fields)[:, :, list(order)].to(self.dtype)
-        return FrameInputs(normalised, order, len(batch.channels.names)), scale
+        fields, own = window[:, :, list(order)], _some_fields(scale, order)
+        normalised = self.normalised(fields, own).to(self.dtype)
+        return FrameInputs(normalised, fields[:, -1:], own, order, window.shape[2]), scale
+
+    def normalised(self, fields: Tensor, scale: SampleScale) -> Tensor:
+        """Return what the network takes of a window's fields: here u / r.
+
+        Args:
+            fields: [N, T, F, H, W, D], in the data set's units.
+            scale: of each field, [N, 1, F, 1, 1, 1].
+        """
+        return fields / scale.fields
+
+    def change(self, y: Tensor, last: Tensor, scale: SampleScale) -> Tensor:
+        """Return the change of the last frame in units of r_Δ from what the network returns: here itself.
+
+        Args:
+            y: of the network, here [N, 1, F, H, W, D].
+            last: the last frame, [N, 1, F, H, W, D], in the data set's units.
+            scale: of each field.
+        """
+        return y
 
     def run(self, inputs: NetworkInputs, *, last_frame_only: bool = False) -> Tensor:
         """Return the change of the last frame in units of r_Δ, [N, 1, C, H, W, D]; 0 in channels of no field."""
         assert isinstance(inputs, FrameInputs)
-        return self._placed(self.network(*inputs), inputs.order, inputs.channels)
+        change = self.change(self.network(*inputs), inputs.last, inputs.scale)
+        return self._placed(change, inputs.order, inputs.channels)
 
     def next_frame(self, y: Tensor, last: Tensor, scale: SampleScale, batch: Batch | SplitMetadata) -> Tensor:
-        """Return u + y r_Δ from the network's output [N, 1, F, H, W, D] (`rollout.advanced`)."""
-        placed = self._placed(y, self._order(batch.channels), last.shape[2])
-        return advanced(last, placed, scale, batch.channels)
+        """Return u + y r_Δ from the network's output (`change`, `rollout.advanced`)."""
+        order = self._order(batch.channels)
+        change = self.change(y, last[:, :, list(order)], _some_fields(scale, order))
+        return advanced(last, self._placed(change, order, last.shape[2]), scale, batch.channels)
 
     def predict_next(self, window: Tensor, batch: Batch, step: int = 0, *, all_frames: bool = False) -> Tensor:
         """Return the frame after a window, [N, 1, C, H, W, D], in the data set's units."""
@@ -174,7 +203,7 @@ class FrameForecaster:
         return tuple(map(channels.index, self.fields))
 
     def _placed(self, y: Tensor, order: Sequence[int], channels: int) -> Tensor:
-        """Return the network's output with a channel for each of the data set's."""
+        """Return a change of the network's fields with a channel for each of the data set's."""
         if y.ndim != 6 or y.shape[1:3] != (1, len(self.fields)):
             raise PhysteerError(
                 f"{type(self.network).__name__} must return the change of the last frame, [N, 1, {len(self.fields)}, "
@@ -185,3 +214,7 @@ class FrameForecaster:
         placed = y.new_zeros(len(y), 1, channels, *y.shape[3:])
         placed[:, :, list(order)] = y
         return placed
+
+
+def _some_fields(scale: SampleScale, order: Sequence[int]) -> SampleScale:
+    return SampleScale(scale.fields[:, :, list(order)], scale.differences[:, :, list(order)])

@@ -100,8 +100,8 @@ def test_everything_by_yaml(name, tiny_well, simple, tmp_path, monkeypatch, caps
     assert ("The decoder lens needs blocks that add to one residual stream; those of UNet" in said) == (name == "UNet")
 
     run("validate", "effects.yaml", data=with_null)
-    effects = pd.read_parquet(tmp_path / "effects/tables/effects.parquet")
-    assert {"encoder", *sites} <= {*effects.site}
+    effects = pd.read_parquet(tmp_path / "effects/tables/effects_valid.parquet")
+    assert {"encoder", *sites} <= {*effects.node}
     run("fit", "basis.yaml", data=few, callbacks={"CausalBasis": {"k": 1, "max_iter": 3, "halves": False}})
     assert (tmp_path / "basis/basis/blocks.0.safetensors").is_file()
     shutil.rmtree(tmp_path)

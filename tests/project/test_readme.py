@@ -19,7 +19,8 @@ from physteer.interventions import captured
 README = (ROOT / "README.md").read_text()
 DESIGN = (ROOT / "docs/design.md").read_text()
 PAGES = {
-    name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/science.md")
+    name: (ROOT / name).read_text()
+    for name in ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/own-model.md", "docs/science.md")
 }
 
 
@@ -79,8 +80,12 @@ def command_lines() -> list[str]:
     return [line for line in [*shown, *in_table] if line.startswith("physteer ")]
 
 
-FOR_PLACEHOLDERS = {"--config …": ["--print_config"], "--config steer.yaml": ["--print_config"]}
-"""The words for a configuration that README does not name, or that a test of its own reads."""
+FOR_PLACEHOLDERS = {
+    "--config …": ["--print_config"],
+    "--config steer.yaml": ["--print_config"],
+    "--model my_model.yaml": [],
+}
+"""The words for a configuration that README does not name, or that a test of its own, or of `own-model.md`, reads."""
 
 
 class _ParsedError(Exception):
