@@ -13,15 +13,19 @@ from torch import nn
 
 
 def network_identity(network: nn.Module, settings: object = None) -> str:
-    """Return 16 hexadecimal digits that name a network: the SHA-256 of its weights, its module tree and some settings.
+    """Return 16 hexadecimal digits that name a network: the SHA-256 of its weights, its module tree and its settings.
 
-    All numbers count, at about a gigabyte a second; on every device they have the same hash.
+    All numbers count, at about a gigabyte a second; on every device they have the same hash. Of every module its class
+    counts, and its attributes that are plain values, such as a number of heads, which no weight tells.
 
     Args:
-        network: its parameters and persistent buffers, the printed module tree, and its class are hashed.
+        network: any.
         settings: what else decides outputs and has a `repr`.
     """
-    digest = hashlib.sha256(f"{type(network).__module__}.{type(network).__qualname__} {settings!r} {network}".encode())
+    digest = hashlib.sha256(repr(settings).encode())
+    for name, module in network.named_modules():
+        kind, plain = type(module), [item for item in sorted(vars(module).items()) if _is_setting(*item)]
+        digest.update(f"{name} {kind.__module__}.{kind.__qualname__} {plain}".encode())
     for name, tensor in sorted(network.state_dict().items()):
         if isinstance(tensor, torch.Tensor):
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
@@ -36,6 +40,13 @@ def source_version(*kinds: type) -> str:
     for path in sorted(_files(kinds)):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _is_setting(name: str, value: object) -> bool:
+    if name == "training" or name.startswith("_"):
+        return False
+    values = value if isinstance(value, tuple) else (value,)
+    return all(isinstance(one, bool | int | float | str | None) for one in values)
 
 
 def _files(kinds: Iterable[type]) -> set[Path]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers.emulators import emulator
 from helpers.experiments import random_walrus
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -30,6 +31,7 @@ from physteer.concepts import (
     RidgeProbes,
 )
 from physteer.errors import PhysteerError
+from physteer.forecast.emulator_weights import load_weights, save_weights
 from physteer.tables import read_rows, write_rows
 from physteer.tensor_files import write_tensors
 from physteer.testing.planted_weights import load_planted, read_planted, write_planted
@@ -62,13 +64,16 @@ class Row:
     value: float
 
 
-@pytest.fixture(params=[*(type(content).__name__ for content in CONTENTS), "walrus", "planted", "journal"])
+@pytest.fixture(params=[*(type(content).__name__ for content in CONTENTS), "walrus", "planted", "journal", "emulator"])
 def kind(request, tmp_path):
     """A file of every kind and what reads it."""
     path = tmp_path / "file.safetensors"
     if request.param == "walrus":
         save(random_walrus(), path)
         return path, load
+    if request.param == "emulator":
+        save_weights(emulator("FNO"), path, {"steps": "1"})
+        return path, lambda path: load_weights(emulator("FNO"), path)
     if request.param == "planted":
         write_planted(path, load_planted("recall"))
         return path, read_planted
