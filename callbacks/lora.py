@@ -71,7 +71,7 @@ class LoRA(L.Callback):
                 "run"
             )
         self._check_others(trainer)
-        if module.lora is not None:
+        if module.adapter is not None:
             return  # of the fit before this test
         if isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy):
             raise PhysteerError(
@@ -81,9 +81,11 @@ class LoRA(L.Callback):
         layers = linear_layers(module.network, self.target_modules)
         base = module.forecaster.identity
         module.freeze_network()
-        module.lora = inject(module.network, LoraSettings(self.rank, self.alpha, self.dropout, layers), base, self.seed)
+        module.adapter = inject(
+            module.network, LoraSettings(self.rank, self.alpha, self.dropout, layers), base, self.seed
+        )
         if stage == "fit" and trainer.is_global_zero:
-            n = sum(module.network.get_parameter(name).numel() for name in module.lora.parameters)
+            n = sum(module.network.get_parameter(name).numel() for name in module.adapter.parameters)
             print(f"LoRA: {n:,} trained numbers on {len(layers)} Linear layers")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -113,9 +115,9 @@ class LoRA(L.Callback):
     ) -> None:
         """Refuse an adapter of a layer that the network does not call: it would be written as if it were trained."""
         module = forecast_module(pl_module, "LoRA")
-        if module.lora is None or trainer.global_step:
+        if module.adapter is None or trainer.global_step:
             return
-        unused = [name for name in sorted(module.lora.parameters) if module.network.get_parameter(name).grad is None]
+        unused = [name for name in sorted(module.adapter.parameters) if module.network.get_parameter(name).grad is None]
         if unused:
             layer = unused[0].partition(".lora_")[0]
             raise PhysteerError(
@@ -125,9 +127,9 @@ class LoRA(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the adapter, on the first process."""
         module = forecast_module(pl_module, "LoRA")
-        if trainer.is_global_zero and module.lora is not None:
+        if trainer.is_global_zero and module.adapter is not None:
             folder = Path(trainer.default_root_dir, FOLDER)
-            write_injected(module.network, module.lora, folder)
+            write_injected(module.network, module.adapter, folder)
             pl_module.print(f"adapter: {folder}", flush=True)
 
     def _check_others(self, trainer: L.Trainer) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from physteer.errors import PhysteerError, did_you_mean
 from physteer.forecast.lora_files import LoraAdapter, LoraLayer, read_adapter, write_adapter
@@ -126,7 +126,7 @@ def merge_lora(network: nn.Module, folder: str | Path, identity: str) -> str:
     """Put a trained adapter into the weights of a network: W becomes W + (α / r) B A.
 
     The network keeps its modules, so that sites, edits, replay and searches see an ordinary one. The sum is computed in
-    float32 and rounded to the weight's dtype. Where B A or α is 0, the weight stays as it is, bit for bit.
+    float32 and rounded to the weight's dtype. Where α or B is 0, the weight stays as it is, bit for bit.
 
     Args:
         network: changed in place.
@@ -134,7 +134,7 @@ def merge_lora(network: nn.Module, folder: str | Path, identity: str) -> str:
         identity: `Forecaster.identity` of the network as it is.
 
     Returns:
-        16 hexadecimal digits that name the adapter, to be part of the identity of the network from now on.
+        16 hexadecimal digits that name the adapter. An identity that is not a hash of all weights must contain them.
 
     Raises:
         PhysteerError: The folder holds no such adapter, or one of another network.
@@ -142,7 +142,18 @@ def merge_lora(network: nn.Module, folder: str | Path, identity: str) -> str:
     adapter = read_adapter(folder)
     if adapter.base and adapter.base != identity:
         raise PhysteerError(f"the adapter {folder} was trained on model {adapter.base}; this model is {identity}")
-    weights = {name: _weight(network, name, layer, folder) for name, layer in adapter.layers.items()}
+    weights = {name: module.weight for name, module in network.named_modules() if isinstance(module, nn.Linear)}
+    for name, layer in adapter.layers.items():
+        if name not in weights:
+            close = did_you_mean(name, weights)
+            raise PhysteerError(
+                f"the adapter {folder} does not fit: {type(network).__name__} has no Linear layer {name}{close}"
+            )
+        wanted, found = list(weights[name].shape), [layer.b.shape[0], layer.a.shape[1]]
+        if wanted != found:
+            raise PhysteerError(
+                f"the adapter {folder} does not fit: it changes {name} by {found}; its weight is {wanted}"
+            )
     with torch.no_grad():
         for name, layer in adapter.layers.items():
             change, weight = layer.change(), weights[name]
@@ -151,21 +162,3 @@ def merge_lora(network: nn.Module, folder: str | Path, identity: str) -> str:
             if bool(change.any()):
                 weight.copy_(weight.float() + change.to(weight.device))
     return adapter.digest
-
-
-def _weight(network: nn.Module, name: str, layer: LoraLayer, folder: str | Path) -> Tensor:
-    """Return the weight that a layer of an adapter changes.
-
-    Raises:
-        PhysteerError: There is no such Linear layer, or its shape is another one.
-    """
-    linear = {path: module for path, module in network.named_modules() if isinstance(module, nn.Linear)}
-    if name not in linear:
-        close = did_you_mean(name, linear) or ""
-        raise PhysteerError(
-            f"the adapter {folder} does not fit: {type(network).__name__} has no Linear layer {name}{close}"
-        )
-    wanted, found = list(linear[name].weight.shape), [layer.b.shape[0], layer.a.shape[1]]
-    if wanted != found:
-        raise PhysteerError(f"the adapter {folder} does not fit: it changes {name} by {found}; its weight is {wanted}")
-    return linear[name].weight

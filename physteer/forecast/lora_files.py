@@ -166,7 +166,7 @@ def _layers(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], path: Pa
     """Return the layers of an adapter; the tensors say which they are, and the settings must agree."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        match = re.fullmatch(rf"(?:{re.escape(_PREFIX)})?(.+)\.lora_([AB])(?:\.default)?\.weight", name)
+        match = re.fullmatch(rf"(?:{re.escape(_PREFIX)})?(.{{1,500}})\.lora_([AB])(?:\.default)?\.weight", name)
         if match is None or tensor.ndim != 2 or not tensor.is_floating_point() or not tensor.numel():
             raise PhysteerError(
                 f"{path} holds {name}, {list(tensor.shape)} of {tensor.dtype}: a plain adapter of Linear layers has "
@@ -175,36 +175,50 @@ def _layers(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], path: Pa
         parts.setdefault(match[1], {})[match[2]] = tensor
     if not parts:
         raise PhysteerError(f"{path} holds no tensors")
+    ranks, alphas = (
+        _Numbers(settings, *names, path) for names in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern"))
+    )
     layers = {}
     for name, pair in parts.items():
         if len(pair) < 2:
             raise PhysteerError(f"{path}: {name} lacks its lora_{'B' if 'A' in pair else 'A'}")
-        a, b = pair["A"], pair["B"]
-        rank, alpha = (_of_layer(settings, name, key, path) for key in ("r", "lora_alpha"))
+        a, b, rank = pair["A"], pair["B"], ranks.of(name)
         if not a.shape[0] == b.shape[1] == rank:
             raise PhysteerError(
                 f"{path}: at {name} A is {list(a.shape)} and B is {list(b.shape)}, and {CONFIG} says rank {rank:g}"
             )
-        layers[name] = LoraLayer(a, b, alpha, settings.get("use_rslora", False))
+        layers[name] = LoraLayer(a, b, alphas.of(name), settings.get("use_rslora", False))
+    ends = {end for name in layers for end in _ends(name)}
     targets = settings.get("target_modules")
     for target in targets if isinstance(targets, list) else ():  # a text is a regular expression: the tensors decide
-        if not any(_ends_with(name, str(target)) for name in layers):
+        if target not in ends:
             raise PhysteerError(f"{path} holds nothing for the target module {target!s:.100} of {CONFIG}")
     return layers
 
 
-def _of_layer(settings: Mapping[str, Any], layer: str, key: str, path: Path) -> float:
-    """Return the rank or the α of a layer: the one of the first pattern that it ends with, else that of all."""
-    patterns = settings.get({"r": "rank_pattern", "lora_alpha": "alpha_pattern"}[key]) or {}
-    value = next(
-        (one for pattern, one in patterns.items() if _ends_with(layer, pattern.removesuffix("$"))),
-        settings.get(key),
-    )
-    if type(value) not in (int, float) or not abs(value) < 1e30:
-        raise PhysteerError(f"{path.with_name(CONFIG)}: {key} of {layer} is {value!r:.40}, not a number")
-    return float(value)
+class _Numbers:
+    """The rank or the α of every layer: of the first pattern that names it, else that of all."""
+
+    def __init__(self, settings: Mapping[str, Any], name: str, patterns: str, path: Path) -> None:
+        self._name, self._path, self._of_all = name, path.with_name(CONFIG), settings.get(name)
+        stored = settings.get(patterns) or {}
+        self._by_end = {pattern.removesuffix("$"): (i, value) for i, (pattern, value) in enumerate(stored.items())}
+
+    def of(self, layer: str) -> float:
+        """Return the number of a layer.
+
+        Raises:
+            PhysteerError: It is none.
+        """
+        ends = [*_ends(layer), f"^{layer}"]
+        matching = [self._by_end[end] for end in ends if end in self._by_end]
+        value = min(matching, key=lambda item: item[0])[1] if matching else self._of_all
+        if type(value) not in (int, float) or not abs(value) < 1e30:
+            raise PhysteerError(f"{self._path}: {self._name} of {layer} is {value!r:.40}, not a number")
+        return float(value)
 
 
-def _ends_with(path: str, end: str) -> bool:
-    """Return whether a path is a name or ends in one, whole parts at a time; ``^`` before a name asks for all of it."""
-    return path == end.removeprefix("^") or path.endswith(f".{end}")
+def _ends(path: str) -> list[str]:
+    """Return a path and its ends, whole parts at a time: ``a.b.c``, ``b.c``, ``c``; peft names modules by them."""
+    parts = path.split(".")
+    return [".".join(parts[i:]) for i in range(len(parts))]

@@ -68,7 +68,7 @@ class ForecastModule(L.LightningModule):
 
         Each entry is trained as if it were alone: entries share no parameters and no term of the loss.
         """
-        self.lora: InjectedLora | None = None
+        self.adapter: InjectedLora | None = None
         """The adapter that a callback has injected into the frozen network: it is trained and kept in checkpoints."""
         self.observers: list[RolloutObserver] = []
         """Observers of the activations in ``predict``; callbacks add themselves while they run."""
@@ -162,8 +162,8 @@ class ForecastModule(L.LightningModule):
         if self._frozen:
             checkpoint["state_dict"] = self._without_network(checkpoint["state_dict"])
             checkpoint["network"] = self._frozen_identity
-        if self.lora is not None:
-            checkpoint["lora"] = self.lora.settings.of_the_checkpoint
+        if self.adapter is not None:
+            checkpoint["lora"] = self.adapter.settings.of_the_checkpoint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that a checkpoint belongs to this model.
@@ -172,7 +172,7 @@ class ForecastModule(L.LightningModule):
             PhysteerError: Tensors are missing, unknown or of another shape, or belong to another frozen network or to
                 another adapter.
         """
-        check_same_adapter(checkpoint.get("lora"), self.lora)
+        check_same_adapter(checkpoint.get("lora"), self.adapter)
         wanted = self.state_dict()
         if self._frozen:
             stored, identity = checkpoint.get("network"), self._frozen_identity
@@ -185,15 +185,15 @@ class ForecastModule(L.LightningModule):
 
     @property
     def _frozen(self) -> bool:
-        trained = frozenset() if self.lora is None else self.lora.parameters
+        trained = frozenset() if self.adapter is None else self.adapter.parameters
         return not any(p.requires_grad for name, p in self.network.named_parameters() if name not in trained)
 
     @property
     def _frozen_identity(self) -> str:
-        return self.forecaster.identity if self.lora is None else self.lora.base
+        return self.forecaster.identity if self.adapter is None else self.adapter.base
 
     def _without_network(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        kept = set() if self.lora is None else {f"network.{name}" for name in self.lora.parameters}
+        kept = set() if self.adapter is None else {f"network.{name}" for name in self.adapter.parameters}
         return {name: value for name, value in state.items() if name in kept or not name.startswith("network.")}
 
     @property

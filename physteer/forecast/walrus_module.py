@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from physteer.errors import PhysteerError
+from physteer.forecast.lora import merge_lora
 from physteer.forecast.module import ForecastModule
 from physteer.forecast.walrus_forecaster import WalrusForecaster
-from physteer.walrus import Walrus, WalrusConfig, load
+from physteer.walrus import Walrus, WalrusConfig, load, model_id
 from physteer.walrus.sizes import check_fits
 
 
@@ -28,6 +29,8 @@ class WalrusModule(ForecastModule):
         conditions_per_forward: most conditions rolled out side by side in one batch by ``predict``; null for all. A few
             keep the processor as busy as many, in less memory.
         compile: compile every block with ``torch.compile``; sites inside blocks are then refused.
+        lora: folder of a LoRA adapter, such as ``runs/…/lora`` of the ``LoRA`` callback or of peft: it is added to the
+            weights, W + (α / r) B A.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class WalrusModule(ForecastModule):
         warmup_steps: int = 100,
         conditions_per_forward: int | None = 8,
         compile: bool = False,  # Lightning's and torch's own word
+        lora: str | None = None,
     ) -> None:
         if (checkpoint is None) == (network is None):
             raise PhysteerError("give either model.checkpoint (weights to start from) or model.network (a new model)")
@@ -51,6 +55,9 @@ class WalrusModule(ForecastModule):
             network = network or WalrusConfig()
             check_fits(network)
             walrus = Walrus(network)
+        if lora is not None:
+            with torch.device("cpu"):
+                add_adapter(walrus, lora)
         if compile:
             for block in walrus.blocks:
                 # not block.compile(), which compiles hooks away: the blocks' outputs stay sites
@@ -64,3 +71,12 @@ class WalrusModule(ForecastModule):
             conditions_per_forward,
         )
         self.checkpoint = checkpoint
+
+
+def add_adapter(walrus: Walrus, folder: str) -> None:
+    """Add a LoRA adapter to the weights of a Walrus, which has another identity from then on (`merge_lora`).
+
+    Raises:
+        PhysteerError: The folder holds no adapter of this Walrus.
+    """
+    walrus.adapters = (*walrus.adapters, merge_lora(walrus, folder, model_id(walrus)))

@@ -62,15 +62,27 @@ def save(walrus: Walrus, path: str | Path, metadata: Mapping[str, str] | None = 
         walrus: What to write; parameters keep their dtype.
         path: Ends in `.safetensors`.
         metadata: Provenance (source, data, training); stored beside the format version, the configuration and the id.
+
+    Raises:
+        PhysteerError: The path is no `.safetensors`, or the network has parameters that a Walrus has not.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise PhysteerError(f"weights are written as .safetensors; found {path}")
+    with torch.device("meta"):
+        known = {name for name, _ in Walrus(walrus.config).named_parameters()}
+    foreign = sorted({name for name, _ in walrus.named_parameters()} - known)
+    if foreign:
+        raise PhysteerError(
+            f"{path} was not written: {foreign[0]} and {len(foreign) - 1} more are no weights of a Walrus; merge "
+            "adapters that were injected first"
+        )
     header = {
         **(metadata or {}),
         "format_version": str(FORMAT_VERSION),
         "config": json.dumps(dataclasses.asdict(walrus.config)),
         "model_id": model_id(walrus),
+        **({"adapters": " ".join(walrus.adapters)} if walrus.adapters else {}),
         "written_by": f"physteer {physteer.__version__}",
     }
     parameters = {name: parameter.detach().cpu().contiguous() for name, parameter in walrus.named_parameters()}
@@ -108,7 +120,8 @@ def model_id(walrus: Walrus) -> str:
 
     The SHA-256 of the configuration and, per parameter, its name, shape and up to 64 evenly spaced values rounded to
     bfloat16: milliseconds for any size, the same for a published file and its conversion, on any device and for a copy
-    cast to bfloat16; any training changes it.
+    cast to bfloat16; any training changes it. Adapters that were added to the weights count by their names, since small
+    ones may change none of these values.
     """
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(walrus.config)).encode())
     for name, parameter in sorted(walrus.named_parameters()):
@@ -117,6 +130,8 @@ def model_id(walrus: Walrus) -> str:
         places = torch.linspace(0, flat.numel() - 1, min(64, flat.numel()), dtype=torch.float64).long()
         values = flat[places.to(flat.device)].to("cpu", torch.bfloat16)
         digest.update(values.view(torch.int16).numpy().tobytes())
+    for adapter in walrus.adapters:
+        digest.update(f"adapter {adapter}".encode())
     return digest.hexdigest()[:16]
 
 
@@ -160,4 +175,6 @@ def _load_ours(path: Path) -> Walrus:
         with torch.device("meta"):
             wanted = {name: tuple(parameter.shape) for name, parameter in Walrus(config).named_parameters()}
     check_keys(tensors, wanted, {})
-    return assemble(tensors, config)
+    walrus = assemble(tensors, config)
+    walrus.adapters = tuple(metadata.get("adapters", "").split())
+    return walrus

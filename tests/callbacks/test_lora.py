@@ -1,5 +1,6 @@
-"""LoRA: adapters trained on a frozen network."""
+"""LoRA: adapters trained on a frozen network, and what works on the adapted one."""
 
+import csv
 import shutil
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ from helpers.experiments import callback, experiment, random_walrus, weights
 from peft import LoraConfig, PeftModel, inject_adapter_in_model, load_peft_weights, set_peft_model_state_dict
 from torch import nn
 
+from physteer import WalrusModule
 from physteer.cli import main
+from physteer.concepts import Concept
 from physteer.forecast.lora import LoraSettings, inject, linear_layers
 from physteer.interventions import captured, site_names
 from physteer.walrus import model_id
@@ -35,6 +38,11 @@ def training(folder, well, *callbacks, **trainer):
 
 def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
     return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+def read_rows(table: Path) -> list[dict[str, str]]:
+    with table.open() as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +182,33 @@ def test_validation_of_a_checkpoint(trained, tiny_well, tmp_path):
     assert main(["validate", "--config", config, "--ckpt_path", str(last)]) == 0
     scores = [(folder / "run/tables/scores_val.csv").read_text() for folder in (trained, tmp_path)]
     assert scores[0] == scores[1]
+
+
+def test_everything_works_on_the_adapted_model(trained, tiny_well, tmp_path, capsys):
+    """Scores are those of the checkpoint; ``predict`` captures and steers; DAS trains, and knows the adapter."""
+    shutil.copy(trained / "walrus.safetensors", tmp_path)
+    adapted = ["--model.lora", str(trained / "run/lora")]
+    assert main(["validate", "--config", training(tmp_path, tiny_well), *adapted]) == 0
+    table = "run/tables/scores_val.csv"
+    scores = [[float(row["vrmse"]) for row in read_rows(folder / table)] for folder in (trained, tmp_path)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+
+    network = WalrusModule(str(tmp_path / "walrus.safetensors"), lora=adapted[1])
+    identity = network.forecaster.identity
+    capture = callback("Capture", sites=["blocks.0"], name="re", feature="Reynolds >= 2000", control="Reynolds <= 500")
+    config = training(tmp_path, tiny_well, capture, default_root_dir=str(tmp_path / "capture"))
+    assert main(["predict", "--config", config, *adapted]) == 0
+    (concept,) = (tmp_path / "capture/concepts").glob("*.safetensors")
+    assert Concept.load(concept).model == identity
+    steer = callback("Steer", concept=str(concept), strengths=[0.1])
+    config = training(tmp_path, tiny_well, steer, default_root_dir=str(tmp_path / "steer"))
+    assert main(["predict", "--config", config, *adapted, "--trainer.limit_predict_batches", "1"]) == 0
+    assert f"was measured on model {identity}" in said(capsys, "predict", "--config", config)
+
+    das = callback("DAS", sites=["blocks.0"], ranks=[2])
+    pairs = ["--data", "physteer.CounterfactualDataModule", "--data.variables", "[Reynolds]", "--data.pair_every", "4"]
+    quick = ["--trainer.max_steps", "1", "--trainer.val_check_interval", "1", "--trainer.limit_test_batches", "1"]
+    config = training(tmp_path, tiny_well, das, default_root_dir=str(tmp_path / "das"))
+    assert main(["fit", "--config", config, *adapted, *pairs, *quick]) == 0
+    checkpoint = torch.load(tmp_path / "das/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["network"] == identity and not any(n.startswith("network.") for n in checkpoint["state_dict"])
