@@ -9,7 +9,7 @@ from physteer.errors import PhysteerError
 from physteer.forecast.lora import merge_lora
 from physteer.forecast.module import ForecastModule
 from physteer.forecast.walrus_forecaster import WalrusForecaster
-from physteer.walrus import Walrus, WalrusConfig, load, model_id
+from physteer.walrus import Walrus, WalrusConfig, load, load_config, model_id
 from physteer.walrus.sizes import check_fits
 
 
@@ -48,16 +48,15 @@ class WalrusModule(ForecastModule):
     ) -> None:
         if (checkpoint is None) == (network is None):
             raise PhysteerError("give either model.checkpoint (weights to start from) or model.network (a new model)")
+        on_meta = torch.empty(0).is_meta  # modules are made on the meta device: for shapes, without any weights
         if checkpoint is not None:
-            with torch.device("cpu"):  # on whatever device modules are being made, stored weights come from a file
-                walrus = load(checkpoint)
+            walrus = Walrus(load_config(checkpoint)) if on_meta else load(checkpoint)
         else:
             network = network or WalrusConfig()
             check_fits(network)
             walrus = Walrus(network)
-        if lora is not None:
-            with torch.device("cpu"):
-                add_adapter(walrus, lora)
+        if lora is not None and not on_meta:
+            add_adapter(walrus, lora)
         if compile:
             for block in walrus.blocks:
                 # not block.compile(), which compiles hooks away: the blocks' outputs stay sites
