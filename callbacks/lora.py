@@ -94,13 +94,11 @@ class LoRA(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse to score an adapter that nothing has trained."""
-        if not self._has_trained and trainer.ckpt_path is None:
-            raise PhysteerError(
-                f"LoRA has trained nothing before `physteer {trainer.state.fn.value}`: give the checkpoint of its fit "
-                "with --ckpt_path, or set model.lora to the folder lora/ of its run and leave out the callback"
-            )
+        self._check_trained(trainer, "validate")
 
-    on_test_start = on_validation_start
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse to score an adapter that nothing has trained."""
+        self._check_trained(trainer, "test")
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -131,6 +129,13 @@ class LoRA(L.Callback):
             folder = Path(trainer.default_root_dir, FOLDER)
             write_injected(module.network, module.adapter, folder)
             pl_module.print(f"adapter: {folder}", flush=True)
+
+    def _check_trained(self, trainer: L.Trainer, command: str) -> None:
+        if not self._has_trained and trainer.ckpt_path is None:  # which is known from the start of the loop on
+            raise PhysteerError(
+                f"LoRA has trained nothing before `physteer {command}`: give the checkpoint of its fit with "
+                "--ckpt_path, or set model.lora to the folder lora/ of its run and leave out the callback"
+            )
 
     def _check_others(self, trainer: L.Trainer) -> None:
         """Refuse callbacks that need a frozen network, or that write one."""

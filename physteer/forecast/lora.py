@@ -116,8 +116,7 @@ def write_injected(network: nn.Module, injected: InjectedLora, folder: Path) -> 
     """Write an injected adapter as a folder in peft's format (`write_adapter`)."""
     layers = {}
     for name in injected.settings.layers:
-        layer = network.get_submodule(name)
-        a, b = (layer.get_submodule(f"{part}.default").weight.detach() for part in ("lora_A", "lora_B"))
+        a, b = (network.get_parameter(f"{name}.{part}.default.weight").detach() for part in ("lora_A", "lora_B"))
         layers[name] = LoraLayer(a, b, injected.settings.alpha)
     write_adapter(folder, LoraAdapter(layers, injected.base), injected.settings.rank, injected.settings.dropout)
 

@@ -99,7 +99,7 @@ def write_adapter(folder: Path, adapter: LoraAdapter, rank: int, dropout: float)
         lora_dropout=dropout,
         target_modules=sorted(adapter.layers),
         inference_mode=True,  # as peft writes it: whoever loads the adapter does not go on with training
-    ).to_dict()
+    ).to_dict()  # type: ignore[no-untyped-call]
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
     tensors = {}
     for name, layer in adapter.layers.items():
@@ -213,7 +213,7 @@ class _Numbers:
         ends = [*_ends(layer), f"^{layer}"]
         matching = [self._by_end[end] for end in ends if end in self._by_end]
         value = min(matching, key=lambda item: item[0])[1] if matching else self._of_all
-        if type(value) not in (int, float) or not abs(value) < 1e30:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
             raise PhysteerError(f"{self._path}: {self._name} of {layer} is {value!r:.40}, not a number")
         return float(value)
 

@@ -1,20 +1,28 @@
 """LoRA: adapters trained on a frozen network, and what works on the adapted one."""
 
+import copy
 import csv
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
+from einops.layers.torch import Rearrange
+from helpers.channels_first import WIDTH, ConvolutionForecaster
 from helpers.experiments import callback, experiment, random_walrus, weights
 from peft import LoraConfig, PeftModel, inject_adapter_in_model, load_peft_weights, set_peft_model_state_dict
 from torch import nn
 
-from physteer import WalrusModule
+from physteer import ForecastModule, WalrusModule, WellDataModule
+from physteer.callbacks import LoRA
 from physteer.cli import main
 from physteer.concepts import Concept
+from physteer.errors import PhysteerError
 from physteer.forecast.lora import LoraSettings, inject, linear_layers
+from physteer.forecast.lora_files import read_adapter
 from physteer.interventions import captured, site_names
 from physteer.walrus import model_id
 
@@ -99,7 +107,9 @@ def test_peft_reads_the_folder(trained):
     assert (config.r, config.lora_alpha, config.lora_dropout) == (2, 3, 0.2)
     walrus = random_walrus()
     inject_adapter_in_model(config, walrus)
-    result = set_peft_model_state_dict(walrus, load_peft_weights(str(folder), device="cpu"))
+    stored = load_peft_weights(str(folder), device="cpu")
+    stored = {name.removeprefix("base_model.model."): tensor for name, tensor in stored.items()}  # of a `PeftModel`
+    result = set_peft_model_state_dict(walrus, stored)
     assert not result.unexpected_keys and not any("lora" in name for name in result.missing_keys)
     adapted = {name: p for name, p in walrus.named_parameters() if "lora" in name}
     assert {f"network.{name}" for name in adapted} == set(last)
@@ -157,6 +167,36 @@ def test_without_peft(trained, tiny_well, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     line = said(capsys, "fit", "--config", training(tmp_path, tiny_well, "LoRA"))
     assert line == "LoRA needs the package peft; install it with: pip install 'physteer[lora]'"
+
+
+def test_a_layer_that_does_nothing_is_refused(tiny_well, tmp_path):
+    """Any forecaster can be trained; an adapter that gets no gradient would be written as if it had been."""
+    forecaster = ConvolutionForecaster(("tracer", "pressure", "velocity_x", "velocity_y", "velocity_z"))
+    head = (Rearrange("b c h w -> b h w c"), nn.Linear(WIDTH, 5), Rearrange("b h w c -> b c h w"))
+    forecaster.network.out, forecaster.network.spare = nn.Sequential(*head), nn.Linear(2, 2)
+    data = WellDataModule(str(tiny_well), n_steps_input=3, rollout_steps=1)
+    quiet = {
+        "max_steps": 1,
+        "inference_mode": False,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "limit_val_batches": 0,
+    }
+    for modules, wrong in ((["out", "spare"], "output of spare: leave it out of LoRA.target_modules"), (["out"], "")):
+        callbacks = [LoRA(rank=1, target_modules=modules)]
+        trainer = L.Trainer(
+            accelerator="cpu",
+            max_steps=1,
+            default_root_dir=tmp_path,
+            callbacks=callbacks,
+            inference_mode=False,
+            **quiet,
+        )
+        module = ForecastModule(copy.deepcopy(forecaster))
+        with pytest.raises(PhysteerError, match=wrong) if wrong else nullcontext():
+            trainer.fit(module, data)
+    assert list(read_adapter(tmp_path / "lora").layers) == ["out.1"]
 
 
 def test_layers_that_are_never_called_are_left_alone():
