@@ -15,6 +15,7 @@ from physteer.callbacks.export_weights import ExportWeights
 from physteer.callbacks.figures import Figures
 from physteer.callbacks.interrupts import Interrupts
 from physteer.callbacks.journal import Journal
+from physteer.callbacks.lora import LoRA
 from physteer.callbacks.natural_spaces import NaturalSpaces
 from physteer.callbacks.probe import Probe
 from physteer.callbacks.progress import RolloutProgress
@@ -40,6 +41,7 @@ __all__ = [
     "Figures",
     "Interrupts",
     "Journal",
+    "LoRA",
     "NaturalSpaces",
     "Probe",
     "RolloutCallback",

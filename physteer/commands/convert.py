@@ -28,6 +28,11 @@ def main(args: list[str]) -> int:
         "--extended-config", metavar="YAML", help="the checkpoint's extended_config.yaml (default: beside IN)"
     )
     parser.add_argument(
+        "--lora",
+        metavar="FOLDER",
+        help="a LoRA adapter to add to the checkpoint's weights: adapter_config.json and adapter_model.safetensors",
+    )
+    parser.add_argument(
         "--site",
         metavar="SITE",
         help="where the concept was measured, or which entry of a pickled dictionary (default: its only one; "
@@ -35,19 +40,25 @@ def main(args: list[str]) -> int:
     )
     options = parser.parse_args(args)
     if PurePath(options.source).suffix.lower() in CONCEPTS:
-        if options.extended_config is not None:
-            raise PhysteerError(f"--extended-config goes with a checkpoint; {options.source} is a concept")
+        for name, value in (("--extended-config", options.extended_config), ("--lora", options.lora)):
+            if value is not None:
+                raise PhysteerError(f"{name} goes with a checkpoint; {options.source} is a concept")
         return _concept(options.source, options.target, options.site)
     if options.site is not None:
         raise PhysteerError(f"--site goes with a concept ({', '.join(CONCEPTS)}); {options.source} is a checkpoint")
-    return _checkpoint(options.source, options.target, options.extended_config)
+    return _checkpoint(options.source, options.target, options.extended_config, options.lora)
 
 
-def _checkpoint(source: str, target: str, extended_config: str | None) -> int:
+def _checkpoint(source: str, target: str, extended_config: str | None, lora: str | None) -> int:
     from physteer.walrus.checkpoints import load, model_id, save  # imports torch: not needed for --help
 
-    walrus = load(source, extended_config)
-    save(walrus, target, {"source": source})
+    walrus, metadata = load(source, extended_config), {"source": source}
+    if lora is not None:
+        from physteer.forecast.walrus_module import add_adapter
+
+        add_adapter(walrus, lora)
+        metadata["lora"] = lora
+    save(walrus, target, metadata)
     size = sum(parameter.numel() for parameter in walrus.parameters())
     config = walrus.config
     print(

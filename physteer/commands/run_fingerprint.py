@@ -20,7 +20,7 @@ from physteer.untrusted.json_text import json_object
 # Weights and data are compared by content, not by path. Batches, devices and processes change only the rounding.
 _TRAINER = ("limit_predict_batches", "precision")
 _NOT_OF_THE_MODEL = {
-    *("checkpoint", "network", "conditions_per_forward", "compile"),
+    *("checkpoint", "network", "lora", "conditions_per_forward", "compile"),
     *("objective", "learning_rate", "weight_decay", "warmup_steps"),
 }
 _NOT_OF_THE_DATA = {"path", "batch_size", "num_workers", "storage_options", "one_step_every"}

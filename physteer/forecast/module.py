@@ -14,9 +14,10 @@ from torch.optim import Optimizer
 
 from physteer.data.batch import Batch, check_windows
 from physteer.errors import PhysteerError
-from physteer.forecast.checkpoint_keys import check_state
+from physteer.forecast.checkpoint_keys import check_same_adapter, check_state
 from physteer.forecast.evaluation import Evaluation, ForecastEvaluation, Stage
 from physteer.forecast.forecaster import Forecaster
+from physteer.forecast.lora import InjectedLora
 from physteer.forecast.objectives import NextStepMAE
 from physteer.forecast.optimizer import adamw, warmup_then_cosine
 from physteer.forecast.steered_rollout import Rollout, RolloutObserver, steered_rollout
@@ -67,6 +68,8 @@ class ForecastModule(L.LightningModule):
 
         Each entry is trained as if it were alone: entries share no parameters and no term of the loss.
         """
+        self.adapter: InjectedLora | None = None
+        """The adapter that a callback has injected into the frozen network: it is trained and kept in checkpoints."""
         self.observers: list[RolloutObserver] = []
         """Observers of the activations in ``predict``; callbacks add themselves while they run."""
         self.rolls_out = True
@@ -155,30 +158,43 @@ class ForecastModule(L.LightningModule):
         self.strict_loading = False  # Lightning's check would miss the network; `on_load_checkpoint` checks the rest
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Replace a frozen network by its identity."""
+        """Replace a frozen network by its identity; an adapter stays."""
         if self._frozen:
-            checkpoint["state_dict"] = _without_network(checkpoint["state_dict"])
-            checkpoint["network"] = self.forecaster.identity
+            checkpoint["state_dict"] = self._without_network(checkpoint["state_dict"])
+            checkpoint["network"] = self._frozen_identity
+        if self.adapter is not None:
+            checkpoint["lora"] = self.adapter.settings.of_the_checkpoint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that a checkpoint belongs to this model.
 
         Raises:
-            PhysteerError: Tensors are missing, unknown or of another shape, or belong to another frozen network.
+            PhysteerError: Tensors are missing, unknown or of another shape, or belong to another frozen network or to
+                another adapter.
         """
+        check_same_adapter(checkpoint.get("lora"), self.adapter)
         wanted = self.state_dict()
         if self._frozen:
-            stored, identity = checkpoint.get("network"), self.forecaster.identity
+            stored, identity = checkpoint.get("network"), self._frozen_identity
             if stored != identity:
                 raise PhysteerError(
                     f"the checkpoint was trained on the frozen model {stored}; this model is {identity}"
                 )
-            wanted = _without_network(wanted)
+            wanted = self._without_network(wanted)
         check_state(checkpoint["state_dict"], wanted)
 
     @property
     def _frozen(self) -> bool:
-        return not any(parameter.requires_grad for parameter in self.network.parameters())
+        trained = frozenset() if self.adapter is None else self.adapter.parameters
+        return not any(p.requires_grad for name, p in self.network.named_parameters() if name not in trained)
+
+    @property
+    def _frozen_identity(self) -> str:
+        return self.forecaster.identity if self.adapter is None else self.adapter.base
+
+    def _without_network(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        kept = set() if self.adapter is None else {f"network.{name}" for name in self.adapter.parameters}
+        return {name: value for name, value in state.items() if name in kept or not name.startswith("network.")}
 
     @property
     def _stage(self) -> Stage:
@@ -190,7 +206,3 @@ class ForecastModule(L.LightningModule):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if hasattr(callback, event):
                 getattr(callback, event)(self.trainer, self, *args)
-
-
-def _without_network(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in state.items() if not name.startswith("network.")}

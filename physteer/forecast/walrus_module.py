@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from physteer.errors import PhysteerError
+from physteer.forecast.lora import merge_lora
 from physteer.forecast.module import ForecastModule
 from physteer.forecast.walrus_forecaster import WalrusForecaster
-from physteer.walrus import Walrus, WalrusConfig, load
+from physteer.walrus import Walrus, WalrusConfig, load, load_config, model_id
 from physteer.walrus.sizes import check_fits
 
 
@@ -28,6 +29,8 @@ class WalrusModule(ForecastModule):
         conditions_per_forward: most conditions rolled out side by side in one batch by ``predict``; null for all. A few
             keep the processor as busy as many, in less memory.
         compile: compile every block with ``torch.compile``; sites inside blocks are then refused.
+        lora: folder of a LoRA adapter, such as ``runs/…/lora`` of the ``LoRA`` callback or of peft: it is added to the
+            weights, W + (α / r) B A.
     """
 
     def __init__(
@@ -41,16 +44,19 @@ class WalrusModule(ForecastModule):
         warmup_steps: int = 100,
         conditions_per_forward: int | None = 8,
         compile: bool = False,  # Lightning's and torch's own word
+        lora: str | None = None,
     ) -> None:
         if (checkpoint is None) == (network is None):
             raise PhysteerError("give either model.checkpoint (weights to start from) or model.network (a new model)")
+        on_meta = torch.empty(0).is_meta  # modules are made on the meta device: for shapes, without any weights
         if checkpoint is not None:
-            with torch.device("cpu"):  # on whatever device modules are being made, stored weights come from a file
-                walrus = load(checkpoint)
+            walrus = Walrus(load_config(checkpoint)) if on_meta else load(checkpoint)
         else:
             network = network or WalrusConfig()
             check_fits(network)
             walrus = Walrus(network)
+        if lora is not None and not on_meta:
+            add_adapter(walrus, lora)
         if compile:
             for block in walrus.blocks:
                 # not block.compile(), which compiles hooks away: the blocks' outputs stay sites
@@ -64,3 +70,12 @@ class WalrusModule(ForecastModule):
             conditions_per_forward,
         )
         self.checkpoint = checkpoint
+
+
+def add_adapter(walrus: Walrus, folder: str) -> None:
+    """Add a LoRA adapter to the weights of a Walrus, which has another identity from then on (`merge_lora`).
+
+    Raises:
+        PhysteerError: The folder holds no adapter of this Walrus.
+    """
+    walrus.adapters = (*walrus.adapters, merge_lora(walrus, folder, model_id(walrus)))

@@ -13,8 +13,8 @@ EXPERIMENT = "experiment.json"
 Experiment = Mapping[str, Any]
 """What decides the results of ``predict``, as JSON: settings by their names in YAML, digests of what they name."""
 WRITTEN = (
-    *("basis", "checkpoints", "concepts", "erasers", "figures", "journal", "maps", "natural", "probes", "rollouts"),
-    *("rotations", "tables", "unfinished", "videos"),
+    *("basis", "checkpoints", "concepts", "erasers", "figures", "journal", "lora", "maps", "natural", "probes"),
+    *("rollouts", "rotations", "tables", "unfinished", "videos"),
 )
 """Folders in a run folder that its commands write to."""
 

@@ -4,7 +4,7 @@ Both published variants at every size are one class, `Walrus`, whose `encode`, `
 stages. Fields are [B, T, C, H, W, D], activations [B, T, h, w, δ, d].
 """
 
-from physteer.walrus.checkpoints import load, model_id, read_metadata, save
+from physteer.walrus.checkpoints import load, load_config, model_id, read_metadata, save
 from physteer.walrus.config import WalrusConfig
 from physteer.walrus.context import Context, roll_tokens
 from physteer.walrus.grid import OPEN, PERIODIC, WALL, Boundaries, Grid, Shifts
@@ -25,6 +25,7 @@ __all__ = [
     "Walrus",
     "WalrusConfig",
     "load",
+    "load_config",
     "model_id",
     "output_shapes",
     "read_metadata",

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from physteer.walrus.extended_config import read_extended_config
 from physteer.walrus.inference import infer_config
 from physteer.walrus.network import Walrus
 from physteer.walrus.published import assemble, check_keys, from_published
-from physteer.walrus.sources import locate
+from physteer.walrus.sources import Source, locate
 
 FORMAT_VERSION = 2
 """Files of format 1, from before the first release, are read too; they have no checksum."""
@@ -49,10 +49,25 @@ def load(source: str | Path, extended_config: str | Path | None = None) -> Walru
     found = locate(source)
     if found.weights.suffix == ".safetensors":
         return _load_ours(found.weights)
-    state = read_published_state(found.weights)
-    yaml = Path(extended_config) if extended_config is not None else found.extended_config
-    config = infer_config(state, read_extended_config(yaml) if yaml else None)
+    state, config = _read_published(found, extended_config)
     return from_published(state, config)
+
+
+def load_config(source: str | Path) -> WalrusConfig:
+    """Read the architecture of a Walrus; its weights stay in the file.
+
+    Args:
+        source: As for `load`.
+
+    Raises:
+        PhysteerError: The file is missing, broken, holds code, or is not a Walrus.
+    """
+    found = locate(source)
+    if found.weights.suffix == ".safetensors":
+        with opened(found.weights) as file:
+            return _config_of(read_metadata(found.weights), list(file.keys()), found.weights)
+    with torch.device("cpu"):  # the few numbers that are read, on whatever device modules are being made
+        return _read_published(found)[1]
 
 
 def save(walrus: Walrus, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -62,15 +77,27 @@ def save(walrus: Walrus, path: str | Path, metadata: Mapping[str, str] | None = 
         walrus: What to write; parameters keep their dtype.
         path: Ends in `.safetensors`.
         metadata: Provenance (source, data, training); stored beside the format version, the configuration and the id.
+
+    Raises:
+        PhysteerError: The path is no `.safetensors`, or the network has parameters that a Walrus has not.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise PhysteerError(f"weights are written as .safetensors; found {path}")
+    with torch.device("meta"):
+        known = {name for name, _ in Walrus(walrus.config).named_parameters()}
+    foreign = sorted({name for name, _ in walrus.named_parameters()} - known)
+    if foreign:
+        raise PhysteerError(
+            f"{path} was not written: {foreign[0]} and {len(foreign) - 1} more are no weights of a Walrus; merge "
+            "adapters that were injected first"
+        )
     header = {
         **(metadata or {}),
         "format_version": str(FORMAT_VERSION),
         "config": json.dumps(dataclasses.asdict(walrus.config)),
         "model_id": model_id(walrus),
+        **({"adapters": " ".join(walrus.adapters)} if walrus.adapters else {}),
         "written_by": f"physteer {physteer.__version__}",
     }
     parameters = {name: parameter.detach().cpu().contiguous() for name, parameter in walrus.named_parameters()}
@@ -108,7 +135,8 @@ def model_id(walrus: Walrus) -> str:
 
     The SHA-256 of the configuration and, per parameter, its name, shape and up to 64 evenly spaced values rounded to
     bfloat16: milliseconds for any size, the same for a published file and its conversion, on any device and for a copy
-    cast to bfloat16; any training changes it.
+    cast to bfloat16; any training changes it. Adapters that were added to the weights count by their names, since small
+    ones may change none of these values.
     """
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(walrus.config)).encode())
     for name, parameter in sorted(walrus.named_parameters()):
@@ -117,6 +145,8 @@ def model_id(walrus: Walrus) -> str:
         places = torch.linspace(0, flat.numel() - 1, min(64, flat.numel()), dtype=torch.float64).long()
         values = flat[places.to(flat.device)].to("cpu", torch.bfloat16)
         digest.update(values.view(torch.int16).numpy().tobytes())
+    for adapter in walrus.adapters:
+        digest.update(f"adapter {adapter}".encode())
     return digest.hexdigest()[:16]
 
 
@@ -140,12 +170,27 @@ def read_published_state(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _load_ours(path: Path) -> Walrus:
-    metadata = read_metadata(path)
+def _read_published(found: Source, extended_config: str | Path | None = None) -> tuple[dict[str, Tensor], WalrusConfig]:
+    state = read_published_state(found.weights)
+    yaml = Path(extended_config) if extended_config is not None else found.extended_config
+    return state, infer_config(state, read_extended_config(yaml) if yaml else None)
+
+
+def _config_of(metadata: Mapping[str, str], tensors: Iterable[str], path: Path) -> WalrusConfig:
+    """Return the architecture that a file of ours declares, after a look at the names of its tensors."""
     try:
         config = WalrusConfig(**json_object(metadata.get("config", ""), "it"))
     except (PhysteerError, TypeError) as error:
         raise PhysteerError(f"{path} has no configuration this physteer can read: {str(error)[:300]}") from None
+    # What the file declares must be in it before as many modules are made.
+    blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
+    if len(blocks) != config.n_blocks:
+        raise PhysteerError(f"{path}: its configuration says {config.n_blocks} blocks; it holds {len(blocks)}")
+    return config
+
+
+def _load_ours(path: Path) -> Walrus:
+    metadata = read_metadata(path)
     with opened(path) as file:
         tensors = tensors_of(file, path)
         for name, tensor in tensors.items():
@@ -153,11 +198,10 @@ def _load_ours(path: Path) -> Walrus:
                 raise PhysteerError(f"{path}: {name} is not a tensor of floating-point numbers, but of {tensor.dtype}")
         if metadata["format_version"] != "1":
             check_digest(metadata, tensors, path)
-        # The sizes come from the file: what they declare must be in it before modules of these sizes are made.
-        blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
-        if len(blocks) != config.n_blocks:
-            raise PhysteerError(f"{path}: its configuration says {config.n_blocks} blocks; it holds {len(blocks)}")
+        config = _config_of(metadata, tensors, path)
         with torch.device("meta"):
             wanted = {name: tuple(parameter.shape) for name, parameter in Walrus(config).named_parameters()}
     check_keys(tensors, wanted, {})
-    return assemble(tensors, config)
+    walrus = assemble(tensors, config)
+    walrus.adapters = tuple(metadata.get("adapters", "").split())
+    return walrus

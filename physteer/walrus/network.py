@@ -34,6 +34,8 @@ class Walrus(nn.Module):
     def __init__(self, config: WalrusConfig) -> None:
         super().__init__()
         self.config = config
+        self.adapters: tuple[str, ...] = ()
+        """Names (digests) of the low-rank adapters that were added to the weights, in their order."""
         self.stem = ReleasedStem(config) if config.variant == "released" else PreviewStem(config)
         self.position: nn.Parameter | None = None  # [h, w, δ, d], learned by some fine-tuned models
         if config.position is not None:

@@ -28,6 +28,7 @@ SETTINGS = {
     "ExportWeights": {},
     "Figures": {},
     "Journal": {},
+    "LoRA": {},
     "NaturalSpaces": SITES,
     "Probe": SITES,
     "RolloutVideo": {},
@@ -38,7 +39,7 @@ SETTINGS = {
 EVERY_RUN = {"Interrupts", "RolloutProgress", "ScoreTable", "WandbReport"}
 """Callbacks of every run: without a forecaster they have nothing to do, and stay silent."""
 COMMANDS = {"CausalBasis": "fit", "Circuit": "validate", "DAS": "fit", "Effects": "test", "ExportWeights": "fit"}
-COMMANDS |= {"Probe": "fit"}
+COMMANDS |= {"LoRA": "fit", "Probe": "fit"}
 """The command in which a callback acts, if it is not predict."""
 QUICK = {"max_steps": 1, "limit_val_batches": 1, "limit_test_batches": 1, "num_sanity_val_steps": 0}
 QUICK |= {"logger": False, "enable_progress_bar": False}

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers.channels_first import WIDTH, ConvolutionForecaster
 from helpers.experiments import NETWORK, experiment, random_walrus, weights
 
+from physteer import ForecastModule, WalrusModule
 from physteer.cli import main
+from physteer.errors import PhysteerError
 from physteer.interventions import captured, site_names
+from physteer.walrus import load
 
 
 @pytest.fixture
@@ -35,7 +39,7 @@ def test_every_site_of_a_walrus_has_an_activation():
 def listing(text):
     return {
         line.split()[0]: (json.loads(re.search(r"\[.*\]", line)[0]), float(line.split()[-1]))
-        for line in text.splitlines()[1:-1]
+        for line in text.splitlines()[1:-2]
     }
 
 
@@ -48,7 +52,50 @@ def test_lists_names_shapes_and_memory(config, capfd):
     assert sites["encoder"] == ([1, 3, 8, 8, 1, 32], 0.02)
     assert sites["blocks.0.space.heads"][0] == [1, 3, 8, 8, 1, 2, 16]
     assert sites["blocks.1.space.ff_hidden"] == ([1, 3, 8, 8, 1, 64], 0.05)
-    assert said.out.splitlines()[-1].startswith("17 sites; ")
+    total, hint = said.out.splitlines()[-2:]
+    assert total == "17 sites, together 0.47 MB per window; blocks.* together 0.05 MB per window"
+    assert "SITE[2]" in hint and "SITE as b c h w" in hint
+
+
+class Convolutional(ForecastModule):
+    """A user's own emulator, which knows some layouts and does not call all of its modules."""
+
+    def __init__(self) -> None:
+        forecaster = ConvolutionForecaster(("tracer", "pressure"))
+        forecaster.output_shapes = lambda modules, metadata, n_frames: {
+            name: torch.Size((1, WIDTH, *metadata.grid.shape[:2])) for name in modules if name != "blocks.1.1"
+        }
+        super().__init__(forecaster)
+
+
+def test_any_forecaster_without_a_configuration(tiny_well, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--model", f"{__name__}.Convolutional", "--data.path", str(tiny_well), "--data.n_steps_input", "3"]
+    assert main(["sites", *words, "--json"]) == 0
+    rows = {row["site"]: row for row in json.loads(capfd.readouterr().out)}
+    assert rows["blocks.0"] == {
+        **{"site": "blocks.0", "layout": "b c h w", "shape": [1, WIDTH, 32, 64], "megabytes": 0.131072}
+    }
+    assert rows["lift"]["layout"] is None and rows["blocks.1.1"]["shape"] is None
+    assert main(["sites", *words]) == 0
+    lines = {line.split()[0]: line.split() for line in capfd.readouterr().out.splitlines()}
+    assert lines["lift"][1] == "unknown" and lines["blocks.1.1"][-3:] == ["never", "called", "-"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_stored_weights_are_not_read(tmp_path, capfd):
+    """A file whose values are damaged has the same sites; to load it is refused."""
+    path = weights(tmp_path / "walrus.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-100:] = b"x" * 100
+    path.write_bytes(content)
+    words = ["--model.checkpoint", str(path), "--grid", "32", "64", "1"]
+    assert main(["sites", *words, "--model.lora", "an adapter changes no shape"]) == 0
+    assert tuple(listing(capfd.readouterr().out)) == site_names(random_walrus())
+    with pytest.raises(PhysteerError, match="is damaged"):
+        load(path)
+    with torch.device("meta"):
+        assert all(parameter.is_meta for parameter in WalrusModule(str(path)).network.parameters())
 
 
 def test_settings_override_the_configuration(config, capfd):

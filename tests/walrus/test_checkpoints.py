@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from physteer.cli import main
 from physteer.errors import PhysteerError
 from physteer.untrusted.safetensors_files import content_digest
-from physteer.walrus import RELEASED_FIELDS, Walrus, load, model_id, read_metadata, save
+from physteer.walrus import RELEASED_FIELDS, Walrus, load, load_config, model_id, read_metadata, save
 from physteer.walrus.positions import rotary_frequencies
 from physteer.walrus.published import from_published
 
@@ -90,7 +90,9 @@ def same_bits(first: Walrus, second: Walrus):
 
 @pytest.mark.parametrize("variant", ["released", "preview"])
 def test_a_published_checkpoint_is_read_with_its_configuration(tmp_path, variant):
-    walrus = load(published(tmp_path, variant))
+    walrus = load(path := published(tmp_path, variant))
+    with torch.device("meta"):
+        assert load_config(path) == walrus.config
     config = golden.recipe_config(variant)
     assert walrus.config.n_steps_input == 3
     for name in ("variant", "fields", "hidden_dim", "intermediate_dim", "n_blocks", "n_heads", "ff_dim", "dimensions"):
