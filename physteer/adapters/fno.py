@@ -23,8 +23,8 @@ except ModuleNotFoundError as missing:
 class FNO(StagedNetwork):
     """`neuralop.models.FNO` on the frames of a window, stacked as channels.
 
-    Its layers are the sites ``blocks.i``; ``operator.fno_blocks.convs.i`` are their spectral convolutions, which can be
-    steered and captured. Weights have neuralop's own names, so that a state dictionary of its FNO can be loaded once
+    Its layers are the sites ``blocks.i``; their parts, such as the spectral convolutions ``operator.fno_blocks.convs.i``,
+    can be steered and captured. Weights have neuralop's own names, so that a state dictionary of its FNO can be loaded once
     its entry ``_metadata``, which names functions, is left out of the file.
 
     Args:
@@ -40,7 +40,7 @@ class FNO(StagedNetwork):
     border_layout: ClassVar[str] = "b c ..."
     layouts: ClassVar[Mapping[str, str]] = {
         "operator.lifting": "b c ...",
-        "operator.fno_blocks.convs.*": "b c ...",
+        "operator.fno_blocks.*.*": "b c ...",
         "operator.projection": "b c ...",
     }
 

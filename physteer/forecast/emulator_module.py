@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from physteer.forecast.emulator_weights import load_weights, tensors_alone
 from physteer.forecast.frame_forecaster import FrameForecaster
+from physteer.forecast.lora import merge_lora
 from physteer.forecast.module import ForecastModule
 
 
@@ -24,6 +26,8 @@ class EmulatorModule(ForecastModule):
         weight_decay: of matrices; norms and biases have none.
         warmup_steps: steps of linear warm-up, before a cosine decay to 1 % of the peak at the end of training.
         conditions_per_forward: most conditions rolled out side by side in one batch by ``predict``; null for all.
+        lora: folder of a LoRA adapter, such as ``runs/…/lora`` of the ``LoRA`` callback or of peft: it is added to the
+            weights, W + (α / r) B A.
     """
 
     def __init__(
@@ -36,10 +40,14 @@ class EmulatorModule(ForecastModule):
         weight_decay: float = 1e-2,
         warmup_steps: int = 100,
         conditions_per_forward: int | None = 8,
+        lora: str | None = None,
     ) -> None:
         tensors_alone(network)
-        if checkpoint is not None:
-            load_weights(network, checkpoint)
         forecaster = FrameForecaster(network, fields)
+        on_meta = torch.empty(0).is_meta  # modules are made on the meta device: for shapes, without any weights
+        if checkpoint is not None and not on_meta:
+            load_weights(network, checkpoint)
+        if lora is not None and not on_meta:
+            merge_lora(network, lora, forecaster.identity)
         super().__init__(forecaster, objective, learning_rate, weight_decay, warmup_steps, conditions_per_forward)
         self.checkpoint = checkpoint

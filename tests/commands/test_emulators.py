@@ -2,6 +2,7 @@
 
 import shutil
 
+import h5py
 import pandas as pd
 import pytest
 import torch
@@ -104,4 +105,30 @@ def test_everything_by_yaml(name, tiny_well, simple, tmp_path, monkeypatch, caps
     assert {"encoder", *sites} <= {*effects.node}
     run("fit", "basis.yaml", data=few, callbacks={"CausalBasis": {"k": 1, "max_iter": 3, "halves": False}})
     assert (tmp_path / "basis/basis/blocks.0.safetensors").is_file()
+
+    if name == "ViT":
+        adapted_by_lora(run, tmp_path)
     shutil.rmtree(tmp_path)
+
+
+def adapted_by_lora(run, folder):
+    """A LoRA adapter is trained beside the ViT, and then is part of the model that a rollout is of."""
+    settings = yaml.safe_load((folder / "fit.yaml").read_text())
+    settings["model"]["init_args"] |= {"checkpoint": str(folder / "fit/weights.safetensors"), "warmup_steps": 0}
+    settings["model"]["init_args"] |= {"learning_rate": 0.1}
+    settings["trainer"] |= {"default_root_dir": str(folder / "adapted"), "max_steps": 3, "val_check_interval": 3}
+    settings["trainer"]["callbacks"] = [{"class_path": "LoRA", "init_args": {"rank": 2}}]
+    (folder / "adapted.yaml").write_text(yaml.safe_dump(settings))
+    assert main(["fit", "--config", str(folder / "adapted.yaml")]) == 0
+    rolled = yaml.safe_load((folder / "steer.yaml").read_text())
+    rolled["trainer"]["callbacks"] = [{"class_path": "RolloutWriter"}]
+    (folder / "rolled.yaml").write_text(yaml.safe_dump(rolled))
+    for words in ([], ["--model.lora", str(folder / "adapted/lora")]):
+        root = folder / f"rolled{len(words)}"
+        assert (
+            main(["predict", "--config", str(folder / "rolled.yaml"), "--trainer.default_root_dir", str(root), *words])
+            == 0
+        )
+    files = [sorted((folder / f"rolled{n}/rollouts").rglob("*.hdf5"))[0] for n in (0, 2)]
+    plain, adapted = (h5py.File(file)["t0_fields/tracer"][:] for file in files)
+    assert plain.shape == adapted.shape and (plain != adapted).any()
