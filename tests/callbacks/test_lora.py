@@ -175,24 +175,11 @@ def test_a_layer_that_does_nothing_is_refused(tiny_well, tmp_path):
     head = (Rearrange("b c h w -> b h w c"), nn.Linear(WIDTH, 5), Rearrange("b h w c -> b c h w"))
     forecaster.network.out, forecaster.network.spare = nn.Sequential(*head), nn.Linear(2, 2)
     data = WellDataModule(str(tiny_well), n_steps_input=3, rollout_steps=1)
-    quiet = {
-        "max_steps": 1,
-        "inference_mode": False,
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "limit_val_batches": 0,
-    }
+    quick = {"max_steps": 1, "limit_val_batches": 0, "inference_mode": False, "accelerator": "cpu"}
+    quick |= dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
     for modules, wrong in ((["out", "spare"], "output of spare: leave it out of LoRA.target_modules"), (["out"], "")):
         callbacks = [LoRA(rank=1, target_modules=modules)]
-        trainer = L.Trainer(
-            accelerator="cpu",
-            max_steps=1,
-            default_root_dir=tmp_path,
-            callbacks=callbacks,
-            inference_mode=False,
-            **quiet,
-        )
+        trainer = L.Trainer(default_root_dir=tmp_path, callbacks=callbacks, **quick)
         module = ForecastModule(copy.deepcopy(forecaster))
         with pytest.raises(PhysteerError, match=wrong) if wrong else nullcontext():
             trainer.fit(module, data)
