@@ -23,9 +23,9 @@ except ModuleNotFoundError as missing:
 class FNO(StagedNetwork):
     """`neuralop.models.FNO` on the frames of a window, stacked as channels.
 
-    Its layers are the sites ``blocks.i``; their parts, such as the spectral convolutions ``operator.fno_blocks.convs.i``,
-    can be steered and captured. Weights have neuralop's own names, so that a state dictionary of its FNO can be loaded once
-    its entry ``_metadata``, which names functions, is left out of the file.
+    Its layers are the sites ``blocks.i``; their parts, such as the spectral convolutions
+    ``operator.fno_blocks.convs.i``, can be steered and captured. Weights have neuralop's own names, so that a state
+    dictionary of its FNO can be loaded once its entry ``_metadata``, which names functions, is left out of the file.
 
     Args:
         fields: F, the number of fields.

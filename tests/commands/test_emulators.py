@@ -124,11 +124,8 @@ def adapted_by_lora(run, folder):
     rolled["trainer"]["callbacks"] = [{"class_path": "RolloutWriter"}]
     (folder / "rolled.yaml").write_text(yaml.safe_dump(rolled))
     for words in ([], ["--model.lora", str(folder / "adapted/lora")]):
-        root = folder / f"rolled{len(words)}"
-        assert (
-            main(["predict", "--config", str(folder / "rolled.yaml"), "--trainer.default_root_dir", str(root), *words])
-            == 0
-        )
-    files = [sorted((folder / f"rolled{n}/rollouts").rglob("*.hdf5"))[0] for n in (0, 2)]
+        root = ["--trainer.default_root_dir", str(folder / f"rolled{len(words)}")]
+        assert main(["predict", "--config", str(folder / "rolled.yaml"), *root, *words]) == 0
+    files = [next((folder / f"rolled{n}/rollouts/unsteered").rglob("*.hdf5")) for n in (0, 2)]
     plain, adapted = (h5py.File(file)["t0_fields/tracer"][:] for file in files)
     assert plain.shape == adapted.shape and (plain != adapted).any()
