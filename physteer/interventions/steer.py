@@ -28,7 +28,8 @@ class Steer(Replacement):
         """Keep a direction.
 
         Args:
-            direction: [h, w, δ, d], on the grid where it was measured.
+            direction: [h, w, δ, d], on the grid where it was measured; or [d], the same direction at every token, in
+                mode `drop`.
             strength: α, signed.
             mode: how the direction is fitted to another grid.
 
@@ -43,8 +44,17 @@ class Steer(Replacement):
             raise PhysteerError(
                 f"steering mode {mode!r} is not one of {allowed}{did_you_mean(mode, get_args(SteerMode))}"
             )
-        if direction.ndim != 4:
-            raise PhysteerError(f"a direction is [h, w, δ, d]; it has shape {list(direction.shape)}")
+        if direction.ndim not in (1, 4):
+            raise PhysteerError(
+                "a direction is [d], the same at every token, or [h, w, δ, d], on a grid of tokens; it has shape "
+                f"{list(direction.shape)}"
+            )
+        if direction.ndim == 1:
+            if mode != "drop":
+                raise PhysteerError(
+                    f"a direction [d] is the same at every token, in mode 'drop'; for mode {mode!r} give [h, w, δ, d]"
+                )
+            direction = direction[None, None, None]
         if not bool(torch.isfinite(direction).all()):
             raise PhysteerError("the direction has values that are not finite")
         self.direction = direction.detach().to(torch.promote_types(direction.dtype, torch.float32))
