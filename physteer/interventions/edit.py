@@ -50,18 +50,19 @@ class Edit(nn.Module):
         return self if site is self.site else Edit(site, self.replacement, self.subspace, self.locus)
 
     def check_known(self, output: Tensor, module: nn.Module) -> None:
-        """Check that the edit can tell the axes of an output that it needs, where the site has no layout.
+        """Check that the edit can change an activation, and can tell the axes it needs where the site has no layout.
 
-        Such an output is edited as it is. Rows are axis 0. Channels are the last axis where the module makes it so, or
-        where no other axis has that size. Frames, regions, heads and what is measured over space need a layout.
+        Such an activation is edited as it is. Rows are axis 0. Channels are the last axis where the module makes it so,
+        or where no other axis has that size. Frames, regions, heads and what is measured over space need a layout.
 
         Args:
-            output: of the site's module.
+            output: of the site's module, or its input where that is the site.
             module: the site's.
 
         Raises:
-            PhysteerError: It needs the layout.
+            PhysteerError: It needs the layout, or the activation is of integers.
         """
+        _check_numbers(output)
         if self.site.layout is not None:
             return
         shape, reads = output.shape, self.replacement.reads(output.ndim)
@@ -136,6 +137,7 @@ def apply_edits(h: Tensor, edits: Iterable[Edit], step: int | None = None) -> Te
         with naming(edit.site):
             if not edit.locus.includes(step):
                 continue
+            _check_numbers(current)
             part = edit.locus.take(edit.site.select(current))
             if copied and torch.is_grad_enabled():
                 part = part.clone()  # autograd keeps what it read; `current` is written to below
@@ -151,3 +153,11 @@ def apply_edits(h: Tensor, edits: Iterable[Edit], step: int | None = None) -> Te
         heads_apart = target.ndim > edited.ndim
         edit.locus.put(target, edited.reshape(*edited.shape[:-1], *target.shape[-2:]) if heads_apart else edited)
     return current
+
+
+def _check_numbers(h: Tensor) -> None:
+    if not (h.is_floating_point() or h.is_complex()):
+        raise PhysteerError(
+            f"an activation of {h.dtype} holds indices or a mask, which edits cannot change; edit what the model "
+            "computes of it, such as the output of the module that reads it"
+        )

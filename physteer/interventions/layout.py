@@ -1,4 +1,4 @@
-"""Layouts: which axis of a module's output is which, and views of it in the one order that edits and captures see."""
+"""Layouts: which axis of an activation is which, and views of it in the one order that edits and captures see."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _AXIS = re.compile(r"(?P<name>[^\W\d]\w*|\.\.\.)(?:=(?P<size>[1-9]\d*))?")
 
 @dataclass(frozen=True)
 class Layout:
-    """The axes of a module's output, in einops' notation: ``b c h w``, ``b t d``, ``b t (n=8 hd)``, ``t b d``.
+    """The axes of a module's output or input, in einops' notation: ``b c h w``, ``b t d``, ``b t (n=8 hd)``, ``t b d``.
 
     Axes in brackets lie in one axis of the output; all but one of them need a size. Edits and captures see the axes in
     one order, [B, T, …, d]: rows, frames, space (h w δ), channels, with T = 1 and B = 1 where there is no such axis. Of
@@ -70,7 +70,7 @@ class Layout:
             )
         apart = self._apart(output)
         if head >= apart.shape[-2]:
-            raise PhysteerError(f"head {head} is asked for, but the output has {apart.shape[-2]} heads")
+            raise PhysteerError(f"head {head} is asked for, but the activation has {apart.shape[-2]} heads")
         return apart[..., head, :]
 
     def writable(self, output: Tensor, head: int | None = None) -> Tensor:
@@ -99,7 +99,7 @@ class Layout:
         except EinopsError as error:
             what = str(error).strip().splitlines()[-1].strip()
             raise PhysteerError(
-                f"the layout {self.text!r} does not fit an output of shape {list(tensor.shape)}: {what}"
+                f"the layout {self.text!r} does not fit an activation of shape {list(tensor.shape)}: {what}"
             ) from None
         return moved
 
