@@ -42,8 +42,20 @@ def attached(model: nn.Module, edits: Sequence[Edit], clock: Clock | None = None
 
 
 @contextmanager
-def editing(model: nn.Module, edits: Sequence[Edit], clock: Clock | None = None) -> Iterator[set[str]]:
-    """Apply edits as `attached`, for passes that may end before a site: yield the modules that were reached so far."""
+def editing(
+    model: nn.Module,
+    edits: Sequence[Edit],
+    clock: Clock | None = None,
+    of_calls: Callable[[Sequence[Edit]], Callable[[Tensor], Sequence[Edit]]] | None = None,
+) -> Iterator[set[str]]:
+    """Apply edits as `attached`, for passes that may end before a site: yield the modules that were reached so far.
+
+    Args:
+        model: any module.
+        edits: as for `attached`.
+        clock: as for `attached`.
+        of_calls: makes, of the edits of one activation, what chooses those of each call; None for all in every call.
+    """
     reached, at_place = set[str](), dict[Place, list[Edit]]()
     for edit in edits:
         place, edit = find_place(model, edit.site), edit.with_site(with_layout(model, edit.site))
@@ -51,7 +63,8 @@ def editing(model: nn.Module, edits: Sequence[Edit], clock: Clock | None = None)
         if edit.locus.steps is not None and clock is None:
             raise PhysteerError(f"site {edit.site}: an edit is limited to some rollout steps, but no clock is given")
         _check_rows(model, edit)
-    with _hooked([(place, _editing(own, clock, reached)) for place, own in at_place.items()]):
+    choices = {place: None if of_calls is None else of_calls(own) for place, own in at_place.items()}
+    with _hooked([(place, _editing(own, clock, reached, choices[place])) for place, own in at_place.items()]):
         yield reached
 
 
@@ -211,14 +224,17 @@ def _before(hook: _Hook) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]
     return pre_hook
 
 
-def _editing(edits: list[Edit], clock: Clock | None, reached: set[str]) -> _Hook:
+def _editing(
+    edits: list[Edit], clock: Clock | None, reached: set[str], of_call: Callable[[Tensor], Sequence[Edit]] | None
+) -> _Hook:
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
         reached.update(edit.site.module for edit in edits)
         h = _activation(output, edits[0].site)
         for edit in edits:
             with naming(edit.site):
                 edit.check_known(h, module)
-        edited = apply_edits(h, edits, None if clock is None else clock.step)
+        own = edits if of_call is None else of_call(h)
+        edited = apply_edits(h, own, None if clock is None else clock.step)
         if edited is h:
             return None  # the output stays the object it is
         return edited if output is h else _with_first(output, edited)
