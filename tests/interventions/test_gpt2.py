@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from physteer.analyses.effects import ClassMeasure, EffectSweep, Node, make_patches, whole_runs
+from physteer.analyses.basis import (
+    BasisPlan,
+    ExtractionSettings,
+    KLDivergence,
+    fit_basis,
+    parts_of,
+    row_derangement,
+    whole_parts,
+)
+from physteer.analyses.effects import ClassMeasure, EffectSweep, expand_nodes, make_patches, whole_runs
 from physteer.errors import PhysteerError
 from physteer.interventions import (
     Edit,
@@ -18,6 +27,7 @@ from physteer.interventions import (
     attached_to_pieces,
     captured,
 )
+from physteer.metrics import largest_principal_angle
 
 transformers = pytest.importorskip("transformers")
 
@@ -197,17 +207,14 @@ def patched_by_hand(model, ids: Tensor, module, head: int | None, new: Tensor) -
 @torch.no_grad()
 def test_a_sweep_of_every_head_and_mlp_equals_patching_by_hand(gpt2):
     base, source = tokens(4), tokens(4, seed=1)
-    sites = [
-        *(
-            Site.parse(f"transformer.h.{i}.attn.c_proj.input[{head}] as b t (n={HEADS} hd)")
-            for i in range(LAYERS)
-            for head in range(HEADS)
-        ),
-        *(Site.parse(f"transformer.h.{i}.mlp as b t d") for i in range(LAYERS)),
-    ]
+    parts = {"attn.c_proj.input": HEADS, "mlp": 0}
+    n_heads = {f"transformer.h.{i}.{part}": n for i in range(LAYERS) for part, n in parts.items()}
+    patterns = ["transformer.h.*.attn.c_proj.input[*] as b t (n=4 hd)", "transformer.h.*.mlp as b t d"]
+    nodes = expand_nodes(patterns, n_heads)
+    sites = [node.site for node in nodes]
     runs = whole_runs(gpt2, sites, lambda ids: gpt2(ids).logits[:, -1], base, {"source": source})
     measure = ClassMeasure()
-    sweep = EffectSweep([Node(site) for site in sites], make_patches(["source", "zero"], [1.0]), measure, {})
+    sweep = EffectSweep(nodes, make_patches(["source", "zero"], [1.0]), measure, {})
     terms = dict(sweep.terms(runs))
     assert len(terms) == LAYERS * (HEADS + 1)
 
@@ -230,3 +237,42 @@ def test_a_sweep_of_every_head_and_mlp_equals_patching_by_hand(gpt2):
             wanted = measure.terms(by_hand, runs.outputs, patch.reference)
             torch.testing.assert_close(terms[number][j], wanted, rtol=1e-5, atol=1e-6)
             assert (by_hand - runs.outputs.base).abs().max() > 1e-4
+
+
+def test_a_causal_basis_equals_that_of_the_layers_behind_it(gpt2):
+    batches = [tokens(6, seed=seed) for seed in (0, 1)]
+    plan = BasisPlan("mean", ExtractionSettings(k=2, candidates=3, max_iter=20))
+
+    def tail(h: Tensor) -> Tensor:
+        for block in gpt2.transformer.h[2:]:
+            h = block(h)
+        return gpt2.lm_head(gpt2.transformer.ln_f(h[:, -1]))
+
+    site = "transformer.h.1 as b t d"
+    whole = whole_parts(gpt2, site, lambda ids: gpt2(ids).logits[:, -1], batches)
+    behind = parts_of(torch.cat([part.activation for part in whole]), tail, batch=6)
+    order = row_derangement(12, "mean", seed=0)
+    found, wanted = (fit_basis(site, parts, order, KLDivergence(), plan).basis for parts in (whole, behind))
+    torch.testing.assert_close(found.energies, wanted.energies, rtol=1e-4, atol=0)
+    assert largest_principal_angle(found.read, wanted.read) < 0.5
+    assert found.energies[0] > found.energies[1] > 0
+    # the energy is what plain hooks measure: the mean over rows and tokens takes the place of the component
+    h, v = torch.cat([part.activation for part in whole]), found.read[:, 0].float()
+    new = h - ((h - h.mean((0, 1))) @ v)[..., None] * v
+    by_hand = [
+        patched_by_hand(gpt2, ids, gpt2.transformer.h[1], None, h) for ids, h in zip(batches, new.split(6), strict=True)
+    ]
+    base = torch.cat([gpt2(ids).logits[:, -1] for ids in batches])
+    torch.testing.assert_close(
+        KLDivergence()(torch.cat(by_hand), base).mean().double(), found.energies[0], rtol=1e-4, atol=0
+    )
+
+
+def test_a_causal_basis_of_one_position_and_of_a_head(gpt2):
+    plan = BasisPlan("zero", ExtractionSettings(k=1, candidates=2, max_iter=5))
+    order = row_derangement(6, "zero", seed=0)
+    for site, locus in (("transformer.h.1 as b t d", Locus(frames=[-1])), (HEAD_SITE, Locus())):
+        parts = whole_parts(gpt2, site, lambda ids: gpt2(ids).logits[:, -1], [tokens(6)], locus=locus)
+        assert fit_basis(site, parts, order, KLDivergence(), plan).basis.energies[0] > 0
+    with pytest.raises(PhysteerError, match="the ablation of directions of its channels must know which axis"):
+        whole_parts(gpt2, "transformer.h.1", lambda ids: gpt2(ids).logits[:, -1], [tokens(6)])
