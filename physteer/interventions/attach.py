@@ -261,6 +261,12 @@ def _activation(output: Any, site: Site) -> Tensor:
             f"site {site.module} is a {type(output).__name__}; a site, the output of a module or its first input, is a "
             "tensor, or a tuple that starts with one"
         )
+    if first.is_nested:
+        raise PhysteerError(
+            f"site {site.module} is a nested tensor, whose rows have sizes of their own, and edits and captures are of "
+            "tensors with axes; make an nn.TransformerEncoder with enable_nested_tensor=False, or call it without a "
+            "padding mask"
+        )
     return first
 
 

@@ -1,8 +1,8 @@
 """Causal bases: the directions of an activation that a frozen model's output depends on, in the order of their effect.
 
 `fit_basis` extracts the basis of one site of any torch model from its `Part`s (`whole_parts`, `parts_of`). For
-forecasters, `ForecastExtraction` makes the parts of windows, and `BasisEvaluation` scores bases on held-out initial conditions, beside other subspaces.
-The `CausalBasis` callback connects both to a `ForecastModule`.
+forecasters, `ForecastExtraction` makes the parts of windows, and `BasisEvaluation` scores bases on held-out initial
+conditions, beside other subspaces. The `CausalBasis` callback connects both to a `ForecastModule`.
 """
 
 from physteer.analyses.basis.ablation import MODES, Mode, Part, Targets, parts_of, row_derangement, with_partners
