@@ -13,7 +13,7 @@ from physteer.errors import PhysteerError
 from physteer.interventions.edit import Edit, apply_edits
 from physteer.interventions.locus import Clock
 from physteer.interventions.replacements import Resample
-from physteer.interventions.sites import Place, Site, find_place, naming, with_layout
+from physteer.interventions.sites import Place, Site, find_place, named, with_layout
 
 _Hook = Callable[[nn.Module, Any, Any], Any]
 
@@ -227,12 +227,17 @@ def _before(hook: _Hook) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]
 def _editing(
     edits: list[Edit], clock: Clock | None, reached: set[str], of_call: Callable[[Tensor], Sequence[Edit]] | None
 ) -> _Hook:
+    names = {edit.site.module for edit in edits}
+    unknown = [edit for edit in edits if edit.site.layout is None]
+
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        reached.update(edit.site.module for edit in edits)
+        reached.update(names)
         h = _activation(output, edits[0].site)
-        for edit in edits:
-            with naming(edit.site):
+        for edit in unknown:
+            try:
                 edit.check_known(h, module)
+            except PhysteerError as error:
+                raise named(edit.site, error) from error
         own = edits if of_call is None else of_call(h)
         edited = apply_edits(h, own, None if clock is None else clock.step)
         if edited is h:
@@ -246,8 +251,10 @@ def _observing(site: Site, observe: Callable[[Site, Tensor], None], reached: set
     def hook(module: nn.Module, args: Any, output: Any) -> None:
         reached.add(site.module)
         first = _activation(output, site)
-        with naming(site):
+        try:
             activation = site.select(first)
+        except PhysteerError as error:
+            raise named(site, error) from error
         observe(site, activation)
 
     return hook

@@ -13,7 +13,7 @@ from physteer.errors import PhysteerError
 from physteer.interventions.constant import Constant
 from physteer.interventions.locus import EVERYWHERE, Locus
 from physteer.interventions.replacements import Replacement
-from physteer.interventions.sites import Site, naming, unknown_layout
+from physteer.interventions.sites import Site, named, unknown_layout
 from physteer.interventions.subspace import Subspace
 
 _CHANNELS_LAST = (nn.Linear, nn.Embedding, nn.LayerNorm)
@@ -99,9 +99,10 @@ class Edit(nn.Module):
         if self.subspace is None:
             edited = replaced.to(part.dtype)
         else:
-            wide = torch.promote_types(part.dtype, torch.float32)
-            confined: Tensor = self.subspace(replaced.to(wide) - part.to(wide))
-            edited = (part.to(wide) + confined).to(part.dtype)
+            dtype = torch.promote_types(part.dtype, torch.float32)
+            wide = part.to(dtype)
+            confined: Tensor = self.subspace(replaced.to(dtype) - wide)
+            edited = (wide + confined).to(part.dtype)
         if self._region is None:
             return edited
         region, grid = self._region.on(part.device), part.shape[2:-1]
@@ -134,7 +135,7 @@ def apply_edits(h: Tensor, edits: Iterable[Edit], step: int | None = None) -> Te
     """
     current, copied = h, False
     for edit in edits:
-        with naming(edit.site):
+        try:
             if not edit.locus.includes(step):
                 continue
             _check_numbers(current)
@@ -142,6 +143,8 @@ def apply_edits(h: Tensor, edits: Iterable[Edit], step: int | None = None) -> Te
             if copied and torch.is_grad_enabled():
                 part = part.clone()  # autograd keeps what it read; `current` is written to below
             edited = edit.change(part)
+        except PhysteerError as error:
+            raise named(edit.site, error) from error
         if edited is part:
             continue
         if edit.site.head is None and edit.locus.rows is None and edit.locus.frames is None:

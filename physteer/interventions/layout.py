@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import chain
 
 import torch
@@ -45,7 +45,7 @@ class Layout:
     sizes: tuple[tuple[str, int], ...]
     """Sizes that were written."""
 
-    @property
+    @cached_property
     def has_heads(self) -> bool:
         """Whether heads lie apart from their channels."""
         return self.seen.endswith(HEAD_CHANNELS)
@@ -61,8 +61,7 @@ class Layout:
             PhysteerError: The output has other axes, or there is no such head.
         """
         if head is None:
-            joined = self.seen.replace(f"{HEADS} {HEAD_CHANNELS}", f"({HEADS} {HEAD_CHANNELS})")
-            return output if self.as_seen else self._moved(output, self.given, joined)
+            return output if self.as_seen else self._moved(output, self.given, self._joined)
         if not self.has_heads:
             raise PhysteerError(
                 f"head {head} is asked for, but the layout {self.text!r} has no axis of heads; write one such as "
@@ -80,15 +79,19 @@ class Layout:
     def restored(self, seen: Tensor, output: Tensor) -> Tensor:
         """Return a whole activation [B, T, …, d] with the axes of the output that it is a view of."""
         if self.as_seen:
-            return seen.reshape(output.shape)
+            return seen if seen.shape == output.shape else seen.reshape(output.shape)
         apart = seen.reshape(self._apart(output).shape)
         moved = self._moved(apart, self.seen, self.given)
         return moved.contiguous() if output.is_contiguous() else moved  # the network may go on with `.view`
 
-    @property
+    @cached_property
     def as_seen(self) -> bool:
         """Whether edits and captures see the output as it is."""
         return self.given == self.seen and not self.has_heads
+
+    @cached_property
+    def _joined(self) -> str:
+        return self.seen.replace(f"{HEADS} {HEAD_CHANNELS}", f"({HEADS} {HEAD_CHANNELS})")
 
     def _apart(self, output: Tensor) -> Tensor:
         return output if self.given == self.seen else self._moved(output, self.given, self.seen)

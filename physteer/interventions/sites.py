@@ -96,7 +96,7 @@ class Site:
     def restored(self, activation: Tensor, output: Tensor) -> Tensor:
         """Return a whole activation, as `select` gives it, with the axes of the module's output."""
         if self.layout is None:
-            return activation.reshape(output.shape)
+            return activation if activation.shape == output.shape else activation.reshape(output.shape)
         return parse_layout(self.layout).restored(activation, output)
 
 
@@ -118,7 +118,12 @@ def naming(site: Site) -> Iterator[None]:
     try:
         yield
     except PhysteerError as error:
-        raise PhysteerError(f"site {site}: {error}") from error
+        raise named(site, error) from error
+
+
+def named(site: Site, error: PhysteerError) -> PhysteerError:
+    """Return an error with the name of the site; for hooks, in which `naming` would take longer than a small edit."""
+    return PhysteerError(f"site {site}: {error}")
 
 
 @runtime_checkable

@@ -70,15 +70,15 @@ class Steer(Replacement):
         """
         if self.strength == 0:
             return h
-        if 3 <= h.ndim < 6:
-            full: Tensor = self(h.reshape(*h.shape[:-1], *[1] * (6 - h.ndim), h.shape[-1]))
-            return full.reshape(h.shape)
-        unit = self.unit(h)
-        wide = h.to(torch.promote_types(h.dtype, unit.dtype))
-        # Over channels, then over tokens: in one go, float32 sums of a million squares are off by 1e-4.
-        norm = vector_norm(vector_norm(wide, dim=-1).flatten(2), dim=-1)  # [B, T]
-        length = (self.strength * norm)[..., None, None, None, None]
-        return torch.addcmul(wide, length, unit.to(wide.dtype)).to(h.dtype)
+        full = h.reshape(*h.shape[:-1], *[1] * (6 - h.ndim), h.shape[-1]) if 3 <= h.ndim < 6 else h
+        unit = self.unit(full)
+        dtype = torch.promote_types(h.dtype, unit.dtype)
+        wide = full.to(dtype)
+        norm = vector_norm(wide, dim=-1, keepdim=True)  # [B, T, h, w, δ, 1]
+        if full.shape[2:5] != (1, 1, 1):
+            # Over channels, then over tokens: in one go, float32 sums of a million squares are off by 1e-4.
+            norm = vector_norm(norm, dim=(2, 3, 4), keepdim=True)
+        return torch.addcmul(wide, self.strength * norm, unit.to(dtype)).to(h.dtype).reshape(h.shape)
 
     def unit(self, h: Tensor) -> Tensor:
         """Return v/‖v‖ on h's grid and device: [h, w, δ, d], or with axes of 1 where v does not vary.
