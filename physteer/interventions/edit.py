@@ -91,7 +91,7 @@ class Edit(nn.Module):
 
     def change(self, part: Tensor) -> Tensor:
         """Edit the selected rows, frames and head [b, t, …, d]; returns its argument where nothing changes."""
-        replaced: Tensor = self.replacement(part)
+        replaced: Tensor = self.replacement(part) if self.subspace is None else self.replacement.readable(part)
         if replaced is part:
             return part
         if replaced.shape != part.shape:
