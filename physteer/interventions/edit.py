@@ -97,12 +97,13 @@ class Edit(nn.Module):
         if replaced.shape != part.shape:
             raise PhysteerError(f"a replacement of shape {list(replaced.shape)} does not fit {list(part.shape)}")
         if self.subspace is None:
-            edited = replaced.to(part.dtype)
+            edited = replaced
         else:
             dtype = torch.promote_types(part.dtype, torch.float32)
             wide = part.to(dtype)
-            confined: Tensor = self.subspace(replaced.to(dtype) - wide)
-            edited = (wide + confined).to(part.dtype)
+            edited = wide + self.subspace(replaced.to(dtype) - wide)
+        if edited.dtype != part.dtype:
+            edited = edited.to(part.dtype)
         if self._region is None:
             return edited
         region, grid = self._region.on(part.device), part.shape[2:-1]

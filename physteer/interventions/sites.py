@@ -230,8 +230,9 @@ def _not_found(model: nn.Module, site: Site) -> PhysteerError:
 def _hides_children(module: nn.Module) -> bool:
     # torch.compile(module) wraps it, and module.forward = torch.compile(module.forward) keeps it: either way hooks on
     # the module itself run outside of the graph and work, hooks below it are ignored.
-    compiled_forward = hasattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable")
-    return "_orig_mod" in module._modules or compiled_forward or isinstance(module, torch.jit.ScriptModule)
+    if isinstance(module, torch.jit.ScriptModule) or "_orig_mod" in module._modules:
+        return True
+    return "forward" in module.__dict__ and hasattr(module.__dict__["forward"], "_torchdynamo_orig_callable")
 
 
 def _refuse_compiled(module: nn.Module, site: Site, walked: str) -> None:

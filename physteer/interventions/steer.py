@@ -73,27 +73,29 @@ class Steer(Replacement):
         """
         if self.strength == 0:
             return h
-        full = h.reshape(*h.shape[:-1], *[1] * (6 - h.ndim), h.shape[-1]) if 3 <= h.ndim < 6 else h
-        unit = self.unit(full)
+        unit = self.unit(h)
+        if h.dtype == unit.dtype:
+            return torch.addcmul(h, self.strength * _norm(h), unit)
         dtype = torch.promote_types(h.dtype, unit.dtype)
-        wide = full.to(dtype)
-        length = self.strength * _norm(wide)
-        return torch.addcmul(wide, length, unit.to(dtype)).to(h.dtype).reshape(h.shape)
+        wide = h.to(dtype)
+        return torch.addcmul(wide, self.strength * _norm(wide), unit.to(dtype)).to(h.dtype)
 
     def unit(self, h: Tensor) -> Tensor:
-        """Return v/‖v‖ on h's grid and device: [h, w, δ, d], or with axes of 1 where v does not vary.
+        """Return v/‖v‖ on h's grid and device: [h, w, δ, d] with h's axes of space, or 1 where v does not vary.
 
         Raises:
             PhysteerError: The direction does not fit the activation, or is zero after fitting.
         """
-        if h.ndim != 6:
+        if not 3 <= h.ndim <= 6:
             raise PhysteerError(f"steering needs an activation [B, T, h, w, δ, d]; this has shape {list(h.shape)}")
         if h.shape[-1] != self.direction.shape[-1]:
             raise PhysteerError(f"the direction has width {self.direction.shape[-1]}, the activation {h.shape[-1]}")
-        grid = tuple(h.shape[2:5])
-        if grid not in self._fitted:
-            self._fitted[grid] = Constant(fit_to_grid(self.direction, grid, self.mode))
-        return self._fitted[grid].on(h.device)
+        space = h.shape[2:-1]
+        fitted = self._fitted.get(space)
+        if fitted is None:
+            unit = fit_to_grid(self.direction, (*space, 1, 1, 1)[:3], self.mode)
+            fitted = self._fitted[space] = Constant(unit.reshape(*unit.shape[: len(space)], -1))
+        return fitted.on(h.device)
 
     def reads(self, ndim: int) -> Reads:
         """Return "axes": norms are over space and channels, per row and frame."""
@@ -105,17 +107,19 @@ class Steer(Replacement):
 
 
 def _norm(h: Tensor) -> Tensor:
-    """Return norms [B, T, 1, 1, 1, 1] over space and channels of an activation [B, T, h, w, δ, d].
+    """Return norms [B, T, 1, …, 1] over space and channels of an activation [B, T, …, d].
 
     In one go, float32 sums of a million squares are off by 1e-5 to 1e-4: neighbours in memory are summed first.
     """
-    if h.shape[2:5] == (1, 1, 1):
+    n_tokens = h.shape[2:-1].numel()
+    if n_tokens == 1:
         return vector_norm(h, dim=-1, keepdim=True)
+    space = tuple(range(2, h.ndim - 1))
     if h.stride(-1) == 1:
-        first, then = (5,), (2, 3, 4)
+        first: tuple[int, ...] = (-1,)
     else:  # channels lie in front of space
-        first, then = ((2, 3, 4), (5,)) if h.shape[2:5].numel() <= _SHORT_SUM else ((3, 4), (2, 5))
-    return vector_norm(vector_norm(h, dim=first, keepdim=True), dim=then, keepdim=True)
+        first = space if n_tokens <= _SHORT_SUM else space[1:] or space
+    return vector_norm(vector_norm(h, dim=first, keepdim=True), dim=(*space, -1), keepdim=True)
 
 
 def fit_to_grid(direction: Tensor, grid: tuple[int, ...], mode: SteerMode) -> Tensor:
