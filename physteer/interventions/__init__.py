@@ -21,6 +21,7 @@ from physteer.interventions.passes import (
     take_snapshot,
     take_snapshots,
 )
+from physteer.interventions.pieces import attached_to_pieces
 from physteer.interventions.replacements import Interchange, InterchangeMean, Mean, Replacement, Resample, Scale, Zero
 from physteer.interventions.replay import interchanged, replayed
 from physteer.interventions.residual import Write, WritesResidual, resumed, write_of
@@ -94,6 +95,7 @@ __all__ = [
     "all_tensors",
     "apply_edits",
     "attached",
+    "attached_to_pieces",
     "captured",
     "check_gradient",
     "check_reached",

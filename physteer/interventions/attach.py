@@ -13,7 +13,7 @@ from physteer.errors import PhysteerError
 from physteer.interventions.edit import Edit, apply_edits
 from physteer.interventions.locus import Clock
 from physteer.interventions.replacements import Resample
-from physteer.interventions.sites import Site, find_module, naming, with_layout
+from physteer.interventions.sites import Place, Site, find_place, named, with_layout
 
 _Hook = Callable[[nn.Module, Any, Any], Any]
 
@@ -22,7 +22,8 @@ _Hook = Callable[[nn.Module, Any, Any], Any]
 def attached(model: nn.Module, edits: Sequence[Edit], clock: Clock | None = None) -> Iterator[None]:
     """Apply edits in every forward of a model while the context is open.
 
-    Edits of one module compose in list order, and each call of the module is edited. When the context closes, also by
+    Edits of one activation compose in list order, and each call of the module is edited; an edit of a module's input
+    comes before the module, one of its output after it. When the context closes, also by
     an error, these hooks are removed; hooks of others stay. Nothing is attached unless every site exists. An edit of a
     module that was not called has changed nothing: that is an error when the context closes without one.
 
@@ -41,16 +42,29 @@ def attached(model: nn.Module, edits: Sequence[Edit], clock: Clock | None = None
 
 
 @contextmanager
-def editing(model: nn.Module, edits: Sequence[Edit], clock: Clock | None = None) -> Iterator[set[str]]:
-    """Apply edits as `attached`, for passes that may end before a site: yield the modules that were reached so far."""
-    reached, on_module = set[str](), dict[nn.Module, list[Edit]]()
+def editing(
+    model: nn.Module,
+    edits: Sequence[Edit],
+    clock: Clock | None = None,
+    of_calls: Callable[[Sequence[Edit]], Callable[[Tensor], Sequence[Edit]]] | None = None,
+) -> Iterator[set[str]]:
+    """Apply edits as `attached`, for passes that may end before a site: yield the modules that were reached so far.
+
+    Args:
+        model: any module.
+        edits: as for `attached`.
+        clock: as for `attached`.
+        of_calls: makes, of the edits of one activation, what chooses those of each call; None for all in every call.
+    """
+    reached, at_place = set[str](), dict[Place, list[Edit]]()
     for edit in edits:
-        module, edit = find_module(model, edit.site), edit.with_site(with_layout(model, edit.site))
-        on_module.setdefault(module, []).append(edit)
+        place, edit = find_place(model, edit.site), edit.with_site(with_layout(model, edit.site))
+        at_place.setdefault(place, []).append(edit)
         if edit.locus.steps is not None and clock is None:
             raise PhysteerError(f"site {edit.site}: an edit is limited to some rollout steps, but no clock is given")
         _check_rows(model, edit)
-    with _hooked([(module, _editing(own, clock, reached)) for module, own in on_module.items()]):
+    choices = {place: None if of_calls is None else of_calls(own) for place, own in at_place.items()}
+    with _hooked([(place, _editing(own, clock, reached, choices[place])) for place, own in at_place.items()]):
         yield reached
 
 
@@ -75,7 +89,7 @@ def observed(
         PhysteerError: A site is not found or inside a compiled module, or a head is asked for without a layout.
     """
     parsed, reached = [with_layout(model, Site.parse(site)) for site in sites], set[str]()
-    with _hooked([(find_module(model, site), _observing(site, observe, reached)) for site in parsed]):
+    with _hooked([(find_place(model, site), _observing(site, observe, reached)) for site in parsed]):
         yield reached
 
 
@@ -185,21 +199,47 @@ def _check_rows(model: nn.Module, edit: Edit) -> None:
 
 
 @contextmanager
-def _hooked(hooks: Sequence[tuple[nn.Module, _Hook]]) -> Iterator[None]:
+def _hooked(hooks: Sequence[tuple[Place, _Hook]]) -> Iterator[None]:
     with ExitStack() as stack:
-        for module, hook in hooks:
-            stack.callback(module.register_forward_hook(hook).remove)
+        for (module, is_input), hook in hooks:
+            if is_input:
+                handle = module.register_forward_pre_hook(_before(hook), with_kwargs=True)
+            else:
+                handle = module.register_forward_hook(hook)
+            stack.callback(handle.remove)
         yield
 
 
-def _editing(edits: list[Edit], clock: Clock | None, reached: set[str]) -> _Hook:
+def _before(hook: _Hook) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]:
+    """Return a hook of inputs that does with the first of them what a hook of outputs does with the output."""
+
+    def pre_hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            changed = hook(module, (), args[0])
+            return None if changed is None else ((changed, *args[1:]), kwargs)
+        name = next((name for name, value in kwargs.items() if isinstance(value, Tensor)), None)
+        changed = hook(module, (), None if name is None else kwargs[name])
+        return None if changed is None else (args, kwargs | {name: changed})
+
+    return pre_hook
+
+
+def _editing(
+    edits: list[Edit], clock: Clock | None, reached: set[str], of_call: Callable[[Tensor], Sequence[Edit]] | None
+) -> _Hook:
+    names = {edit.site.module for edit in edits}
+    unknown = [edit for edit in edits if edit.site.layout is None]
+
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        reached.update(edit.site.module for edit in edits)
+        reached.update(names)
         h = _activation(output, edits[0].site)
-        for edit in edits:
-            with naming(edit.site):
+        for edit in unknown:
+            try:
                 edit.check_known(h, module)
-        edited = apply_edits(h, edits, None if clock is None else clock.step)
+            except PhysteerError as error:
+                raise named(edit.site, error) from error
+        own = edits if of_call is None else of_call(h)
+        edited = apply_edits(h, own, None if clock is None else clock.step)
         if edited is h:
             return None  # the output stays the object it is
         return edited if output is h else _with_first(output, edited)
@@ -211,8 +251,10 @@ def _observing(site: Site, observe: Callable[[Site, Tensor], None], reached: set
     def hook(module: nn.Module, args: Any, output: Any) -> None:
         reached.add(site.module)
         first = _activation(output, site)
-        with naming(site):
+        try:
             activation = site.select(first)
+        except PhysteerError as error:
+            raise named(site, error) from error
         observe(site, activation)
 
     return hook
@@ -223,8 +265,14 @@ def _activation(output: Any, site: Site) -> Tensor:
     first = output[0] if isinstance(output, tuple) and output else output
     if not isinstance(first, torch.Tensor):
         raise PhysteerError(
-            f"site {site.module} returns {type(output).__name__}; "
-            "a site returns a tensor, or a tuple that starts with one"
+            f"site {site.module} is a {type(output).__name__}; a site, the output of a module or its first input, is a "
+            "tensor, or a tuple that starts with one"
+        )
+    if first.is_nested:
+        raise PhysteerError(
+            f"site {site.module} is a nested tensor, whose rows have sizes of their own, and edits and captures are of "
+            "tensors with axes; make an nn.TransformerEncoder with enable_nested_tensor=False, or call it without a "
+            "padding mask"
         )
     return first
 

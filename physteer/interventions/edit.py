@@ -13,7 +13,7 @@ from physteer.errors import PhysteerError
 from physteer.interventions.constant import Constant
 from physteer.interventions.locus import EVERYWHERE, Locus
 from physteer.interventions.replacements import Replacement
-from physteer.interventions.sites import Site, naming, unknown_layout
+from physteer.interventions.sites import Site, named, unknown_layout
 from physteer.interventions.subspace import Subspace
 
 _CHANNELS_LAST = (nn.Linear, nn.Embedding, nn.LayerNorm)
@@ -50,18 +50,19 @@ class Edit(nn.Module):
         return self if site is self.site else Edit(site, self.replacement, self.subspace, self.locus)
 
     def check_known(self, output: Tensor, module: nn.Module) -> None:
-        """Check that the edit can tell the axes of an output that it needs, where the site has no layout.
+        """Check that the edit can change an activation, and can tell the axes it needs where the site has no layout.
 
-        Such an output is edited as it is. Rows are axis 0. Channels are the last axis where the module makes it so, or
-        where no other axis has that size. Frames, regions, heads and what is measured over space need a layout.
+        Such an activation is edited as it is. Rows are axis 0. Channels are the last axis where the module makes it so,
+        or where no other axis has that size. Frames, regions, heads and what is measured over space need a layout.
 
         Args:
-            output: of the site's module.
+            output: of the site's module, or its input where that is the site.
             module: the site's.
 
         Raises:
-            PhysteerError: It needs the layout.
+            PhysteerError: It needs the layout, or the activation is of integers.
         """
+        _check_numbers(output)
         if self.site.layout is not None:
             return
         shape, reads = output.shape, self.replacement.reads(output.ndim)
@@ -90,17 +91,19 @@ class Edit(nn.Module):
 
     def change(self, part: Tensor) -> Tensor:
         """Edit the selected rows, frames and head [b, t, …, d]; returns its argument where nothing changes."""
-        replaced: Tensor = self.replacement(part)
+        replaced: Tensor = self.replacement(part) if self.subspace is None else self.replacement.readable(part)
         if replaced is part:
             return part
         if replaced.shape != part.shape:
             raise PhysteerError(f"a replacement of shape {list(replaced.shape)} does not fit {list(part.shape)}")
         if self.subspace is None:
-            edited = replaced.to(part.dtype)
+            edited = replaced
         else:
-            wide = torch.promote_types(part.dtype, torch.float32)
-            confined: Tensor = self.subspace(replaced.to(wide) - part.to(wide))
-            edited = (part.to(wide) + confined).to(part.dtype)
+            dtype = torch.promote_types(part.dtype, torch.float32)
+            wide = part.to(dtype)
+            edited = wide + self.subspace(replaced.to(dtype) - wide)
+        if edited.dtype != part.dtype:
+            edited = edited.to(part.dtype)
         if self._region is None:
             return edited
         region, grid = self._region.on(part.device), part.shape[2:-1]
@@ -133,13 +136,16 @@ def apply_edits(h: Tensor, edits: Iterable[Edit], step: int | None = None) -> Te
     """
     current, copied = h, False
     for edit in edits:
-        with naming(edit.site):
+        try:
             if not edit.locus.includes(step):
                 continue
+            _check_numbers(current)
             part = edit.locus.take(edit.site.select(current))
             if copied and torch.is_grad_enabled():
                 part = part.clone()  # autograd keeps what it read; `current` is written to below
             edited = edit.change(part)
+        except PhysteerError as error:
+            raise named(edit.site, error) from error
         if edited is part:
             continue
         if edit.site.head is None and edit.locus.rows is None and edit.locus.frames is None:
@@ -151,3 +157,11 @@ def apply_edits(h: Tensor, edits: Iterable[Edit], step: int | None = None) -> Te
         heads_apart = target.ndim > edited.ndim
         edit.locus.put(target, edited.reshape(*edited.shape[:-1], *target.shape[-2:]) if heads_apart else edited)
     return current
+
+
+def _check_numbers(h: Tensor) -> None:
+    if not (h.is_floating_point() or h.is_complex()):
+        raise PhysteerError(
+            f"an activation of {h.dtype} holds indices or a mask, which edits cannot change; edit what the model "
+            "computes of it, such as the output of the module that reads it"
+        )

@@ -1,11 +1,11 @@
-"""Layouts: which axis of a module's output is which, and views of it in the one order that edits and captures see."""
+"""Layouts: which axis of an activation is which, and views of it in the one order that edits and captures see."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import chain
 
 import torch
@@ -28,7 +28,7 @@ _AXIS = re.compile(r"(?P<name>[^\W\d]\w*|\.\.\.)(?:=(?P<size>[1-9]\d*))?")
 
 @dataclass(frozen=True)
 class Layout:
-    """The axes of a module's output, in einops' notation: ``b c h w``, ``b t d``, ``b t (n=8 hd)``, ``t b d``.
+    """The axes of a module's output or input, in einops' notation: ``b c h w``, ``b t d``, ``b t (n=8 hd)``, ``t b d``.
 
     Axes in brackets lie in one axis of the output; all but one of them need a size. Edits and captures see the axes in
     one order, [B, T, …, d]: rows, frames, space (h w δ), channels, with T = 1 and B = 1 where there is no such axis. Of
@@ -45,7 +45,7 @@ class Layout:
     sizes: tuple[tuple[str, int], ...]
     """Sizes that were written."""
 
-    @property
+    @cached_property
     def has_heads(self) -> bool:
         """Whether heads lie apart from their channels."""
         return self.seen.endswith(HEAD_CHANNELS)
@@ -61,8 +61,7 @@ class Layout:
             PhysteerError: The output has other axes, or there is no such head.
         """
         if head is None:
-            joined = self.seen.replace(f"{HEADS} {HEAD_CHANNELS}", f"({HEADS} {HEAD_CHANNELS})")
-            return output if self.as_seen else self._moved(output, self.given, joined)
+            return output if self.as_seen else self._moved(output, self.given, self._joined)
         if not self.has_heads:
             raise PhysteerError(
                 f"head {head} is asked for, but the layout {self.text!r} has no axis of heads; write one such as "
@@ -70,7 +69,7 @@ class Layout:
             )
         apart = self._apart(output)
         if head >= apart.shape[-2]:
-            raise PhysteerError(f"head {head} is asked for, but the output has {apart.shape[-2]} heads")
+            raise PhysteerError(f"head {head} is asked for, but the activation has {apart.shape[-2]} heads")
         return apart[..., head, :]
 
     def writable(self, output: Tensor, head: int | None = None) -> Tensor:
@@ -80,15 +79,19 @@ class Layout:
     def restored(self, seen: Tensor, output: Tensor) -> Tensor:
         """Return a whole activation [B, T, …, d] with the axes of the output that it is a view of."""
         if self.as_seen:
-            return seen.reshape(output.shape)
+            return seen if seen.shape == output.shape else seen.reshape(output.shape)
         apart = seen.reshape(self._apart(output).shape)
         moved = self._moved(apart, self.seen, self.given)
         return moved.contiguous() if output.is_contiguous() else moved  # the network may go on with `.view`
 
-    @property
+    @cached_property
     def as_seen(self) -> bool:
         """Whether edits and captures see the output as it is."""
         return self.given == self.seen and not self.has_heads
+
+    @cached_property
+    def _joined(self) -> str:
+        return self.seen.replace(f"{HEADS} {HEAD_CHANNELS}", f"({HEADS} {HEAD_CHANNELS})")
 
     def _apart(self, output: Tensor) -> Tensor:
         return output if self.given == self.seen else self._moved(output, self.given, self.seen)
@@ -99,7 +102,7 @@ class Layout:
         except EinopsError as error:
             what = str(error).strip().splitlines()[-1].strip()
             raise PhysteerError(
-                f"the layout {self.text!r} does not fit an output of shape {list(tensor.shape)}: {what}"
+                f"the layout {self.text!r} does not fit an activation of shape {list(tensor.shape)}: {what}"
             ) from None
         return moved
 

@@ -31,6 +31,11 @@ class Replacement(nn.Module, ABC):
                 is. Not to be changed in place.
         """
 
+    def readable(self, h: Tensor) -> Tensor:
+        """Return r(h) to be read only: it may be what the replacement keeps, where `forward` returns a copy."""
+        replaced: Tensor = self(h)
+        return replaced
+
     def reads(self, ndim: int) -> Reads:
         """Return what the replacement must be able to tell apart in an activation of so many axes.
 
@@ -86,6 +91,12 @@ class Interchange(Replacement):
         if self.source is None:
             raise PhysteerError("an interchange has no source yet")
         return _copy_like(self.source, h)
+
+    def readable(self, h: Tensor) -> Tensor:
+        """Return the source itself."""
+        if self.source is None or type(self).forward is not Interchange.forward:
+            return super().readable(h)
+        return _like(self.source, h)
 
     def reads(self, ndim: int) -> Reads:
         """Return "channels" for a source that is repeated over other axes than rows."""
@@ -187,10 +198,13 @@ def without_absent_axes(value: Tensor, ndim: int) -> Tensor:
 
 def _copy_like(value: Tensor, h: Tensor) -> Tensor:
     """Return a value as a new tensor of an activation's shape, precision and device."""
+    return _like(value, h).clone(memory_format=torch.contiguous_format)
+
+
+def _like(value: Tensor, h: Tensor) -> Tensor:
     try:
-        expanded = without_absent_axes(value, h.ndim).to(device=h.device, dtype=h.dtype).expand_as(h)
+        return without_absent_axes(value, h.ndim).to(device=h.device, dtype=h.dtype).expand_as(h)
     except RuntimeError:
         alone = value.ndim == h.ndim and h.shape[1] == 1 != value.shape[1]
         hint = ": only the last frame is computed here, so give the last frame of the value" if alone else ""
         raise PhysteerError(f"a value {list(value.shape)} does not fit an activation {list(h.shape)}{hint}") from None
-    return expanded.clone(memory_format=torch.contiguous_format)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,23 +15,30 @@ from physteer.errors import PhysteerError, did_you_mean
 from physteer.interventions.layout import parse_layout
 
 _ADDRESS = re.compile(r"(?P<module>\w+(?:\.\w+)*)(?:\[(?P<head>\d+)\])?(?:\s+as\s+(?P<layout>.+))?")
-_BETWEEN_STAGES = re.compile(r"encoder|blocks\.\d+")
+_BETWEEN_STAGES = re.compile(r"encoder|blocks\.\d+(?:\.input)?")
+_INPUT = "input"
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """The address of an activation: the output of a module, or one attention head of it.
+    """The address of an activation: the output of a module, its input, or one attention head of them.
+
+    A path that ends in `input`, where the module has no child of that name, is the input of the module: its first
+    positional argument, else its first keyword argument that is a tensor. `h.0.attn.c_proj.input[2] as b t (n=4 hd)` is
+    an attention head of a GPT-2 before its projection. Where a module gets one tensor several times, as attention may
+    get its query, key and value, only the first is the site.
 
     Two sites with one address are equal whatever is known of their layouts, and `str` gives the address alone.
     """
 
     module: str
-    """Path of the module whose output it is, such as `blocks.12` or `blocks.12.space.heads`."""
+    """Path of the module whose output it is, such as `blocks.12` or `blocks.12.space.heads`; with `.input` behind it,
+    of the module whose input it is."""
     head: int | None = None
     """Index on the axis of heads; None for the whole output."""
     layout: str | None = field(default=None, compare=False)
-    """The axes of the module's output (`Layout`), such as `b c h w`; None for what the model declares."""
+    """The axes of the output or input (`Layout`), such as `b c h w`; None for what the model declares."""
 
     def __post_init__(self) -> None:
         if self.layout is not None:
@@ -67,7 +74,7 @@ class Site:
         return f"{self}{'' if self.layout is None else f' as {self.layout}'}"
 
     def select(self, output: Tensor) -> Tensor:
-        """Return a module's output as edits and captures see it: [B, T, …, d], rows, frames, space and channels.
+        """Return a module's output or input as edits and captures see it: [B, T, …, d], rows, frames, space, channels.
 
         A per-head output [B, T, h, w, δ, n, hd] becomes [B, T, h, w, δ, hd] at one head, else [B, T, h, w, δ, n·hd];
         [B, C, H, W] becomes [B, 1, H, W, C]. It is a view wherever torch can make one. Without a layout the output is
@@ -89,7 +96,7 @@ class Site:
     def restored(self, activation: Tensor, output: Tensor) -> Tensor:
         """Return a whole activation, as `select` gives it, with the axes of the module's output."""
         if self.layout is None:
-            return activation.reshape(output.shape)
+            return activation if activation.shape == output.shape else activation.reshape(output.shape)
         return parse_layout(self.layout).restored(activation, output)
 
 
@@ -100,8 +107,8 @@ def unknown_layout(site: Site, shape: Sequence[int], needed_by: str) -> Physteer
         examples |= {3: "b t (n=8 hd)", 4: "b t n hd"}
     example = examples.get(len(shape), "b ... d")
     return PhysteerError(
-        f"{needed_by} must know which axis of the output {list(shape)} is which, and the model does not declare it; "
-        f"give the layout, such as '{site} as {example}' or Site({site.module!r}, layout={example!r})"
+        f"{needed_by} must know which axis of the activation {list(shape)} is which, and the model does not declare "
+        f"it; give the layout, such as '{site} as {example}' or Site({site.module!r}, layout={example!r})"
     )
 
 
@@ -111,7 +118,12 @@ def naming(site: Site) -> Iterator[None]:
     try:
         yield
     except PhysteerError as error:
-        raise PhysteerError(f"site {site}: {error}") from error
+        raise named(site, error) from error
+
+
+def named(site: Site, error: PhysteerError) -> PhysteerError:
+    """Return an error with the name of the site; for hooks, in which `naming` would take longer than a small edit."""
+    return PhysteerError(f"site {site}: {error}")
 
 
 @runtime_checkable
@@ -131,10 +143,10 @@ def site_names(model: nn.Module) -> tuple[str, ...]:
 
 
 class DeclaresLayouts(Protocol):
-    """A model that knows the axes of its modules' outputs."""
+    """A model that knows the axes of its modules' outputs, and may know those of their inputs."""
 
     def site_layout(self, module: str) -> str | None:
-        """Return the layout (`Layout`) of the output of a module, given by its path; None where it is unknown."""
+        """Return the layout (`Layout`) of a site, given by its path (`Site.module`); None where it is unknown."""
         ...
 
 
@@ -162,38 +174,65 @@ def with_layout(model: nn.Module, site: Site) -> Site:
     return site
 
 
+class Place(NamedTuple):
+    """Where a site is seen."""
+
+    module: nn.Module
+    is_input: bool
+    """Whether the site is the module's input; else it is its output."""
+
+
 def find_module(model: nn.Module, site: Site) -> nn.Module:
-    """Return the module whose output is a site.
+    """Return the module whose output or input is a site.
+
+    Raises:
+        PhysteerError: As for `find_place`.
+    """
+    return find_place(model, site).module
+
+
+def find_place(model: nn.Module, site: Site) -> Place:
+    """Return the module whose output or input is a site, and which of the two it is.
 
     Raises:
         PhysteerError: There is no such module (the message lists close names); it lies inside a compiled one, which
-            would ignore a hook that is added now; or a head is asked for where they are already mixed.
+            would ignore a hook that is added now; or a head is asked for where there is none.
     """
-    module, walked = model, ""
+    module, walked, parts = model, "", site.module.split(".")
+    is_input = False
     _refuse_compiled(module, site, walked)
-    for part in site.module.split("."):
-        if _hides_children(module):
+    for i, part in enumerate(parts):
+        hidden = _hides_children(module)
+        child = None if hidden else module._modules.get(part)
+        if child is None and part == _INPUT and i == len(parts) - 1:
+            is_input = True
+            break
+        if hidden:
             raise _inside_compiled(site, walked)
-        child = module._modules.get(part)
         if child is None:
-            names = site_names(model)
-            close = did_you_mean(site.module, names)
-            raise PhysteerError(f"site {site.module!r} not found{close or ';'} 'physteer sites' lists all {len(names)}")
+            raise _not_found(model, site)
         module, walked = child, f"{walked}.{part}" if walked else part
         _refuse_compiled(module, site, walked)
     if site.head is not None and isinstance(module, nn.MultiheadAttention):
         raise PhysteerError(
             f"site {site} asks for a head, but the output of nn.MultiheadAttention is behind out_proj, which mixes its "
-            "heads; no axis of it is heads"
+            "heads, and its input comes before them; no axis of either is heads"
         )
-    return module
+    return Place(module, is_input)
+
+
+def _not_found(model: nn.Module, site: Site) -> PhysteerError:
+    names = site_names(model)
+    close = did_you_mean(site.module, (*names, *(f"{name}.{_INPUT}" for name in names)))
+    return PhysteerError(f"site {site.module!r} not found{close or ';'} 'physteer sites' lists all {len(names)}")
 
 
 def _hides_children(module: nn.Module) -> bool:
     # torch.compile(module) wraps it, and module.forward = torch.compile(module.forward) keeps it: either way hooks on
     # the module itself run outside of the graph and work, hooks below it are ignored.
-    compiled_forward = hasattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable")
-    return "_orig_mod" in module._modules or compiled_forward or isinstance(module, torch.jit.ScriptModule)
+    if isinstance(module, torch.jit.ScriptModule) or "_orig_mod" in module._modules:
+        return True
+    return "forward" in module.__dict__ and hasattr(module.__dict__["forward"], "_torchdynamo_orig_callable")
 
 
 def _refuse_compiled(module: nn.Module, site: Site, walked: str) -> None:

@@ -14,6 +14,9 @@ from physteer.errors import PhysteerError, did_you_mean
 from physteer.interventions.constant import Constant
 from physteer.interventions.replacements import Reads, Replacement
 
+_SHORT_SUM = 2**16
+"""So many squares are summed in one go, in float32."""
+
 SteerMode = Literal["drop", "pad", "interpolate", "none"]
 
 
@@ -28,7 +31,8 @@ class Steer(Replacement):
         """Keep a direction.
 
         Args:
-            direction: [h, w, δ, d], on the grid where it was measured.
+            direction: [h, w, δ, d], on the grid where it was measured; or [d], the same direction at every token, in
+                mode `drop`.
             strength: α, signed.
             mode: how the direction is fitted to another grid.
 
@@ -43,8 +47,17 @@ class Steer(Replacement):
             raise PhysteerError(
                 f"steering mode {mode!r} is not one of {allowed}{did_you_mean(mode, get_args(SteerMode))}"
             )
-        if direction.ndim != 4:
-            raise PhysteerError(f"a direction is [h, w, δ, d]; it has shape {list(direction.shape)}")
+        if direction.ndim not in (1, 4):
+            raise PhysteerError(
+                "a direction is [d], the same at every token, or [h, w, δ, d], on a grid of tokens; it has shape "
+                f"{list(direction.shape)}"
+            )
+        if direction.ndim == 1:
+            if mode != "drop":
+                raise PhysteerError(
+                    f"a direction [d] is the same at every token, in mode 'drop'; for mode {mode!r} give [h, w, δ, d]"
+                )
+            direction = direction[None, None, None]
         if not bool(torch.isfinite(direction).all()):
             raise PhysteerError("the direction has values that are not finite")
         self.direction = direction.detach().to(torch.promote_types(direction.dtype, torch.float32))
@@ -60,30 +73,29 @@ class Steer(Replacement):
         """
         if self.strength == 0:
             return h
-        if 3 <= h.ndim < 6:
-            full: Tensor = self(h.reshape(*h.shape[:-1], *[1] * (6 - h.ndim), h.shape[-1]))
-            return full.reshape(h.shape)
         unit = self.unit(h)
-        wide = h.to(torch.promote_types(h.dtype, unit.dtype))
-        # Over channels, then over tokens: in one go, float32 sums of a million squares are off by 1e-4.
-        norm = vector_norm(vector_norm(wide, dim=-1).flatten(2), dim=-1)  # [B, T]
-        length = (self.strength * norm)[..., None, None, None, None]
-        return torch.addcmul(wide, length, unit.to(wide.dtype)).to(h.dtype)
+        if h.dtype == unit.dtype:
+            return torch.addcmul(h, self.strength * _norm(h), unit)
+        dtype = torch.promote_types(h.dtype, unit.dtype)
+        wide = h.to(dtype)
+        return torch.addcmul(wide, self.strength * _norm(wide), unit.to(dtype)).to(h.dtype)
 
     def unit(self, h: Tensor) -> Tensor:
-        """Return v/‖v‖ on h's grid and device: [h, w, δ, d], or with axes of 1 where v does not vary.
+        """Return v/‖v‖ on h's grid and device: [h, w, δ, d] with h's axes of space, or 1 where v does not vary.
 
         Raises:
             PhysteerError: The direction does not fit the activation, or is zero after fitting.
         """
-        if h.ndim != 6:
+        if not 3 <= h.ndim <= 6:
             raise PhysteerError(f"steering needs an activation [B, T, h, w, δ, d]; this has shape {list(h.shape)}")
         if h.shape[-1] != self.direction.shape[-1]:
             raise PhysteerError(f"the direction has width {self.direction.shape[-1]}, the activation {h.shape[-1]}")
-        grid = tuple(h.shape[2:5])
-        if grid not in self._fitted:
-            self._fitted[grid] = Constant(fit_to_grid(self.direction, grid, self.mode))
-        return self._fitted[grid].on(h.device)
+        space = h.shape[2:-1]
+        fitted = self._fitted.get(space)
+        if fitted is None:
+            unit = fit_to_grid(self.direction, (*space, 1, 1, 1)[:3], self.mode)
+            fitted = self._fitted[space] = Constant(unit.reshape(*unit.shape[: len(space)], -1))
+        return fitted.on(h.device)
 
     def reads(self, ndim: int) -> Reads:
         """Return "axes": norms are over space and channels, per row and frame."""
@@ -92,6 +104,24 @@ class Steer(Replacement):
     def extra_repr(self) -> str:
         """Return the direction's shape, the strength and the mode."""
         return f"direction={list(self.direction.shape)}, strength={self.strength}, mode={self.mode!r}"
+
+
+def _norm(h: Tensor) -> Tensor:
+    """Return norms [B, T, 1, …, 1] over space and channels of an activation [B, T, …, d].
+
+    In one go, float32 sums of a million squares are off by 1e-5 to 1e-4: neighbours in memory are summed first.
+    """
+    n_tokens = h.shape[2:-1].numel()
+    if n_tokens == 1:
+        single: Tensor = vector_norm(h, dim=-1, keepdim=True)
+        return single
+    space = tuple(range(2, h.ndim - 1))
+    if h.stride(-1) == 1:
+        first: tuple[int, ...] = (-1,)
+    else:  # channels lie in front of space
+        first = space if n_tokens <= _SHORT_SUM else space[1:] or space
+    norm: Tensor = vector_norm(vector_norm(h, dim=first, keepdim=True), dim=(*space, -1), keepdim=True)
+    return norm
 
 
 def fit_to_grid(direction: Tensor, grid: tuple[int, ...], mode: SteerMode) -> Tensor:

@@ -27,8 +27,11 @@ class Subspace(nn.Module, ABC):
 
         Low precision is widened and autocast is off inside: rounded rotations are not orthonormal.
         """
+        change = change.to(torch.promote_types(change.dtype, torch.float32))
+        if not torch.is_autocast_enabled(change.device.type):
+            return self.project(change)
         with torch.autocast(change.device.type, enabled=False):
-            return self.project(change.to(torch.promote_types(change.dtype, torch.float32)))
+            return self.project(change)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Subspace:
         # `.to`, `.half` and Lightning's true half precision call this: move parameters, but do not narrow them.

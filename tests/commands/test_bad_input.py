@@ -258,7 +258,7 @@ def test_a_grid_no_stride_fits(attempt):
         ({"sites": ["blocks"]}, "site 'blocks' has no activation: the forward does not call that module"),
         (
             {"sites": ["blocks.0.time.heads[9]"]},
-            r"site blocks.0.time.heads\[9\]: head 9 is asked for, but the output has 2 heads",
+            r"site blocks.0.time.heads\[9\]: head 9 is asked for, but the activation has 2 heads",
         ),
         ({"sites": ["a b"]}, "'a b' is not a site"),
         ({"sites": []}, r"Capture.sites must name one or more different sites; found \[\]"),

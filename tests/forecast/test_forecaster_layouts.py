@@ -73,7 +73,7 @@ def test_what_the_forecaster_does_not_know_is_refused(forecaster, batch):
     with pytest.raises(PhysteerError, match=r"site lift: the axes of its output .* are unknown: Keeps needs a layout"):
         list(steered_rollout(forecaster, batch, 1, [UNSTEERED], [Keeps(Site("lift"))]))
     direction = torch.ones(1, 1, 1, WIDTH)
-    with pytest.raises(PhysteerError, match="site lift: Steer must know which axis of the output"):
+    with pytest.raises(PhysteerError, match="site lift: Steer must know which axis of the activation"):
         list(steered_rollout(forecaster, batch, 1, [Condition("a", (Edit("lift", Steer(direction, 0.1)),))]))
     keeps = Keeps(Site.parse("lift as b c h w"))
     list(steered_rollout(forecaster, batch, 1, [UNSTEERED], [keeps]))

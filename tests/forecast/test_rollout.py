@@ -132,7 +132,7 @@ def test_shapes_of_sites_are_those_of_a_forward(forecaster, batch):
         forecaster.site_shapes([Site("blocks.2")], batch.metadata, 3)
     with pytest.raises(PhysteerError, match="has no activation"):
         forecaster.site_shapes([Site("blocks")], batch.metadata, 3)
-    with pytest.raises(PhysteerError, match=r"heads\[5\]: head 5 is asked for, but the output has 2 heads"):
+    with pytest.raises(PhysteerError, match=r"heads\[5\]: head 5 is asked for, but the activation has 2 heads"):
         forecaster.site_shapes([Site("blocks.0.time.heads", 5)], batch.metadata, 3)
 
 

@@ -250,7 +250,7 @@ def test_tuples_are_edited_in_their_first_part_and_other_outputs_refused(x):
         assert torch.equal(h, torch.zeros_like(x)) and cache == "cache"
         named = model["named"](x)
         assert isinstance(named, Pair) and torch.equal(named.h, torch.zeros_like(x)) and named.cache == "cache"
-        with pytest.raises(PhysteerError, match="site dict returns dict"):
+        with pytest.raises(PhysteerError, match="site dict is a dict"):
             model["dict"](x)
 
 

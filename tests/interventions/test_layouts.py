@@ -150,7 +150,7 @@ def test_a_head_is_found_by_the_layout(layout, shape, order):
     part = Edit("tap[0]", Zero(), Span(basis(width, 1)))
     change = (seen(edited(h, layout, part), Site("tap", layout=layout)) - whole).reshape(-1, C)
     assert int(torch.linalg.matrix_rank(change, tol=1e-5)) == 1 and not change[:, width:].any()
-    with pytest.raises(PhysteerError, match=r"site tap\[2\]: head 2 is asked for, but the output has 2 heads"):
+    with pytest.raises(PhysteerError, match=r"site tap\[2\]: head 2 is asked for, but the activation has 2 heads"):
         edited(h, layout, Edit("tap[2]", Zero()))
 
 
@@ -290,7 +290,7 @@ def test_whole_outputs_are_edited_whatever_their_shape():
     ],
 )
 def test_what_tells_axes_apart_needs_a_layout(replacement, locus):
-    with pytest.raises(PhysteerError, match=r"site tap: .* must know which axis of the output \[8, 8, 8, 8\]"):
+    with pytest.raises(PhysteerError, match=r"site tap: .* must know which axis of the activation \[8, 8, 8, 8\]"):
         edited(drawn(C, C, C, C), None, Edit("tap", replacement, locus=locus))
 
 

@@ -162,6 +162,17 @@ def test_one_token_is_root_tokens_stronger_in_none_than_in_drop():
     torch.testing.assert_close(ratio, torch.full_like(ratio, math.sqrt(40)))
 
 
+def test_a_vector_is_the_same_direction_at_every_token(h):
+    vector = torch.randn(6, generator=torch.Generator().manual_seed(2))
+    for activation in (h, h[:, :, 0, 0, 0], h[:, :, :, :, 0]):  # [B, T, h, w, δ, d], [B, T, d], [B, T, h, w, d]
+        found = Steer(vector, 0.3)(activation)
+        assert torch.equal(found, Steer(vector[None, None, None], 0.3, "drop")(activation))
+        tokens = activation.flatten(2, -2) if activation.ndim > 3 else activation[:, :, None]
+        length = 0.3 * tokens.flatten(2).norm(dim=-1)[..., None, None] / math.sqrt(tokens.shape[2])
+        moved = tokens + length * vector / vector.norm()
+        torch.testing.assert_close(found, moved.view(activation.shape))
+
+
 def test_pad_cuts_to_the_centre_and_fills_the_high_end(direction):
     fitted = fit_to_grid(direction, (6, 2, 1), "pad")
     kept = direction[:, 1:3]
@@ -216,7 +227,11 @@ def test_low_precision_rounds_once(h, direction):
         ({"strength": math.nan}, "must be finite"),
         ({"strength": math.inf}, "must be finite"),
         ({"mode": "interpol"}, "'interpol' is not one of drop, pad, interpolate, none; did you mean 'interpolate'"),
-        ({"direction": torch.ones(6)}, r"a direction is \[h, w, δ, d\]"),
+        ({"direction": torch.ones(6), "mode": "none"}, r"a direction \[d\] is the same at every token, in mode 'drop'"),
+        *(
+            ({"direction": torch.ones(shape)}, r"a direction is \[d\], the same at every token, or \[h, w, δ, d\]")
+            for shape in ((), (2, 6), (1, 2, 6), (1, 1, 1, 1, 6))
+        ),
         ({"direction": torch.full((1, 1, 1, 6), torch.inf)}, "not finite"),
     ],
 )

@@ -107,6 +107,9 @@ def test_any_module_in_python():
     plain = names["model"](names["base"])
     for name in ("swapped", "steered", "without"):
         assert not torch.equal(names[name], plain), name
+    exec(compile(block("python", "GPT2LMHeadModel"), "own-model.md", "exec"), names)
+    assert names["written"].shape == (1, 14)
+    assert not torch.equal(names["logits"], names["gpt2"](names["ids"]).logits)
 
 
 def test_configurations_and_commands_are_real():

@@ -1,8 +1,8 @@
 """Causal bases: the directions of an activation that a frozen model's output depends on, in the order of their effect.
 
-`fit_basis` extracts the basis of one site of any torch model from its `Part`s. For forecasters, `ForecastExtraction`
-makes the parts of windows, and `BasisEvaluation` scores bases on held-out initial conditions, beside other subspaces.
-The `CausalBasis` callback connects both to a `ForecastModule`.
+`fit_basis` extracts the basis of one site of any torch model from its `Part`s (`whole_parts`, `parts_of`). For
+forecasters, `ForecastExtraction` makes the parts of windows, and `BasisEvaluation` scores bases on held-out initial
+conditions, beside other subspaces. The `CausalBasis` callback connects both to a `ForecastModule`.
 """
 
 from physteer.analyses.basis.ablation import MODES, Mode, Part, Targets, parts_of, row_derangement, with_partners
@@ -16,6 +16,7 @@ from physteer.analyses.basis.forecasts import ForecastRows
 from physteer.analyses.basis.metric import METRICS, MetricName
 from physteer.analyses.basis.state import ExtractionSettings, ExtractionState
 from physteer.analyses.basis.unfinished import UnfinishedExtractions
+from physteer.analyses.basis.whole_parts import whole_parts
 
 __all__ = [
     "METRICS",
@@ -46,6 +47,7 @@ __all__ = [
     "fit_basis",
     "parts_of",
     "row_derangement",
+    "whole_parts",
     "with_curves",
     "with_partners",
 ]

@@ -13,7 +13,7 @@ from physteer.errors import PhysteerError, did_you_mean
 from physteer.interventions import Site, StagedModel, write_of
 from physteer.interventions.seeds import generator_of
 
-_HEADS = re.compile(r"(?P<module>[^\[\]]+)(?:\[(?P<head>\*|\d+)\])?")
+_HEADS = re.compile(r"(?P<module>[^\[\]\s]+)(?:\[(?P<head>\*|\d+)\])?(?:\s+as\s+(?P<layout>.+))?")
 _BLOCK = re.compile(r"blocks\.(?P<block>\d+)(?:\.(?P<kind>.+))?")
 
 
@@ -63,7 +63,7 @@ def expand_nodes(
 
     Args:
         patterns: sites such as ``blocks.3`` or ``blocks.1.space.heads[2]``; ``*`` stands for one part of a path, and
-            ``[*]`` for every head.
+            ``[*]`` for every head. The layout of a model that declares none follows after "as", as in ``Site.parse``.
         heads: every site of the model in the order of computation, with its number of heads; 0 where its output is not
             per head.
         positions: of each node; None for all positions at once.
@@ -122,15 +122,15 @@ def _sites(pattern: str, heads: Mapping[str, int]) -> list[Site]:
         concrete = re.sub(r"\*", "0", match["module"])
         close = did_you_mean(concrete, heads)
         raise PhysteerError(f"no site matches {pattern!r}{close or ';'} 'physteer sites' lists all {len(heads)}")
-    head = match["head"]
+    head, layout = match["head"], match["layout"]
     if head is None:
-        return [Site(name) for name in modules]
+        return [Site(name, layout=layout) for name in modules]
     without = [name for name in modules if not heads[name]]
     if without:
         raise PhysteerError(f"{pattern!r} asks for heads, but the output of {without[0]} is not per head")
     if head == "*":
-        return [Site(name, i) for name in modules for i in range(heads[name])]
+        return [Site(name, i, layout) for name in modules for i in range(heads[name])]
     for name in modules:
         if int(head) >= heads[name]:
             raise PhysteerError(f"{pattern!r} asks for head {head}; {name} has {heads[name]}, counted from 0")
-    return [Site(name, int(head)) for name in modules]
+    return [Site(name, int(head), layout) for name in modules]

@@ -173,7 +173,7 @@ def test_positions_and_means_of_unknown_axes_are_refused():
 
     assert sweep(Site("0"), None, "source").shape == (2, 3, 4, 4)
     for position, variant in ((-1, "source"), (None, "mean")):
-        with pytest.raises(PhysteerError, match=r"site 0: .* of the node must know which axis of the output"):
+        with pytest.raises(PhysteerError, match=r"site 0: .* of the node must know which axis of the activation"):
             sweep(Site("0"), position, variant)
     assert sweep(Site.parse("0 as b c h w"), None, "mean").shape == (2, 1, 4, 4, 3)
     runs = whole_runs(model, [Site.parse("0 as b c h w")], model, base, {"source": source})
