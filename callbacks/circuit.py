@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import lightning as L
@@ -9,11 +10,11 @@ import lightning as L
 from physteer.analyses.effects import CircuitEvaluation, CircuitPlan
 from physteer.analyses.effects.circuit_table import write_circuit_tables
 from physteer.callbacks.base import check_alone, data_module, forecast_module
-from physteer.callbacks.effects import NODES
 from physteer.callbacks.progress import OccasionalLines
 from physteer.data.pair_module import CounterfactualDataModule
 from physteer.errors import PhysteerError
 from physteer.files import atomic_write
+from physteer.interventions import leaves_of
 from physteer.reports import write_page
 from physteer.reports.circuit_report import circuit_text, report_circuit
 
@@ -34,7 +35,8 @@ class Circuit(L.Callback):
     The run folder gets ``circuit.json``, ``tables/circuit_<split>``, ``tables/circuit_curve_<split>`` and a figure.
 
     Args:
-        nodes: leaves, or patterns of them: attention heads and feed-forward updates.
+        nodes: leaves, or patterns of them: attention heads and feed-forward updates; null for all, where the network
+            says which they are (``leaves`` of ``physteer.interventions.WritesResidual``).
         frames: frames of the context that are patched: ``[-1]``, the last, or null for all.
         random_orders: orders to compare with.
         cache: mebibytes of memory for windows that several pairs share.
@@ -49,7 +51,7 @@ class Circuit(L.Callback):
 
     def __init__(
         self,
-        nodes: list[str] = NODES,
+        nodes: list[str] | None = None,
         frames: list[int] | None = None,
         random_orders: int = 3,
         cache: int = 1024,
@@ -61,9 +63,9 @@ class Circuit(L.Callback):
             )
         if frames is not None and len(frames) != 1:
             raise PhysteerError(f"Circuit.frames must be null or one frame, such as [-1]; found {frames}")
-        self.plan = CircuitPlan(
-            tuple(nodes), None if frames is None else tuple(frames), random_orders, cache * MEBIBYTE, seed
-        )
+        self.nodes = nodes
+        chosen = None if frames is None else tuple(frames)
+        self.plan = CircuitPlan(tuple(nodes or ()), chosen, random_orders, cache * MEBIBYTE, seed)
         self._evaluation: CircuitEvaluation | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -79,7 +81,14 @@ class Circuit(L.Callback):
                     "Circuit is chosen on valid and reported on test: run `physteer validate`, which does both"
                 )
             module.freeze_network()
-            self._evaluation = CircuitEvaluation(self.plan, OccasionalLines(trainer.is_global_zero))
+            nodes = self.plan.nodes if self.nodes is not None else leaves_of(module.network)
+            if self.nodes is None and not nodes:
+                raise PhysteerError(
+                    f"{type(module.network).__name__} does not say what adds to its residual stream (leaves of "
+                    "physteer.interventions.WritesResidual): give Circuit.nodes"
+                )
+            plan = dataclasses.replace(self.plan, nodes=nodes)
+            self._evaluation = CircuitEvaluation(plan, OccasionalLines(trainer.is_global_zero))
         module.evaluation = self._evaluation
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

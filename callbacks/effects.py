@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from physteer.callbacks.base import check_alone, data_module, forecast_module, s
 from physteer.callbacks.progress import OccasionalLines
 from physteer.data.pair_module import CounterfactualDataModule
 from physteer.errors import PhysteerError
+from physteer.interventions import leaves_of
 from physteer.reports import write_page
 from physteer.reports.effect_report import effects_text, report_effects
 
 MEBIBYTE = 2**20
-NODES = ["blocks.*.time.heads[*]", "blocks.*.space.heads[*]", "blocks.*.space.ff_update"]
 
 
 class Effects(L.Callback):
@@ -37,7 +38,8 @@ class Effects(L.Callback):
     ``tables/effects_<split>``, ``tables/attribution_<split>``, figures (PDF too) and ``report.html``.
 
     Args:
-        nodes: sites, or patterns: ``*`` stands for one part of a path, ``[*]`` for every head.
+        nodes: sites, or patterns: ``*`` stands for one part of a path, ``[*]`` for every head; null for what adds to
+            the residual stream, such as heads and feed-forwards, where the network says it, else for every block.
         variants: ``zero``, ``mean``, ``resample``, ``source``: b + c(s − b); ``scaled_resample``, ``scaled_source``:
             c·s; ``span_self``, ``complement_self``, ``span_source``, ``complement_source``: inside or outside the
             principal directions.
@@ -61,7 +63,7 @@ class Effects(L.Callback):
 
     def __init__(
         self,
-        nodes: list[str] = NODES,
+        nodes: list[str] | None = None,
         variants: list[str] = ["zero", "mean", "resample", "source"],  # noqa: B006  jsonargparse shows it; never changed
         scales: list[float] = list(SCALES),  # noqa: B006
         frames: list[int] | None = None,
@@ -83,8 +85,9 @@ class Effects(L.Callback):
         ):
             if value is not None and value < least:
                 raise PhysteerError(f"Effects.{name} must be at least {least}; found {value}")
+        self.nodes = nodes
         self.plan = EffectPlan(
-            tuple(nodes),
+            tuple(nodes or ()),
             tuple(variants),
             tuple(scales),
             None if frames is None else tuple(frames),
@@ -106,8 +109,9 @@ class Effects(L.Callback):
         data = data_module(trainer, CounterfactualDataModule, "Effects")
         check_alone(trainer, self)
         module.freeze_network()
+        nodes = self.plan.nodes if self.nodes is not None else leaves_of(module.network) or ("blocks.*",)
         module.evaluation = EffectEvaluation(
-            self.plan,
+            dataclasses.replace(self.plan, nodes=nodes),
             data.pair_windows("train"),
             _unfinished(trainer),
             OccasionalLines(trainer.is_global_zero),

@@ -37,6 +37,7 @@ class ViT(StagedNetwork):
         "blocks.*.middle": "b t h w d",
         "blocks.*.mlp": "b t h w d",
     }
+    leaves = ("blocks.*.attention.heads[*]", "blocks.*.mlp")
 
     def __init__(
         self, fields: int, frames: int, patch: int = 8, width: int = 96, depth: int = 4, heads: int = 4

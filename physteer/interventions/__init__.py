@@ -24,7 +24,7 @@ from physteer.interventions.passes import (
 from physteer.interventions.pieces import attached_to_pieces
 from physteer.interventions.replacements import Interchange, InterchangeMean, Mean, Replacement, Resample, Scale, Zero
 from physteer.interventions.replay import interchanged, replayed
-from physteer.interventions.residual import Write, WritesResidual, resumed, write_of
+from physteer.interventions.residual import Write, WritesResidual, leaves_of, resumed, write_of
 from physteer.interventions.rotation import (
     ColumnGroup,
     LowRankRotation,
@@ -105,6 +105,7 @@ __all__ = [
     "interchanged",
     "join_passes",
     "join_snapshots",
+    "leaves_of",
     "naming",
     "observed",
     "orthonormal",

@@ -10,11 +10,11 @@ such an edit can start behind the node, and the node's own block is not run agai
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from physteer.errors import PhysteerError
 from physteer.interventions.sites import Site
@@ -27,6 +27,10 @@ class WritesResidual(StagedModel, Protocol):
 
     The output of the first half, the stream in the middle of the block, is a site inside the block.
     """
+
+    leaves: Sequence[str]
+    """Patterns of the nodes that together are all that is added to the stream, each once, such as
+    ``blocks.*.attention.heads[*]``; a head index of ``*`` is every head."""
 
     def residual_writes(self, block: int) -> Mapping[str, tuple[str, Tensor | None]]:
         """Return how the sites of a block enter the residual stream.
@@ -65,6 +69,11 @@ class Write:
         elif difference.shape[-1] != weight.shape[1]:
             difference = difference.flatten(-2)  # all heads: [..., n, hd]
         return difference @ weight.mT.to(difference.dtype)
+
+
+def leaves_of(model: nn.Module) -> tuple[str, ...]:
+    """Return patterns of the nodes that add to a model's residual stream; none where it does not tell."""
+    return tuple(getattr(model, "leaves", ()))
 
 
 def write_of(model: StagedModel, site: Site) -> Write | None:

@@ -31,6 +31,9 @@ class Walrus(nn.Module):
     are added to the residual.
     """
 
+    leaves = ("blocks.*.time.heads[*]", "blocks.*.space.heads[*]", "blocks.*.space.ff_update")
+    """What adds to the residual stream (`physteer.interventions.WritesResidual`)."""
+
     def __init__(self, config: WalrusConfig) -> None:
         super().__init__()
         self.config = config

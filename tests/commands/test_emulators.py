@@ -29,6 +29,11 @@ def simple(tmp_path_factory):
     return out
 
 
+def blocks(name):
+    """The blocks of an adapter, as sites."""
+    return [f"blocks.{i}" for i in range(len(emulator(name).blocks))]
+
+
 class Runner:
     """Runs shipped configurations of one adapter, made small."""
 
@@ -63,8 +68,11 @@ class Runner:
 def test_everything_by_yaml(name, tiny_well, simple, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run = Runner(name, tmp_path, tiny_well, simple)
-    steps = ["--trainer.max_steps", 4, "--trainer.val_check_interval", 4, "--trainer.limit_val_batches", 1]
-    run("fit", "fit.yaml", *steps)
+    steps = ["--trainer.max_steps", 60, "--trainer.val_check_interval", 60, "--trainer.limit_val_batches", 2]
+    run("fit", "fit.yaml", *steps, learning_rate=5e-3)
+    scores = pd.read_csv(tmp_path / "fit/tables/scores_val.csv").query("loader == 'one_step' and field == 'velocity_x'")
+    errors = scores.set_index("forecast").vrmse
+    assert errors["model"] < 0.95 * errors["persistence"], "it has learned something"
     trained = emulator(name)
     load_weights(trained, tmp_path / "fit/weights.safetensors")
     moved = [not torch.equal(a, b) for a, b in zip(trained.parameters(), emulator(name).parameters(), strict=True)]
@@ -103,6 +111,11 @@ def test_everything_by_yaml(name, tiny_well, simple, tmp_path, monkeypatch, caps
     run("validate", "effects.yaml", data=with_null)
     effects = pd.read_parquet(tmp_path / "effects/tables/effects_valid.parquet")
     assert {"encoder", *sites} <= {*effects.node}
+    shutil.rmtree(tmp_path / "effects")
+    run("validate", "effects.yaml", data=with_null, callbacks={"Effects": {"nodes": None, "rollouts": []}})
+    nodes = {*pd.read_parquet(tmp_path / "effects/tables/effects_valid.parquet").node}
+    heads = {f"blocks.{i}.attention.heads[{k}]" for i in range(2) for k in range(2)}
+    assert nodes == ({*heads, "blocks.0.mlp", "blocks.1.mlp"} if name == "ViT" else {*blocks(name)})
     run("fit", "basis.yaml", data=few, callbacks={"CausalBasis": {"k": 1, "max_iter": 3, "halves": False}})
     assert (tmp_path / "basis/basis/blocks.0.safetensors").is_file()
 
