@@ -192,6 +192,8 @@ def _copy_like(value: Tensor, h: Tensor) -> Tensor:
 
 
 def _like(value: Tensor, h: Tensor) -> Tensor:
+    if value.shape == h.shape and value.dtype == h.dtype and value.device == h.device:
+        return value
     try:
         return value.to(device=h.device, dtype=h.dtype).expand_as(h)
     except RuntimeError:
