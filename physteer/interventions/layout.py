@@ -107,8 +107,9 @@ class Layout:
             return output
         n_axes = 1 + len(self.seen.split()) - len(self._last_sizes)
         if self._last_sizes and output.ndim == n_axes:
-            try:
-                return output.unflatten(-1, self._last_sizes)  # takes less time than einops
+            try:  # in less time than einops takes
+                apart: Tensor = output.unflatten(-1, self._last_sizes)  # type: ignore[no-untyped-call]
+                return apart
             except RuntimeError:
                 pass  # einops says what does not fit
         return self._moved(output, self.given, self.seen)
