@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -140,6 +141,8 @@ def with_pyvene(task: Task) -> Work:
         {"component": f"{pyvene_name(name)}.{side}", "intervention": Changed(change, keep_last_dim=True)}
         for name, change in zip(task.modules, changes, strict=True)
     ]
+    if not hasattr(task.model, "config"):
+        task.model.config = SimpleNamespace()  # pyvene asks for one
     peer = pyvene.IntervenableModel(pyvene.IntervenableConfig(components), task.model)
 
     def work() -> list[Tensor]:

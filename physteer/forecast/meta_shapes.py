@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from physteer.data.batch import SplitMetadata
 from physteer.forecast.forecaster import Forecaster
-from physteer.interventions import Site, check_reached, find_module, naming, unknown_layout, with_layout
+from physteer.interventions import (
+    Site,
+    check_reached,
+    find_module,
+    find_place,
+    hooked,
+    naming,
+    unknown_layout,
+    with_layout,
+)
 
 
 def output_shapes(network: nn.Module, modules: Sequence[str], *inputs: Tensor) -> dict[str, torch.Size]:
@@ -20,12 +29,11 @@ def output_shapes(network: nn.Module, modules: Sequence[str], *inputs: Tensor) -
 
     Args:
         network: any; it is neither run nor changed, and its weights are not copied.
-        modules: paths in it.
+        modules: paths in it; ``blocks.3.input`` is what a module gets.
         inputs: on the meta device.
 
     Returns:
-        By path, of the latest call; modules that the forward does not call, and those whose output is no tensor, are
-        missing.
+        By path, of the latest call; those that the forward does not call, or that are no tensor, are missing.
     """
     stand_ins: dict[int, Any] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in network.parameters()}
     stand_ins |= {id(buffer): buffer.to("meta") for buffer in network.buffers()}
@@ -34,9 +42,8 @@ def output_shapes(network: nn.Module, modules: Sequence[str], *inputs: Tensor) -
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
     shapes: dict[str, torch.Size] = {}
-    for path in modules:
-        hollow.get_submodule(path).register_forward_hook(partial(_note, shapes, path))
-    with torch.no_grad():
+    places = [(find_place(hollow, Site(path)), partial(_note, shapes, path)) for path in modules]
+    with torch.no_grad(), hooked(places):
         hollow(*inputs)
     return shapes
 

@@ -8,7 +8,7 @@ A `Site` says which activation, a `Locus` which part of it and when, a `Subspace
         y = model(x)
 """
 
-from physteer.interventions.attach import attached, captured, check_reached, observed, stopped_after
+from physteer.interventions.attach import attached, captured, check_reached, hooked, observed, stopped_after
 from physteer.interventions.boundless import BoundlessRotation
 from physteer.interventions.conditions import UNSTEERED, Condition, Role, separated, stack_conditions
 from physteer.interventions.edit import Edit, apply_edits
@@ -35,8 +35,10 @@ from physteer.interventions.rotation import (
 from physteer.interventions.sites import (
     DeclaresLayouts,
     DeclaresSites,
+    Place,
     Site,
     find_module,
+    find_place,
     naming,
     site_names,
     unknown_layout,
@@ -77,6 +79,7 @@ __all__ = [
     "LowRankRotation",
     "Mean",
     "OrthonormalColumns",
+    "Place",
     "Replacement",
     "Resample",
     "Role",
@@ -101,7 +104,9 @@ __all__ = [
     "check_reached",
     "evaluated_once",
     "find_module",
+    "find_place",
     "fit_to_grid",
+    "hooked",
     "interchanged",
     "join_passes",
     "join_snapshots",

@@ -15,7 +15,8 @@ from physteer.interventions.locus import Clock
 from physteer.interventions.replacements import Resample
 from physteer.interventions.sites import Place, Site, find_place, named, with_layout
 
-_Hook = Callable[[nn.Module, Any, Any], Any]
+Hook = Callable[[nn.Module, Any, Any], Any]
+"""A forward hook of torch."""
 
 
 @contextmanager
@@ -64,7 +65,7 @@ def editing(
             raise PhysteerError(f"site {edit.site}: an edit is limited to some rollout steps, but no clock is given")
         _check_rows(model, edit)
     choices = {place: None if of_calls is None else of_calls(own) for place, own in at_place.items()}
-    with _hooked([(place, _editing(own, clock, reached, choices[place])) for place, own in at_place.items()]):
+    with hooked([(place, _editing(own, clock, reached, choices[place])) for place, own in at_place.items()]):
         yield reached
 
 
@@ -89,7 +90,7 @@ def observed(
         PhysteerError: A site is not found or inside a compiled module, or a head is asked for without a layout.
     """
     parsed, reached = [with_layout(model, Site.parse(site)) for site in sites], set[str]()
-    with _hooked([(find_place(model, site), _observing(site, observe, reached)) for site in parsed]):
+    with hooked([(find_place(model, site), _observing(site, observe, reached)) for site in parsed]):
         yield reached
 
 
@@ -199,7 +200,13 @@ def _check_rows(model: nn.Module, edit: Edit) -> None:
 
 
 @contextmanager
-def _hooked(hooks: Sequence[tuple[Place, _Hook]]) -> Iterator[None]:
+def hooked(hooks: Sequence[tuple[Place, Hook]]) -> Iterator[None]:
+    """Register hooks while the context is open.
+
+    Args:
+        hooks: where (`find_place`), and what is called with the module, its arguments and its output; for an input,
+            with the module, nothing and the input. What it returns, unless None, takes the place of output or input.
+    """
     with ExitStack() as stack:
         for (module, is_input), hook in hooks:
             if is_input:
@@ -210,7 +217,7 @@ def _hooked(hooks: Sequence[tuple[Place, _Hook]]) -> Iterator[None]:
         yield
 
 
-def _before(hook: _Hook) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]:
+def _before(hook: Hook) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]:
     """Return a hook of inputs that does with the first of them what a hook of outputs does with the output."""
 
     def pre_hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -226,7 +233,7 @@ def _before(hook: _Hook) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]
 
 def _editing(
     edits: list[Edit], clock: Clock | None, reached: set[str], of_call: Callable[[Tensor], Sequence[Edit]] | None
-) -> _Hook:
+) -> Hook:
     names = {edit.site.module for edit in edits}
     unknown = [edit for edit in edits if edit.site.layout is None]
 
@@ -247,7 +254,7 @@ def _editing(
     return hook
 
 
-def _observing(site: Site, observe: Callable[[Site, Tensor], None], reached: set[str]) -> _Hook:
+def _observing(site: Site, observe: Callable[[Site, Tensor], None], reached: set[str]) -> Hook:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
         reached.add(site.module)
         first = _activation(output, site)

@@ -94,7 +94,7 @@ def _resolve(index: Index | None, size: int, axis: str) -> slice | list[int]:
         selected = range(*index.indices(size))
         # Python cuts a slice off silently; an edit that silently misses its rows must not pass.
         if not selected or any(not -size <= bound <= size for bound in bounds):
-            raise PhysteerError(f"{axis}s {_written(index)} are not all there: the activation has {size}")
+            raise PhysteerError(f"{axis}s {written(index)} are not all there: the activation has {size}")
         positions = list(selected)
     else:
         positions = [i + size if i < 0 else i for i in index]
@@ -112,7 +112,8 @@ def _positions(index: slice | list[int], activation: Tensor) -> slice | Tensor:
     return index if isinstance(index, slice) else torch.tensor(index, device=activation.device)
 
 
-def _written(index: slice) -> str:
+def written(index: slice) -> str:
+    """Return a slice as it is written in brackets, such as 5: or 0:8:2."""
     ends = ["" if bound is None else str(bound) for bound in (index.start, index.stop)]
     return ":".join(ends if index.step is None else [*ends, str(index.step)])
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from physteer.errors import PhysteerError
 from physteer.interventions.attach import check_reached, editing
 from physteer.interventions.edit import Edit
-from physteer.interventions.locus import Clock, Index
+from physteer.interventions.locus import Clock, Index, written
 from physteer.interventions.replacements import Interchange
 
 
@@ -105,7 +105,8 @@ class _Counter:
                 continue
             missing = [] if isinstance(frames, slice) else [i for i in frames if i >= 0 and i not in edited]
             if missing or not edited:
-                what = f"position {missing[0]}" if missing else f"any of the positions {frames}"
+                listed = written(frames) if isinstance(frames, slice) else list(frames)
+                what = f"position {missing[0]}" if missing else f"any of the positions {listed}"
                 raise PhysteerError(
                     f"site {edit.site}: no piece has held {what}; the pieces were {end} positions long together (the "
                     "last token that is generated is not run)"
@@ -118,9 +119,10 @@ def _places(frames: Index | None, start: int, n: int) -> list[int]:
     if frames is None:
         return list(range(n))
     if not isinstance(frames, slice):
-        return sorted({i for i in (i - start if i >= 0 else i + n for i in frames) if 0 <= i < n})
+        places = dict.fromkeys(i - start if i >= 0 else i + n for i in frames)  # in the order of a source's values
+        return [place for place in places if 0 <= place < n]
     if frames.step is not None and frames.step < 1:
-        raise PhysteerError(f"positions {frames} of a sequence in pieces run backwards; give a positive step")
+        raise PhysteerError(f"positions {written(frames)} of a sequence in pieces run backwards; give a positive step")
     low, high = (bound if bound is None or bound >= 0 else end + bound for bound in (frames.start, frames.stop))
     every = range(max(low or 0, 0), end if high is None else min(high, end), frames.step or 1)
     return [i - start for i in every if i >= start]

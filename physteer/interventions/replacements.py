@@ -93,10 +93,12 @@ class Interchange(Replacement):
         return _copy_like(self.source, h)
 
     def readable(self, h: Tensor) -> Tensor:
-        """Return the source itself."""
-        if self.source is None or type(self).forward is not Interchange.forward:
+        """Return the source itself; a copy of one from inference mode, which autograd could not keep."""
+        source = self.source
+        if source is None or source.is_inference() or type(self).forward is not Interchange.forward:
             return super().readable(h)
-        return _like(self.source, h)
+        value = _like(source, h)
+        return h.view_as(h) if value is h else value  # h itself would say that there is nothing to train
 
     def reads(self, ndim: int) -> Reads:
         """Return "channels" for a source that is repeated over other axes than rows."""
@@ -202,6 +204,8 @@ def _copy_like(value: Tensor, h: Tensor) -> Tensor:
 
 
 def _like(value: Tensor, h: Tensor) -> Tensor:
+    if value.shape == h.shape and value.dtype == h.dtype and value.device == h.device:
+        return value
     try:
         return without_absent_axes(value, h.ndim).to(device=h.device, dtype=h.dtype).expand_as(h)
     except RuntimeError:

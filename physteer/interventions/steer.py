@@ -113,14 +113,14 @@ def _norm(h: Tensor) -> Tensor:
     """
     n_tokens = h.shape[2:-1].numel()
     if n_tokens == 1:
-        single: Tensor = vector_norm(h, dim=-1, keepdim=True)
-        return single
+        norm: Tensor = vector_norm(h, dim=-1, keepdim=True)
+        return norm
     space = tuple(range(2, h.ndim - 1))
     if h.stride(-1) == 1:
         first: tuple[int, ...] = (-1,)
     else:  # channels lie in front of space
         first = space if n_tokens <= _SHORT_SUM else space[1:] or space
-    norm: Tensor = vector_norm(vector_norm(h, dim=first, keepdim=True), dim=(*space, -1), keepdim=True)
+    norm = vector_norm(vector_norm(h, dim=first, keepdim=True), dim=(*space, -1), keepdim=True)
     return norm
 
 

@@ -27,7 +27,8 @@ class Subspace(nn.Module, ABC):
 
         Low precision is widened and autocast is off inside: rounded rotations are not orthonormal.
         """
-        change = change.to(torch.promote_types(change.dtype, torch.float32))
+        if change.dtype != torch.float32:
+            change = change.to(torch.promote_types(change.dtype, torch.float32))
         if not torch.is_autocast_enabled(change.device.type):
             return self.project(change)
         with torch.autocast(change.device.type, enabled=False):
@@ -67,7 +68,9 @@ class Span(Subspace):
 
     def project(self, change: Tensor) -> Tensor:
         """Return x U Uᵀ."""
-        basis = self._basis.on(change.device).to(change.dtype)
+        basis = self._basis.on(change.device)
+        if basis.dtype != change.dtype:
+            basis = basis.to(change.dtype)
         if change.shape[-1] != basis.shape[0]:
             raise PhysteerError(f"the subspace has width {basis.shape[0]}, the activation has {change.shape[-1]}")
         return (change @ basis) @ basis.mT

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from physteer.walrus.config import WalrusConfig
 from physteer.walrus.grid import Boundaries, Shifts
@@ -26,7 +26,7 @@ def output_shapes(
 
     Args:
         config: of the network.
-        modules: paths such as `blocks.3`; all of them must exist.
+        modules: paths such as `blocks.3`; all of them must exist. `blocks.3.input` is what the module gets.
         n_frames: T of the window.
         names: of the C fields, from the vocabulary.
         shape: (H, W, D) of the fields.
@@ -59,12 +59,18 @@ def _output_shapes(
     shapes: dict[str, torch.Size] = {}
     for name in modules:
 
-        def note(module: nn.Module, args: object, output: object, name: str = name) -> None:
-            first = output[0] if isinstance(output, tuple) else output
+        def note(first: object, name: str = name) -> None:
+            first = first[0] if isinstance(first, tuple) and first else first
             if isinstance(first, Tensor):
                 shapes[name] = first.shape
 
-        walrus.get_submodule(name).register_forward_hook(note)
+        path, _, last = name.rpartition(".")
+        if last == "input":
+            walrus.get_submodule(path).register_forward_pre_hook(
+                lambda module, args, kwargs, note=note: note((*args, *kwargs.values())), with_kwargs=True
+            )
+        else:
+            walrus.get_submodule(name).register_forward_hook(lambda module, args, output, note=note: note(output))
     with torch.no_grad():
         walrus(x, config.labels(names), boundaries, shifts)
     return shapes

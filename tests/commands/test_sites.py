@@ -15,8 +15,9 @@ from helpers.experiments import NETWORK, experiment, random_walrus, weights
 from physteer import ForecastModule, WalrusModule
 from physteer.cli import main
 from physteer.errors import PhysteerError
-from physteer.interventions import captured, site_names
+from physteer.interventions import Site, captured, site_names
 from physteer.walrus import load
+from physteer.walrus.sites import output_shapes
 
 
 @pytest.fixture
@@ -34,6 +35,15 @@ def test_every_site_of_a_walrus_has_an_activation():
     assert h.keys() == set(names)
     order = [names.index(f"blocks.1.{tap}") for tap in ("time.heads", "time.update", "time", "space.heads")]
     assert order == sorted(order) and names[0] == "encoder" and names[-1] == "blocks.1"
+
+
+def test_shapes_of_inputs_are_known_without_computing():
+    walrus, x = random_walrus(), torch.randn(1, 3, 1, 32, 64, 1)
+    names = ["blocks.1.input", "blocks.0.space.heads.input", "blocks.1.time.out.input", "decoder.input", "blocks.1"]
+    with captured(walrus, [Site(name, layout="b ... d") for name in names]) as h, torch.no_grad():
+        walrus(x, [7], ((2, 2),) * 3)
+    shapes = output_shapes(walrus.config, names, 3, ["pressure"], (32, 64, 1), ((2, 2),) * 3)
+    assert {name: shape[1:].numel() for name, shape in shapes.items()} == {name: h[name][0].numel() for name in names}
 
 
 def listing(text):

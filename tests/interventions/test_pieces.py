@@ -104,6 +104,8 @@ def test_values_of_positions_are_not_cut(x):
     source = torch.arange(3.0).view(1, 3, 1).expand(B, 3, D)
     edit = Edit("first as b t d", Interchange(source), locus=Locus(frames=[4, 5, 6]))
     assert torch.equal(in_pieces(x, [3, 4, 5], edit), at_once(x, edit))  # in the second piece
+    mixed = edit.at(Locus(frames=[6, 4, 5]))  # values come in the order of the positions
+    assert torch.equal(in_pieces(x, [3, 4, 5], mixed), at_once(x, mixed))
     for sizes in ([5, 7], [1] * T, [6, 1, 5]):
         with pytest.raises(PhysteerError, match=r"site first: a source of 3 positions is cut by the border of a piece"):
             in_pieces(x, sizes, edit)
@@ -113,7 +115,7 @@ def test_values_of_positions_are_not_cut(x):
 
 
 def test_positions_that_never_came_are_told(x):
-    for frames, what in (([2, 12], "position 12"), (slice(12, 20), "any of the positions slice")):
+    for frames, what in (([2, 12], "position 12"), (slice(12, 20), "any of the positions 12:20")):
         with pytest.raises(PhysteerError, match=f"site first: no piece has held {what}.*12 positions long together"):
             in_pieces(x, [7, 5], Edit("first as b t d", Zero(), locus=Locus(frames=frames)))
     with pytest.raises(PhysteerError, match="run backwards"):

@@ -11,7 +11,6 @@ cotangents u instead: E(u·Jδ)² = ‖Jδ‖².
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
 from typing import Any, cast
 
@@ -22,7 +21,17 @@ from physteer.analyses.effects.measures import Measure
 from physteer.analyses.effects.nodes import Node
 from physteer.analyses.effects.runs import NodeRuns, StagedReplay
 from physteer.errors import PhysteerError
-from physteer.interventions import Site, StagedModel, Write, check_reached, find_module, replayed, resumed, write_of
+from physteer.interventions import (
+    Site,
+    StagedModel,
+    Write,
+    check_reached,
+    find_place,
+    hooked,
+    replayed,
+    resumed,
+    write_of,
+)
 
 COTANGENTS = 12
 """Random cotangents, and so backward passes, for unsigned effects."""
@@ -116,10 +125,8 @@ def _live_pass(replay: StagedReplay, streams: Sequence[Site]) -> tuple[Tensor, d
     start = first.with_tensors({**first.tensors(), f"state.{first.start}": first.state.detach().requires_grad_()})
     live: dict[Site, Tensor] = {start.site: start.state}
     later = [stream for stream in streams if stream != start.site]
-    with ExitStack() as hooks:
-        for stream in later:
-            module = find_module(cast(nn.Module, replay.model), stream)
-            hooks.callback(module.register_forward_hook(partial(_keep, live, stream)).remove)
+    model = cast(nn.Module, replay.model)
+    with hooked([(find_place(model, stream), partial(_keep, live, stream)) for stream in later]):
         output = replay.finish(replayed(replay.model, start, last_frame_only=True))
     check_reached(later, {stream.module for stream in live})
     return output, live
