@@ -59,6 +59,8 @@ def run(arguments: list[str], *, only_build: bool = False) -> PhysteerCLI:
         PhysteerError: The configuration, or something that it names, is wrong.
     """
     keep_freed_memory()
+    if not {"", os.getcwd()} & {*sys.path}:
+        sys.path.append(os.getcwd())  # a class path may name a user's own file, as under `python -m`; packages go first
     check_yaml(arguments)
     bound_yaml()
     arguments = with_whole_parts([_HELP.get(argument, argument) for argument in arguments])
