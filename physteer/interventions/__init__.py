@@ -6,6 +6,9 @@ A `Site` says which activation, a `Locus` which part of it and when, a `Subspace
     edit = Edit("blocks.39", Steer(concept.direction, strength=0.5, mode="drop"))
     with attached(model, [edit]):
         y = model(x)
+
+Any module of any model will do. Where the model does not say which axis is which, the site does: `blocks.3 as b c h w`,
+`h.0.attn.c_proj.input[2] as b t (n=4 hd)` for an attention head before its projection.
 """
 
 from physteer.interventions.attach import attached, captured, check_reached, hooked, observed, stopped_after

@@ -24,9 +24,10 @@ def attached(model: nn.Module, edits: Sequence[Edit], clock: Clock | None = None
     """Apply edits in every forward of a model while the context is open.
 
     Edits of one activation compose in list order, and each call of the module is edited; an edit of a module's input
-    comes before the module, one of its output after it. When the context closes, also by
-    an error, these hooks are removed; hooks of others stay. Nothing is attached unless every site exists. An edit of a
-    module that was not called has changed nothing: that is an error when the context closes without one.
+    comes before the module, one of its output after it. When the context closes, also by an error, these hooks are
+    removed; hooks of others stay. Nothing is attached unless every site exists. An edit of a module that was not called
+    has changed nothing: that is an error when the context closes without one. For generation with a cache, see
+    `attached_to_pieces`.
 
     Args:
         model: any module; sites are paths in it.

@@ -80,7 +80,7 @@ class Layout:
         """Return a whole activation [B, T, …, d] with the axes of the output that it is a view of."""
         if self.as_seen:
             return seen if seen.shape == output.shape else seen.reshape(output.shape)
-        apart = seen.reshape(self._apart(output).shape)
+        apart = seen.reshape(self._apart(output).shape) if self.has_heads else seen
         moved = self._moved(apart, self.seen, self.given)
         return moved.contiguous() if output.is_contiguous() else moved  # the network may go on with `.view`
 

@@ -27,7 +27,7 @@ class Locus:
     """Where an edit acts; by default everywhere and always."""
 
     frames: Index | None = None
-    """Frames, axis 1 of an activation."""
+    """Frames, axis 1 of an activation; under `attached_to_pieces` positions in the whole sequence."""
     rows: Index | None = None
     """Rows of the batch, axis 0."""
     region: Tensor | None = None
