@@ -53,7 +53,8 @@ class FrameForecaster:
 
     The network takes fields [N, T, F, H, W, D], each divided by its RMS over the window, and returns their change to
     the next frame [N, 1, F, H, W, D], in units of the RMS change between the window's frames (the normalisation of
-    Walrus). For a network that was trained on other numbers, override `normalised` and `change` in a subclass.
+    Walrus); of windows of one frame, in units of the field's own RMS. For a network that was trained on other numbers,
+    override `normalised` and `change` in a subclass.
 
     Sites are the network's modules. Their layouts are those that it declares (`DeclaresLayouts`), or unknown. A network
     that runs in stages (`physteer.interventions.StagedModel`) can be used in all analyses.
@@ -110,7 +111,7 @@ class FrameForecaster:
                 f"{type(self.network).__name__} takes windows of {frames} frames, found {window.shape[1]}: set "
                 f"data.n_steps_input to {frames}"
             )
-        order, scale = self._order(batch.channels), sample_scale(window, self.smallest_scale)
+        order, scale = self._order(batch.channels), self._scale(window)
         fields, own = window[:, :, list(order)], _some_fields(scale, order)
         normalised = self.normalised(fields, own).to(self.dtype)
         return FrameInputs(normalised, fields[:, -1:], own, order, window.shape[2]), scale
@@ -191,6 +192,12 @@ class FrameForecaster:
     def save(self, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
         """Write the weights (`physteer.forecast.emulator_weights`)."""
         save_weights(self.network, path, {**metadata, "fields": ", ".join(self.fields)})
+
+    def _scale(self, window: Tensor) -> SampleScale:
+        if window.shape[1] > 1:
+            return sample_scale(window, self.smallest_scale)
+        fields = sample_scale(window.expand(-1, 2, -1, -1, -1, -1), self.smallest_scale).fields
+        return SampleScale(fields, fields)
 
     def _order(self, channels: Channels) -> tuple[int, ...]:
         unknown = [name for i, name in enumerate(channels.names) if i in channels.predicted and name not in self.fields]

@@ -80,6 +80,13 @@ def test_a_network_of_other_numbers(batch):
     )
 
 
+@torch.no_grad()
+def test_windows_of_one_frame_change_in_units_of_the_fields(batch):
+    frames, last = FrameForecaster(Last(), FIELDS), batch.context[:, -1:]
+    frame = frames.predict_next(last, batch)
+    torch.testing.assert_close(frame[:, :, :4], 2 * last[:, :, :4])  # u + (u / r) r
+
+
 def test_what_does_not_fit_is_refused(batch):
     with pytest.raises(PhysteerError, match=r"each once; found \['tracer', 'tracer'\]"):
         FrameForecaster(Last(), ["tracer", "tracer"])
