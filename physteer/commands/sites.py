@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from physteer.commands.parser import Parser, whole
+from physteer.errors import PhysteerError
 
 _EXAMPLES = """examples:
   physteer sites --config configs/experiments/steer.yaml
@@ -73,6 +74,11 @@ def main(args: Sequence[str]) -> int:
         help="print a JSON list instead: site, layout (null: unknown), shape (null: never called), megabytes",
     )
     options, settings = parser.parse_known_args(args)
+    if options.config is None and not settings:
+        raise PhysteerError(
+            "name a model: --config CONFIG, or --model … (or --model.checkpoint …) with --data.path … or --grid H W D; "
+            "examples are in physteer sites --help"
+        )
     if options.config is not None:
         settings = ["--config", options.config, *settings]
     elif options.grid is not None and not any(word.startswith("--data") for word in settings):

@@ -12,7 +12,7 @@ from physteer.untrusted.hub import Repository
 from physteer.walrus.extended_config import FILE_NAME
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
-KNOWN_NAMES = ("walrus.safetensors", "walrus.pt", "coalesced.pth")
+KNOWN_NAMES = ("walrus.safetensors", "weights.safetensors", "walrus.pt", "coalesced.pth")
 """Published and our own usual names: taken first where a folder holds several weight files."""
 
 

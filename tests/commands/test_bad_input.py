@@ -90,7 +90,7 @@ def attempt(shared, tiny_well, tmp_path, capfd, monkeypatch):
         (["fit", "--nonsense", "1"], "there is no setting 'nonsense'; there are ckpt_path, config, data, model"),
         (["fit", "--data", "nowhere.Data"], "data: problem with given class_path 'nowhere.Data'"),
         (["fit", "--seed_everything", "x"], "seed_everything: expected bool or int; found x"),
-        (["sites"], "the following arguments are required: --config/-c"),
+        (["sites"], "name a model: --config CONFIG, or --model"),
         (
             ["sites", "--config", "x.yaml", "--grid", "64", "0", "1"],
             "argument --grid: 0 is not a whole number of at",

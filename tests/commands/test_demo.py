@@ -35,7 +35,7 @@ NEEDS = {"das_steer": ["das"], "das_class": ["classes"], "erase": ["probe"]}
 MADE = {
     "capture": ("runs/demo/capture", ["concepts/vortex_blocks.0.safetensors"]),
     "steer": ("runs/demo/steer", ["rollouts/unsteered/data/test", "report.html"]),
-    "fit": ("runs/fit", ["walrus.safetensors", "checkpoints/last.ckpt", "logs/version_0/metrics.csv"]),
+    "fit": ("runs/fit", ["weights.safetensors", "checkpoints/last.ckpt", "logs/version_0/metrics.csv"]),
     "test": ("runs/test", ["tables/scores_test.csv"]),
     "das": ("runs/demo/das", ["figures/recovery_test.png", "concepts/das_Reynolds_blocks.0_rank1.safetensors"]),
     "das_steer": ("runs/demo/das_steer", ["tables/metrics.csv", "report.html"]),

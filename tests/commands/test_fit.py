@@ -75,7 +75,7 @@ def test_training_makes_a_run_folder(trained):
         "checkpoints",
         "logs",
         "tables",
-        "walrus.safetensors",
+        "weights.safetensors",
     }
     steps = {p.name.partition("step=")[2] for p in (run / "checkpoints").iterdir()} - {""}
     assert steps == {"2.ckpt", "4.ckpt", "6.ckpt"} and (run / "checkpoints/last.ckpt").is_file()
@@ -89,7 +89,7 @@ def test_training_makes_a_run_folder(trained):
 
 
 def test_exported_weights_are_the_last_ones(trained):
-    exported, last = load(trained / "run/walrus.safetensors"), network(trained / "run/checkpoints/last.ckpt")
+    exported, last = load(trained / "run/weights.safetensors"), network(trained / "run/checkpoints/last.ckpt")
     assert exported.config == CONFIG
     assert all(torch.equal(p, last[f"network.{name}"]) for name, p in exported.named_parameters())
 
