@@ -104,10 +104,10 @@ class Probe(L.Callback):
         windows = data.windows("train")
         shapes = forecaster.site_shapes(self.reader.sites, windows.metadata, windows.spec.n_input)
         for site, shape in shapes.items():
-            if len(shape) != 6 or site.module.partition(".")[0] not in ("encoder", "blocks"):
+            tokens = [axis.tokens for axis in forecaster.token_grid(site, windows.metadata, windows.spec.n_input)]
+            if [*shape[2:5]] != tokens:
                 raise PhysteerError(
-                    f"Probe reads activations [B, T, h, w, δ, d] of the encoder and of blocks; {site} has the shape "
-                    f"{list(shape)}"
+                    f"Probe reads activations of {tokens} tokens, [B, T, h, w, δ, d]; {site} has the shape {list(shape)}"
                 )
             if shape[1:5] != (tokens := next(iter(shapes.values()))[1:5]):
                 raise PhysteerError(

@@ -102,9 +102,10 @@ def test_everything_by_yaml(name, tiny_well, simple, tmp_path, monkeypatch, caps
 
     probes = {"path": str(simple), "full": str(tiny_well), "window_every": 3}
     targets = {"targets": ["vorticity", "speed_squared"], "random_erasers": 1}
-    run("fit", "probe.yaml", data=probes, callbacks={"Probe": {"sites": ["encoder", "blocks.0"], **targets}})
+    second = "operator.fno_blocks.convs.0" if name == "FNO" else "blocks.0"
+    run("fit", "probe.yaml", data=probes, callbacks={"Probe": {"sites": ["encoder", second], **targets}})
     scores = pd.read_parquet(tmp_path / "probe/tables/probes.parquet")
-    assert {"encoder", "blocks.0"} <= {*scores.site} and "raw_patch" in {*scores.control}
+    assert {"encoder", second} <= {*scores.site} and "raw_patch" in {*scores.control}
     said = capsys.readouterr().err
     assert ("The decoder lens needs blocks that add to one residual stream; those of UNet" in said) == (name == "UNet")
 
