@@ -107,7 +107,8 @@ class Probe(L.Callback):
             tokens = [axis.tokens for axis in forecaster.token_grid(site, windows.metadata, windows.spec.n_input)]
             if [*shape[2:5]] != tokens:
                 raise PhysteerError(
-                    f"Probe reads activations of {tokens} tokens, [B, T, h, w, δ, d]; {site} has the shape {list(shape)}"
+                    f"Probe reads activations of {tokens} tokens, [B, T, h, w, δ, d]; {site} has the shape "
+                    f"{list(shape)}"
                 )
             if shape[1:5] != (tokens := next(iter(shapes.values()))[1:5]):
                 raise PhysteerError(
