@@ -1,54 +1,56 @@
-"""What an interchange search found, for a terminal."""
+"""What an interchange search found, for a terminal and a page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from physteer.analyses.das.table import MODEL, UNEDITED, InterchangeScore
 from physteer.reports.text_table import text_table
 
-_HEADER = ("site", "rank", "learned", "95 % interval", "shuffled", "random ≤", "all")
-_ALIGN = "<>><>"
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """A table of scores, with what is to be said of it."""
+
+    title: str
+    header: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    align: str
+    """Per column, as for `text_table`."""
+    note: str = ""
+    """Below the table."""
 
 
 def interchange_line(rows: Sequence[InterchangeScore]) -> str:
-    """Return in one line the largest recovery of each kind, and the largest class accuracies where there are some."""
+    """Return in one line the largest recovery, nearness and class accuracies of each kind, where there are some."""
     parts = []
-    for metric, field in [("recovery", ""), *(("class_accuracy", parameter) for parameter in parameters_of(rows))]:
+    means = [("recovery", ""), ("nearness", "")]
+    for metric, field in [*means, *(("class_accuracy", parameter) for parameter in parameters_of(rows))]:
         best = {row.kind: row for row in sorted(_variants(rows, metric, field), key=lambda row: row.value)}
-        name = "recovery " if metric == "recovery" else f"class accuracy, {field}: "
+        name = f"{metric} " if field == "" else f"class accuracy, {field}: "
         parts.append(name + ", ".join(f"{kind} {row.value:+.2f} ({row.site})" for kind, row in best.items()))
     return "; ".join(parts)
 
 
 def interchange_text(rows: Sequence[InterchangeScore], variables: str, split: str) -> str:
-    """Lay the table out for reading: per site and rank, recovery beside its controls, and what must not move.
+    """Lay out for a terminal what `interchange_tables` returns."""
+    lines: list[str] = []
+    for table in interchange_tables(rows, variables, split):
+        lines += [table.title, *text_table(table.header, table.lines, table.align), *([table.note] * bool(table.note))]
+    return "\n".join(lines)
 
-    Below it, the same of the class accuracies where there are some.
+
+def interchange_tables(rows: Sequence[InterchangeScore], variables: str, split: str) -> list[ScoreTable]:
+    """Return per site and rank recovery beside its controls and nearness, and the class accuracies if there are some.
 
     Args:
         rows: of one split.
         variables: whose counterfactual it is.
         split: whose pairs.
     """
-    ceiling = _of_kind(rows, MODEL, "recovery", "")
-    n = max((row.initial_conditions for row in rows if row.metric == "recovery"), default=0)
-    lines = [
-        f"counterfactual recovery of {variables} on {split} ({n} initial conditions; 0 unedited, 1 exact"
-        + ("" if ceiling is None else f"; the model's own ceiling {ceiling:+.2f}")
-        + ")",
-        *_comparison(rows, "recovery", "", with_accuracy=True),
-    ]
-    if any(row.metric == "null_movement" for row in rows):
-        lines.append(
-            "null: how far a source that differs in another parameter alone moves the prediction, over how far pairs do"
-        )
-    for parameter in parameters_of(rows):
-        own, base = (_of_kind(rows, kind, "class_accuracy", parameter) for kind in (MODEL, UNEDITED))
-        known = "" if own is None or base is None else f" ({own:.2f} in the sources' own passes, {base:.2f} unedited)"
-        lines.append(f"class accuracy: share of pairs read as of the source's {parameter}{known}")
-        lines += _comparison(rows, "class_accuracy", parameter)
-    return "\n".join(lines)
+    return [_recovery(rows, variables, split), *_class_accuracies(rows)]
 
 
 def parameters_of(rows: Sequence[InterchangeScore]) -> list[str]:
@@ -56,12 +58,50 @@ def parameters_of(rows: Sequence[InterchangeScore]) -> list[str]:
     return list(dict.fromkeys(row.field for row in rows if row.metric == "class_accuracy"))
 
 
-def _comparison(rows: Sequence[InterchangeScore], metric: str, field: str, *, with_accuracy: bool = False) -> list[str]:
-    """Return a line for each learned rotation, with its controls, then one for each fixed direction."""
-    variants = _variants(rows, metric, field)
-    accuracy = {_key(row): row.value for row in rows if row.metric == "interchange_accuracy"}
+def _recovery(rows: Sequence[InterchangeScore], variables: str, split: str) -> ScoreTable:
+    """Return the table of recovery: a line for each learned rotation, then one for each fixed direction."""
+    ceiling = _of_kind(rows, MODEL, "nearness", "")
+    n = max((row.initial_conditions for row in rows if row.metric == "recovery"), default=0)
+    title = (
+        f"recovery of the change of {variables} by interchange, on {split} ({n} initial conditions; 0 as unedited, "
+        "1 exact" + ("" if ceiling is None else f"; the model's own ceiling of nearness is {ceiling:+.2f}") + ")"
+    )
+    nearness, accuracy = _by_variant(rows, "nearness"), _by_variant(rows, "interchange_accuracy")
     null = {_key(row): f"{row.value:.1%}" for row in rows if row.metric == "null_share"}
-    table = []
+    lines = []
+    for row, compared in _compared(rows, "recovery", ""):
+        added = [f"{nearness[_key(row)]:+.2f}", f"{accuracy[_key(row)]:.2f}", null.get(_key(row), "–")]
+        lines.append([*compared, *added])
+    has_null = any(row.metric == "null_movement" for row in rows)
+    return ScoreTable(
+        title,
+        ("site", "rank", "recovery", "95 % interval", "shuffled", "random ≤", "all", "nearness", "accuracy", "null"),
+        lines,
+        "<>><>",
+        "null: how far a source that differs in another parameter alone moves the prediction, over how far pairs do"
+        if has_null
+        else "",
+    )
+
+
+def _class_accuracies(rows: Sequence[InterchangeScore]) -> Iterator[ScoreTable]:
+    """Yield a table for each parameter whose classes were read."""
+    for parameter in parameters_of(rows):
+        own, base = (_of_kind(rows, kind, "class_accuracy", parameter) for kind in (MODEL, UNEDITED))
+        known = "" if own is None or base is None else f" ({own:.2f} in the sources' own passes, {base:.2f} unedited)"
+        yield ScoreTable(
+            f"class accuracy: share of pairs read as of the source's {parameter}{known}",
+            ("site", "rank", "learned", "95 % interval", "shuffled", "random ≤", "all"),
+            [compared for _, compared in _compared(rows, "class_accuracy", parameter)],
+            "<>><>",
+        )
+
+
+def _compared(
+    rows: Sequence[InterchangeScore], metric: str, field: str
+) -> Iterator[tuple[InterchangeScore, list[str]]]:
+    """Yield the row of each learned rotation with its cells, controls last, then those of each fixed direction."""
+    variants = _variants(rows, metric, field)
     for row in (row for row in variants if row.kind == "learned"):
         same_site = [other for other in variants if other.site == row.site]
         controls = (
@@ -69,15 +109,11 @@ def _comparison(rows: Sequence[InterchangeScore], metric: str, field: str, *, wi
             [r.value for r in same_site if (r.kind, r.rank) == ("random", row.rank)],
             [r.value for r in same_site if r.kind == "full"],
         )
-        best = [f"{max(values):+.2f}" if values else "–" for values in controls]
-        added = [f"{accuracy[_key(row)]:.2f}", null.get(_key(row), "–")] if with_accuracy else []
-        table.append([row.site, f"{row.rank} {row.name}".strip(), f"{row.value:+.2f}", _interval(row), *best, *added])
-    fixed = [row for row in variants if row.kind == "direction"]
-    n_columns = len(_HEADER) + 2 * with_accuracy
-    for row in fixed:
-        cells = [row.site, str(row.rank), f"{row.value:+.2f}", f"{_interval(row)} along {row.name}"]
-        table.append(cells + [""] * (n_columns - len(cells)))
-    return text_table([*_HEADER, *(["accuracy", "null"] if with_accuracy else [])], table, _ALIGN)
+        best = [_signed(max(values)) if values else "–" for values in controls]
+        yield row, [row.site, f"{row.rank} {row.name}".strip(), _signed(row.value), _interval(row), *best]
+    for row in (row for row in variants if row.kind == "direction"):
+        interval = f"{_interval(row)} along {row.name}".strip()
+        yield row, [row.site, str(row.rank), _signed(row.value), interval, *[""] * 3]
 
 
 def _variants(rows: Sequence[InterchangeScore], metric: str, field: str) -> list[InterchangeScore]:
@@ -88,9 +124,18 @@ def _of_kind(rows: Sequence[InterchangeScore], kind: str, metric: str, field: st
     return next((row.value for row in rows if (row.kind, row.metric, row.field) == (kind, metric, field)), None)
 
 
+def _by_variant(rows: Sequence[InterchangeScore], metric: str) -> dict[tuple[str, str, int, str], float]:
+    """Return a score of every variant, over all fields."""
+    return {_key(row): row.value for row in rows if (row.metric, row.field) == (metric, "")}
+
+
 def _key(row: InterchangeScore) -> tuple[str, str, int, str]:
     return row.site, row.kind, row.rank, row.name
 
 
+def _signed(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:+.2f}"
+
+
 def _interval(row: InterchangeScore) -> str:
-    return f"[{row.low:+.2f}, {row.high:+.2f}]"
+    return "" if math.isnan(row.low) else f"[{row.low:+.2f}, {row.high:+.2f}]"

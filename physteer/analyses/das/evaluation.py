@@ -32,9 +32,14 @@ PAIRS, NULLS = 0, 1
 class InterchangeEvaluation(nn.Module):
     """Scores of the variants over counterfactual pairs (first loader) and, if there is one, null pairs (second).
 
-    * recovery: 1 − Σ‖ŷ' − y*‖² / Σ‖ŷ_b − y*‖², per field and their mean. The model's own ceiling is the same with
-      ŷ_b − y_b, the error of the unedited prediction of the base's own future, in place of ŷ' − y*: an edit cannot be
-      expected to predict better than the model. Where the answer is a readout, ŷ are readouts of predictions.
+    * recovery, of the change: 1 − Σ‖(ŷ' − ŷ_b) − (y* − y_b)‖² / Σ‖y* − y_b‖², per field and their mean, y_b the base's
+      own true future. Fields that the variables do not change have none, and are left out of the mean.
+    * nearness: 1 − Σ‖ŷ' − y*‖² / Σ‖ŷ_b − y*‖², likewise. The model's own ceiling is the same with ŷ_b − y_b, the error
+      of the unedited prediction of the base's own future, in place of ŷ' − y*: an edit cannot be expected to predict
+      better than the model. Recovery has no such ceiling: that error cancels.
+
+      Where the answer is a readout, all four are: ŷ are readouts of predictions, y* the source's, y_b that of the
+      base's own next frame. A `ClassLoss` changes neither: pairs have true frames, whatever rotations are trained for.
     * interchange accuracy: share of pairs whose edited prediction is nearer to the counterfactual future than to the
       base's own, in units of r_Δ over all fields.
     * class accuracy, where the loss is a `ClassLoss`: share of pairs for which the frozen probe predicts the source's
@@ -115,7 +120,6 @@ class InterchangeEvaluation(nn.Module):
                 self._add_shifts(site, batch, activations)
                 base, own_future = self._judged(batch, unedited), self._judged(batch, batch.base.targets[:, :1])
                 truth = self._judged(batch, batch.truth[:, :1]) if self._readout is None else batch.truth.view_as(base)
-                ceiling = truth + (base - own_future)  # the model's own error, at the counterfactual
                 if self.read_off and number == 0:
                     sources = read_sources(self.readouts, forecaster, batch)
                     self._part(MODEL).update(sources, wanted, names)
@@ -129,7 +133,8 @@ class InterchangeEvaluation(nn.Module):
                     continue
                 scores.movement.update(*moved)
                 edited = self._judged(batch, frame)
-                scores.recovery.update(edited, base, truth, ceiling, names)
+                scores.recovery.update(edited, base, truth, own_future, names)
+                scores.nearness.update(edited, base, truth, own_future, names)
                 unit = scale if self._readout is None else 1.0
                 scores.add_nearer(_distance(edited, truth, unit) < _distance(edited, own_future, unit), names)
                 scores.classes.update(read(self.readouts, outcome.activations), wanted, names)
@@ -148,11 +153,11 @@ class InterchangeEvaluation(nn.Module):
         """Compute the table; a collective over the processes.
 
         Returns:
-            Values for the logger, by name: the recovery of every variant, its class accuracy where the loss is a
-            `ClassLoss` (the mean over variables), and the best of each among the learned variants.
+            Values for the logger, by name: recovery and nearness of every variant, its class accuracy where the loss is
+            a `ClassLoss` (the mean over variables), and the best of each among the learned variants.
         """
-        ceiling = self._of(self._scored[0]).recovery.recovery().ceiling
-        self.rows = [score_row(("", MODEL, 0, ""), "recovery", "", ceiling)]
+        ceiling = self._of(self._scored[0]).nearness.nearness().ceiling
+        self.rows = [score_row(("", MODEL, 0, ""), "nearness", "", ceiling)]
         for kind, part in self.read_off.items():
             self.rows += cast(ClassAccuracy, part).rows(("", kind, 0, ""))
         logged, best = {}, dict[str, float]()
@@ -162,6 +167,7 @@ class InterchangeEvaluation(nn.Module):
             self.rows += rows
             values = {
                 "recovery": [row.value for row in rows if (row.metric, row.field) == ("recovery", "")],
+                "nearness": [row.value for row in rows if (row.metric, row.field) == ("nearness", "")],
                 "class_accuracy": [row.value for row in rows if row.metric == "class_accuracy"],
             }
             for metric, metric_values in values.items():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from physteer.analyses.das.table import InterchangeScore
-from physteer.metrics import CounterfactualRecovery, InterchangeAccuracy, Interval, Movement
+from physteer.metrics import ChangeRecovery, InterchangeAccuracy, Interval, Movement, Nearness
 
 RowIdentity = tuple[str, str, int, str]
 """Site, kind, rank and name of a row."""
@@ -75,7 +75,8 @@ class VariantScores(nn.Module):
             null_initial_conditions: the same for null pairs; None without such pairs.
         """
         super().__init__()
-        self.recovery = CounterfactualRecovery(judged, initial_conditions)
+        self.recovery = ChangeRecovery(judged, initial_conditions)
+        self.nearness = Nearness(judged, initial_conditions)
         self.accuracy = InterchangeAccuracy(initial_conditions)
         self.classes = ClassAccuracy(parameters, initial_conditions)
         self.movement = Movement(fields, initial_conditions)
@@ -87,9 +88,11 @@ class VariantScores(nn.Module):
 
     def rows(self, identity: RowIdentity) -> list[InterchangeScore]:
         """Return the rows of the table; a collective over the processes."""
-        recovery = self.recovery.recovery()
-        rows = [score_row(identity, "recovery", "", recovery.mean)]
-        rows += [score_row(identity, "recovery", field, interval) for field, interval in recovery.per_field.items()]
+        recovery, nearness = self.recovery.recovery(), self.nearness.nearness()
+        rows = []
+        for metric, mean, each in (("recovery", *recovery), ("nearness", nearness.mean, nearness.per_field)):
+            rows.append(score_row(identity, metric, "", mean))
+            rows += [score_row(identity, metric, field, interval) for field, interval in each.items()]
         rows.append(score_row(identity, "interchange_accuracy", "", self.accuracy.accuracy()))
         rows += self.classes.rows(identity)
         for metric, score in (("movement", self.movement), ("null_movement", self.null_movement)):

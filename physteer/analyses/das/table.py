@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from physteer.errors import PhysteerError
 from physteer.tables import read_rows, write_rows
 
 MODEL, UNEDITED = "model", "unedited"
-"""Kinds of rows without an intervention. ``model`` is the ceiling: the recovery if edits added nothing to the model's
+"""Kinds of rows without an intervention. ``model`` is the ceiling: the nearness if edits added nothing to the model's
 error, and the class accuracy in the sources' own passes. ``unedited`` is the floor: the class accuracy in the bases."""
 
 
@@ -26,7 +27,8 @@ class InterchangeScore:
     name: str
     """Number of a random rotation, name of a direction, or ``boundless``."""
     metric: str
-    """``recovery``, ``interchange_accuracy``, ``class_accuracy``, ``movement``, ``null_movement`` or ``null_share``."""
+    """``recovery`` (of the change), ``nearness``, ``interchange_accuracy``, ``class_accuracy``, ``movement``,
+    ``null_movement`` or ``null_share``."""
     field: str
     """Empty for the mean over fields, and where there are no fields. For a class accuracy the parameter."""
     value: float
@@ -56,12 +58,23 @@ def write_interchange_table(
 
 
 def read_interchange_table(run_folder: Path, split: str) -> list[InterchangeRow]:
-    """Read what `write_interchange_table` wrote; nothing where there is none."""
-    return read_rows(_path(run_folder, split), InterchangeRow)
+    """Read what `write_interchange_table` wrote; nothing where there is none.
+
+    Raises:
+        PhysteerError: The file is broken, or of an earlier version, whose ``recovery`` is what is called nearness now.
+    """
+    path = _path(run_folder, split)
+    rows = read_rows(path, InterchangeRow)
+    if rows and not any(row.metric == "nearness" for row in rows):
+        raise PhysteerError(
+            f"{path.with_suffix('.parquet')} is of an earlier version of physteer, whose recovery was nearness: score "
+            "the checkpoint of the search again with 'physteer test'"
+        )
+    return rows
 
 
 def best_learned(rows: Sequence[InterchangeScore]) -> InterchangeScore:
-    """Return the learned rotation with the largest mean recovery."""
+    """Return the learned rotation with the largest mean recovery of the change."""
     means = [row for row in rows if (row.metric, row.field, row.kind) == ("recovery", "", "learned")]
     return max(means, key=lambda row: row.value)
 
