@@ -16,6 +16,7 @@ from physteer.analyses.das import (
     InterventionVariant,
     Shifts,
     VariantPlan,
+    exact_null_fields,
     learned_subspaces,
     make_variants,
     write_learned,
@@ -63,6 +64,8 @@ class DAS(L.Callback):
         directions: files of fixed subspaces to compare with at their sites: concepts, ``rotations/`` of another search,
             ``probes/``, ``natural/`` spaces, whose first k main directions (PCA) are compared for every rank k, and
             ``basis/``, causal bases, of which the first k directions are.
+        null_fields: the fields that a source which differs in ``data.null_parameter`` alone must not move, by name. The
+            default, null, is right for the Schmidt number of a shear flow: all fields but one named ``tracer``.
         boundary_penalty: λ, the weight in the loss of a boundless rotation's share of the columns.
         cache: mebibytes of memory, or of disk, for what the network computes before the sites. What has no room is
             computed anew in every step.
@@ -86,6 +89,7 @@ class DAS(L.Callback):
         shuffled: bool = True,
         random: int = 3,
         directions: list[str] = [],  # noqa: B006  jsonargparse shows it; never changed
+        null_fields: list[str] | None = None,
         boundary_penalty: float = 1.0,
         cache: int = 1024,
         cache_folder: str | None = None,
@@ -101,7 +105,7 @@ class DAS(L.Callback):
             raise PhysteerError(f"DAS.boundary_penalty must be at least 0; found {boundary_penalty}")
         self.sites = [Site.parse(site) for site in sites]
         self.plan = VariantPlan(tuple(ranks), boundless, shuffled, random, seed=seed)
-        self.frames = frames
+        self.frames, self.null_fields = frames, null_fields
         self.loss: nn.Module = FieldLoss() if loss is None else loss
         self.directions, self.boundary_penalty, self.cache = directions, boundary_penalty, cache
         self.cache_folder = None if cache_folder is None else Path(cache_folder)
@@ -129,7 +133,8 @@ class DAS(L.Callback):
             widths, len(self._variables), self.plan, read_fixed_subspaces(self.directions, self._model, self.plan.ranks)
         )
         module.interventions.update({variant.key: variant for variant in self._variants})
-        n = windows.spec.n_input
+        n, channels = windows.spec.n_input, windows.metadata.channels
+        null_fields = exact_null_fields(self.null_fields, [channels.names[i] for i in channels.predicted])
         last = only_last_frame(self.frames, n, forecaster)
         prefix_cache = PrefixCache(
             forecaster, self.sites, last_frame=last, max_bytes=self.cache * MEBIBYTE, folder=self.cache_folder
@@ -144,7 +149,7 @@ class DAS(L.Callback):
             boundary_penalty=self.boundary_penalty,
         )
         module.objective = objective
-        module.evaluation = InterchangeEvaluation(self._variants, objective, self._variables)
+        module.evaluation = InterchangeEvaluation(self._variants, objective, self._variables, null_fields)
         if isinstance(self.loss, ClassLoss):
             pairs = [data.pairs(split, data.rules, 1) for split in splits]
             self.loss.check(forecaster, self.sites, self._variables, pairs)

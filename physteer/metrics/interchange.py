@@ -217,6 +217,27 @@ class Movement(PairSums):
             for i, field in enumerate(self.fields)
         }
 
+    def share_of(self, other: Movement, fields: Sequence[str], resampling: Resampling = DEFAULT) -> Interval:
+        """Return √(Σ movement² / Σ other's movement²) over some fields, with its interval over initial conditions.
+
+        Args:
+            other: of the same fields and initial conditions, which are resampled together.
+            fields: names of those that are pooled.
+            resampling: level, number and seed.
+
+        Raises:
+            PhysteerError: The two are of other fields or initial conditions.
+        """
+        if (self.fields, self.initial_conditions) != (other.fields, other.initial_conditions):
+            raise PhysteerError("a share of movements is of the same fields and initial conditions")
+        indices = [self.fields.index(field) for field in fields]
+        both = [torch.stack([sums[:, indices].sum(1), sums[:, -1]], 1) for sums in (self.compute(), other.compute())]
+
+        def share(sums: Floats) -> Floats:
+            return np.sqrt(pooled_ratio(sums[..., :2]) / pooled_ratio(sums[..., 2:]))
+
+        return interval_of(torch.cat(both, 1), share, resampling)
+
 
 def largest_principal_angle(first: Tensor, second: Tensor) -> float:
     """Return the largest principal angle between the spans of two bases, in degrees.

@@ -43,14 +43,14 @@ def interchange_text(rows: Sequence[InterchangeScore], variables: str, split: st
 
 
 def interchange_tables(rows: Sequence[InterchangeScore], variables: str, split: str) -> list[ScoreTable]:
-    """Return per site and rank recovery beside its controls and nearness, and the class accuracies if there are some.
+    """Return recovery beside its controls and nearness, null movement, and class accuracies, where there are some.
 
     Args:
         rows: of one split.
         variables: whose counterfactual it is.
         split: whose pairs.
     """
-    return [_recovery(rows, variables, split), *_class_accuracies(rows)]
+    return [_recovery(rows, variables, split), *_nulls(rows), *_class_accuracies(rows)]
 
 
 def parameters_of(rows: Sequence[InterchangeScore]) -> list[str]:
@@ -67,21 +67,37 @@ def _recovery(rows: Sequence[InterchangeScore], variables: str, split: str) -> S
         "1 exact" + ("" if ceiling is None else f"; the model's own ceiling of nearness is {ceiling:+.2f}") + ")"
     )
     nearness, accuracy = _by_variant(rows, "nearness"), _by_variant(rows, "interchange_accuracy")
-    null = {_key(row): f"{row.value:.1%}" for row in rows if row.metric == "null_share"}
-    lines = []
-    for row, compared in _compared(rows, "recovery", ""):
-        added = [f"{nearness[_key(row)]:+.2f}", f"{accuracy[_key(row)]:.2f}", null.get(_key(row), "–")]
-        lines.append([*compared, *added])
-    has_null = any(row.metric == "null_movement" for row in rows)
-    return ScoreTable(
-        title,
-        ("site", "rank", "recovery", "95 % interval", "shuffled", "random ≤", "all", "nearness", "accuracy", "null"),
-        lines,
-        "<>><>",
-        "null: how far a source that differs in another parameter alone moves the prediction, over how far pairs do"
-        if has_null
-        else "",
+    lines = [
+        [*compared, f"{nearness[_key(row)]:+.2f}", f"{accuracy[_key(row)]:.2f}"]
+        for row, compared in _compared(rows, "recovery", "")
+    ]
+    header = ("site", "rank", "recovery", "95 % interval", "shuffled", "random ≤", "all", "nearness", "accuracy")
+    return ScoreTable(title, header, lines, "<>><>")
+
+
+def _nulls(rows: Sequence[InterchangeScore]) -> Iterator[ScoreTable]:
+    """Yield the table of how far null pairs move each field, if there are null pairs."""
+    shares = {(*_key(row), row.field): row for row in rows if row.metric == "null_share"}
+    exact = {_key(row): row for row in rows if row.metric == "exact_null_share"}
+    fields = list(dict.fromkeys(row.field for row in shares.values() if row.field))
+    shown = [row for row in shares.values() if row.field == "" and row.kind in ("learned", "direction", "full")]
+    if not shown:
+        return
+    title = (
+        "null: how far a source that differs in another parameter alone moves the prediction, over how far pairs do, "
+        "per field"
     )
+    if exact:
+        must_not = next(iter(exact.values())).field
+        title += f"; exact null: {must_not} together, which that parameter does not change"
+    lines = []
+    for row in shown:
+        what = {"full": "all", "direction": f"{row.rank} along {row.name}"}.get(row.kind, f"{row.rank} {row.name}")
+        cells = [_percent(exact[_key(row)]), _percents(exact[_key(row)])] if exact else []
+        cells += [_percent(shares[*_key(row), field]) for field in fields]
+        lines.append([row.site, what.strip(), *cells, _percent(row)])
+    header = ["site", "rank", *(["exact null", "95 % interval"] if exact else []), *fields, "all fields"]
+    yield ScoreTable(title, [name.replace("_", " ") for name in header], lines, "<>><>" if exact else "<>>")
 
 
 def _class_accuracies(rows: Sequence[InterchangeScore]) -> Iterator[ScoreTable]:
@@ -135,6 +151,14 @@ def _key(row: InterchangeScore) -> tuple[str, str, int, str]:
 
 def _signed(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:+.2f}"
+
+
+def _percent(row: InterchangeScore) -> str:
+    return "–" if math.isnan(row.value) else f"{row.value:.1%}"
+
+
+def _percents(row: InterchangeScore) -> str:
+    return "" if math.isnan(row.low) else f"[{row.low:.1%}, {row.high:.1%}]"
 
 
 def _interval(row: InterchangeScore) -> str:

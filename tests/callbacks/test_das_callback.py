@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from physteer.data import CounterfactualDataModule
 from physteer.interventions import Locus, Site
 from physteer.metrics import largest_principal_angle
 from physteer.walrus import save
+
+FIELDS = ("tracer", "pressure", "velocity_x", "velocity_y")
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +66,18 @@ def test_a_search_makes_a_run_folder(searched):
         for rank in ("1", "3"):
             for metric in ("recovery", "nearness", "interchange_accuracy"):
                 assert (site, "learned", rank, "", metric, "") in test
-            for field in ("tracer", "pressure", "velocity_x", "velocity_y"):
+            for field in FIELDS:
                 assert test[site, "learned", rank, "", "null_movement", field] >= 0
                 assert test[site, "random", rank, "1", "movement", field] > 0
+                who = site, "learned", rank, ""
+                share = test[*who, "null_movement", field] / test[*who, "movement", field]
+                assert test[*who, "null_share", field] == pytest.approx(share, rel=1e-6)
+            of = [{f: test[*who, m, f] ** 2 for f in FIELDS} for m in ("null_movement", "movement")]
+            pooled = [math.sqrt(sum(null.values()) / sum(moved.values())) for null, moved in [of]]
+            assert test[*who, "null_share", ""] == pytest.approx(pooled[0], rel=1e-6)
+            null, moved = (sum(value for f, value in squares.items() if f != "tracer") for squares in of)
+            exact = "exact_null_share", "pressure, velocity_x, velocity_y"
+            assert test[*who, *exact] == pytest.approx(math.sqrt(null / moved), rel=1e-6)
     assert {p.name for p in (run / "concepts").iterdir()} == {p.name for p in (run / "rotations").iterdir()}
     assert len(list((run / "concepts").glob("das_Reynolds_*_rank[13].safetensors"))) == 4
     assert len(list((run / "concepts").glob("das_Reynolds_*_boundless.safetensors"))) == 2
@@ -362,6 +374,11 @@ def test_a_planted_subspace_is_found(tiny_well, walrus, tmp_path):
         ({"sites": ["blocks.1"], "frames": [0]}, {}, "site blocks.1: the rotation of rank 2 has no gradient"),
         ({"sites": ["blocks.1"], "frames": [0], "ranks": [], "boundless": True}, {}, "site blocks.1: the rotation of"),
         ({"sites": ["block.0"]}, {}, "did you mean 'blocks.0'"),
+        (
+            {"null_fields": ["velocity"]},
+            {},
+            "the model predicts no field 'velocity', only tracer, pressure, velocity_x",
+        ),
         ({"frames": [5]}, {}, "frame 5: the activation has 3"),
         ({"directions": ["nowhere.safetensors"]}, {}, "there is no concept file nowhere.safetensors"),
         ({}, {"variables": ["Reynold"]}, "no parameter 'Reynold' that all files share"),

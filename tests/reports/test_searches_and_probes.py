@@ -3,11 +3,10 @@
 import math
 from dataclasses import replace
 
-import pytest
 import torch
 from PIL import Image
 
-from physteer.analyses.das.table import InterchangeScore, read_interchange_table, write_interchange_table
+from physteer.analyses.das.table import InterchangeScore, write_interchange_table
 from physteer.analyses.probing.class_table import ClassScore, write_class_table
 from physteer.analyses.probing.table import LensScore, ProbeScore, write_probe_tables
 from physteer.analyses.probing.trajectory_maps import TrajectoryMaps
@@ -31,6 +30,9 @@ def scores(best_site):
             for field, moved, null in (("tracer", 0.3, 0.03), ("pressure", 0.4, 0.04)):
                 rows.append(InterchangeScore(*who, "movement", field, moved, math.nan, math.nan, 3))
                 rows.append(InterchangeScore(*who, "null_movement", field, null, math.nan, math.nan, 3))
+            rows += [InterchangeScore(*who, "null_share", field, 0.1, 0.05, 0.2, 3) for field in ("", "tracer")]
+            rows.append(InterchangeScore(*who, "null_share", "pressure", 0.02, 0.01, 0.03, 3))
+            rows.append(InterchangeScore(*who, "exact_null_share", "pressure", 0.02, 0.01, 0.03, 3))
     return rows
 
 
@@ -55,9 +57,11 @@ def test_a_search_is_drawn_again(tmp_path, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("recovery of the change of Reynolds, Schmidt by interchange, on test (3 initial")
     row = " ".join(printed[2].split())
-    assert row == "blocks.0 2 +0.50 [+0.45, +0.55] +0.20 +0.05 -1.00 +0.45 0.50 10.0%"
-    shares = [row.value for row in read_interchange_table(tmp_path, "test") if row.metric == "null_share"]
-    assert shares == pytest.approx([0.1] * 8), "printed as 10.0 %"
+    assert row == "blocks.0 2 +0.50 [+0.45, +0.55] +0.20 +0.05 -1.00 +0.45 0.50"
+    null = next(i for i, line in enumerate(printed) if line.startswith("null: how far"))
+    assert printed[null].endswith("exact null: pressure together, which that parameter does not change")
+    assert printed[null + 1].split("  ")[-1] == "all fields" and "exact null" in printed[null + 1]
+    assert " ".join(printed[null + 2].split()) == "blocks.0 2 2.0% [1.0%, 3.0%] 10.0% 2.0% 10.0%"
 
 
 def test_a_table_whose_recovery_is_nearness_is_refused(tmp_path, capsys):

@@ -9,6 +9,7 @@ from physteer.analyses.das.class_loss import ClassLoss
 from physteer.analyses.das.directions import Shifts, learned_subspaces, write_learned
 from physteer.analyses.das.evaluation import InterchangeEvaluation
 from physteer.analyses.das.losses import FieldLoss, ReadoutLoss
+from physteer.analyses.das.nulls import exact_null_fields
 from physteer.analyses.das.objective import InterchangeObjective
 from physteer.analyses.das.variants import InterventionVariant, Kind, VariantPlan, make_variants
 
@@ -22,6 +23,7 @@ __all__ = [
     "ReadoutLoss",
     "Shifts",
     "VariantPlan",
+    "exact_null_fields",
     "learned_subspaces",
     "make_variants",
     "write_learned",

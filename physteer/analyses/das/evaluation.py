@@ -45,17 +45,30 @@ class InterchangeEvaluation(nn.Module):
     * class accuracy, where the loss is a `ClassLoss`: share of pairs for which the frozen probe predicts the source's
       class from the edited activation. For comparison, its accuracy in the sources' own passes and in the unedited
       bases.
-    * movement: how far edits move fields, in units of r_Δ; on null pairs it must be 0.
+    * movement: how far edits move fields, in units of r_Δ; on null pairs it must be 0 in the fields of the exact null.
+    * null shares: movement on null pairs over that on pairs, per field, over all, and over those of the exact null.
 
     Validation during ``fit`` scores trained variants on counterfactual pairs only: the others do not change.
     """
 
     def __init__(
-        self, variants: Sequence[InterventionVariant], objective: InterchangeObjective, variables: Sequence[str]
+        self,
+        variants: Sequence[InterventionVariant],
+        objective: InterchangeObjective,
+        variables: Sequence[str],
+        null_fields: Sequence[str] = (),
     ) -> None:
+        """Make an evaluation.
+
+        Args:
+            variants: that are scored.
+            objective: by which they are trained.
+            variables: of the pairs.
+            null_fields: the predicted fields that null pairs must not move (`exact_null_fields`).
+        """
         super().__init__()
         self.variants, self.objective = tuple(variants), (objective,)  # tuples: their parameters are not this module's
-        self.variables = tuple(variables)
+        self.variables, self.null_fields = tuple(variables), tuple(null_fields)
         self.readouts = objective.readouts
         self.scores, self.moves = nn.ModuleDict(), nn.ModuleDict()
         self.read_off = nn.ModuleDict()
@@ -89,7 +102,10 @@ class InterchangeEvaluation(nn.Module):
             nulls = datasets[NULLS].initial_conditions
         parameters = [readout.parameter for readout in self.readouts]
         self.scores = nn.ModuleDict(
-            {variant.key: VariantScores(judged, fields, parameters, names, nulls) for variant in self._scored}
+            {
+                variant.key: VariantScores(judged, fields, parameters, names, nulls, self.null_fields)
+                for variant in self._scored
+            }
         )
         self.moves = nn.ModuleDict(
             {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -64,6 +64,7 @@ class VariantScores(nn.Module):
         parameters: Sequence[str],
         initial_conditions: Sequence[str],
         null_initial_conditions: Sequence[str] | None,
+        null_fields: Sequence[str],
     ) -> None:
         """Start with no pairs.
 
@@ -73,6 +74,7 @@ class VariantScores(nn.Module):
             parameters: of the frozen probes.
             initial_conditions: names of the initial conditions of all bases.
             null_initial_conditions: the same for null pairs; None without such pairs.
+            null_fields: those of the predicted fields that null pairs must not move; may be empty.
         """
         super().__init__()
         self.recovery = ChangeRecovery(judged, initial_conditions)
@@ -80,6 +82,7 @@ class VariantScores(nn.Module):
         self.accuracy = InterchangeAccuracy(initial_conditions)
         self.classes = ClassAccuracy(parameters, initial_conditions)
         self.movement = Movement(fields, initial_conditions)
+        self._null_fields = tuple(null_fields)
         self.null_movement = None if null_initial_conditions is None else Movement(fields, null_initial_conditions)
 
     def add_nearer(self, nearer: Tensor, initial_conditions: Sequence[str]) -> None:
@@ -98,7 +101,19 @@ class VariantScores(nn.Module):
         for metric, score in (("movement", self.movement), ("null_movement", self.null_movement)):
             if score is not None:
                 rows += [score_row(identity, metric, field, interval) for field, interval in score.movement().items()]
-        return rows
+        return [*rows, *self._null_shares(identity)]
+
+    def _null_shares(self, identity: RowIdentity) -> Iterator[InterchangeScore]:
+        """Yield how far null pairs move the prediction over how far pairs do: per field, of all, of the exact null."""
+        if self.null_movement is None:
+            return
+        fields = self.movement.fields
+        pooled = {"": fields, **{field: (field,) for field in fields}}
+        for name, members in pooled.items():
+            yield score_row(identity, "null_share", name, self.null_movement.share_of(self.movement, members))
+        if self._null_fields:
+            share = self.null_movement.share_of(self.movement, self._null_fields)
+            yield score_row(identity, "exact_null_share", ", ".join(self._null_fields), share)
 
 
 def score_row(identity: RowIdentity, metric: str, field: str, interval: Interval) -> InterchangeScore:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +27,11 @@ class InterchangeScore:
     """Number of a random rotation, name of a direction, or ``boundless``."""
     metric: str
     """``recovery`` (of the change), ``nearness``, ``interchange_accuracy``, ``class_accuracy``, ``movement``,
-    ``null_movement`` or ``null_share``."""
+    ``null_movement``, ``null_share`` or ``exact_null_share``: how far null pairs move the prediction over how far pairs
+    do, in fields that may move too, and in those that must not."""
     field: str
-    """Empty for the mean over fields, and where there are no fields. For a class accuracy the parameter."""
+    """Empty for the mean over fields, for all of them together, and where there are no fields. For a class accuracy the
+    parameter; for ``exact_null_share`` the fields that must not move, joined by commas."""
     value: float
     low: float
     """Lower end of the 95 % interval over initial conditions."""
@@ -49,11 +50,8 @@ class InterchangeRow(InterchangeScore):
 def write_interchange_table(
     run_folder: Path, split: str, rows: Sequence[InterchangeScore], variables: Sequence[str]
 ) -> Path:
-    """Write ``tables/interchange_<split>.parquet`` and ``.csv``; return the first.
-
-    ``null_share`` is added: how far null pairs move the prediction over how far pairs do, all fields together.
-    """
-    named = [InterchangeRow(**vars(row), variables=", ".join(variables)) for row in (*rows, *_null_shares(rows))]
+    """Write ``tables/interchange_<split>.parquet`` and ``.csv``; return the first."""
+    named = [InterchangeRow(**vars(row), variables=", ".join(variables)) for row in rows]
     return write_rows(_path(run_folder, split), InterchangeRow, named)
 
 
@@ -77,19 +75,6 @@ def best_learned(rows: Sequence[InterchangeScore]) -> InterchangeScore:
     """Return the learned rotation with the largest mean recovery of the change."""
     means = [row for row in rows if (row.metric, row.field, row.kind) == ("recovery", "", "learned")]
     return max(means, key=lambda row: row.value)
-
-
-def _null_shares(rows: Sequence[InterchangeScore]) -> Iterator[InterchangeScore]:
-    """Yield √(Σ null movement² / Σ movement²) over fields, of each variant with null pairs."""
-    squares: dict[tuple[str, str, int, str], dict[str, float]] = {}
-    for row in rows:
-        if row.metric in ("movement", "null_movement"):
-            sums = squares.setdefault((row.site, row.kind, row.rank, row.name), {})
-            sums[row.metric] = sums.get(row.metric, 0.0) + row.value**2
-    for (site, kind, rank, name), sums in squares.items():
-        if "null_movement" in sums and sums.get("movement"):
-            share = math.sqrt(sums["null_movement"] / sums["movement"])
-            yield InterchangeScore(site, kind, rank, name, "null_share", "", share, math.nan, math.nan, 0)
 
 
 def _path(run_folder: Path, split: str) -> Path:
