@@ -19,6 +19,7 @@ from physteer.analyses.das import (
     exact_null_fields,
     learned_subspaces,
     make_variants,
+    untrained_keys,
     write_learned,
 )
 from physteer.analyses.das.table import write_interchange_table
@@ -60,7 +61,8 @@ class DAS(L.Callback):
             ``ClassLoss`` (the source's class, as a frozen probe reads it), or a class path of your own.
         shuffled: train a second rotation beside each, with the sources of other pairs (of a ``ClassLoss`` with their
             classes): what it recovers is not the variable's.
-        random: random rotations to compare each rank with.
+        random: random rotations to compare each rank with, in validate and test; 19 are the fewest that let a p value
+            reach 0.05. One costs as much as a pass of the test pairs through the blocks behind its site.
         directions: files of fixed subspaces to compare with at their sites: concepts, ``rotations/`` of another search,
             ``probes/``, ``natural/`` spaces, whose first k main directions (PCA) are compared for every rank k, and
             ``basis/``, causal bases, of which the first k directions are.
@@ -87,7 +89,7 @@ class DAS(L.Callback):
         boundless: bool = False,
         loss: nn.Module | None = None,
         shuffled: bool = True,
-        random: int = 3,
+        random: int = 19,
         directions: list[str] = [],  # noqa: B006  jsonargparse shows it; never changed
         null_fields: list[str] | None = None,
         boundary_penalty: float = 1.0,
@@ -132,7 +134,8 @@ class DAS(L.Callback):
         self._variants = make_variants(
             widths, len(self._variables), self.plan, read_fixed_subspaces(self.directions, self._model, self.plan.ranks)
         )
-        module.interventions.update({variant.key: variant for variant in self._variants})
+        module.interventions.update({variant.key: variant for variant in self._variants if variant.trained})
+        module.not_stored = tuple(f"interventions.{key}" for key in untrained_keys(self.sites))
         n, channels = windows.spec.n_input, windows.metadata.channels
         null_fields = exact_null_fields(self.null_fields, [channels.names[i] for i in channels.predicted])
         last = only_last_frame(self.frames, n, forecaster)

@@ -7,7 +7,7 @@ conditions. A pair belongs to its base's.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from physteer.errors import PhysteerError
 from physteer.metrics.geometry import SPACE
 from physteer.metrics.statistics import DEFAULT, Floats, Interval, Resampling, pooled_ratio
-from physteer.metrics.sums import PairSums, interval_of
+from physteer.metrics.sums import PairSums, interval_of, interval_of_difference
 
 ROUNDING = 1e-5
 """Of a field's root mean square: a smaller true change is no change. Float32 leaves 1e-7, viscosity 1e-2 in a step."""
@@ -62,6 +62,10 @@ class InterchangeAccuracy(PairSums):
     def accuracy(self, resampling: Resampling = DEFAULT) -> Interval:
         """Return the share of all pairs, with its interval over initial conditions."""
         return interval_of(self.compute(), pooled_ratio, resampling)
+
+    def above(self, other: InterchangeAccuracy, resampling: Resampling = DEFAULT) -> Interval:
+        """Return how much larger it is than another of the same pairs, with its paired interval."""
+        return interval_of_difference(self.compute(), other.compute(), pooled_ratio, resampling)
 
 
 @dataclass(frozen=True)
@@ -166,16 +170,25 @@ class ChangeRecovery(PairSums):
 
         Fields that never change are left out of the mean; their own recovery is NaN, and so is the mean of none.
         """
-        error, change, own = self.compute().unbind(1)  # each [initial conditions, C]
-        changes = change.sum(0) > ROUNDING**2 * own.sum(0)
+        return self._over_fields(lambda fields: interval_of(self._terms(fields), _mean_share, resampling))
 
-        def over(fields: Tensor) -> Interval:
-            if not bool(changes[fields].all()) or not len(fields):
-                return Interval(math.nan, math.nan, math.nan, int((change > 0).any(1).sum()))
-            return interval_of(torch.cat([error[:, fields], change[:, fields]], 1), _mean_share, resampling)
+    def above(self, other: ChangeRecovery, resampling: Resampling = DEFAULT) -> tuple[Interval, dict[str, Interval]]:
+        """Return how much larger both are than another's of the same pairs, with paired intervals."""
+        return self._over_fields(
+            lambda fields: interval_of_difference(self._terms(fields), other._terms(fields), _mean_share, resampling)
+        )
 
-        each = {field: over(torch.tensor([i])) for i, field in enumerate(self.fields)}
-        return over(changes.cpu().nonzero()[:, 0]), each
+    def _terms(self, fields: Tensor) -> Tensor:
+        """Return squared errors, then squared changes, of some fields: [initial conditions, 2 fields]."""
+        return self.compute()[:, :2, fields.to(self.sums.device)].flatten(1)
+
+    def _over_fields(self, interval: Callable[[Tensor], Interval]) -> tuple[Interval, dict[str, Interval]]:
+        """Return the interval of all fields that change, and of each."""
+        change, own = self.compute().cpu()[:, 1:].sum(0)  # each [C]
+        changes = change > ROUNDING**2 * own
+        nothing = Interval(math.nan, math.nan, math.nan, int((self.sums != 0).flatten(1).any(1).sum()))
+        each = {field: interval(torch.tensor([i])) if changes[i] else nothing for i, field in enumerate(self.fields)}
+        return interval(changes.nonzero()[:, 0]) if changes.any() else nothing, each
 
 
 class Movement(PairSums):

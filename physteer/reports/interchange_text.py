@@ -6,8 +6,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from physteer.analyses.das.table import MODEL, UNEDITED, InterchangeScore
+from physteer.analyses.das.table import ABOVE_SHUFFLED, MODEL, P_VALUE, UNEDITED, InterchangeScore
 from physteer.reports.text_table import text_table
+
+_CONTROLS = ("95 % interval", "shuffled", "learned − shuffled", "random ≤", "p", "all")
+_ALIGN = "<>><><>"
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,9 @@ def _recovery(rows: Sequence[InterchangeScore], variables: str, split: str) -> S
         [*compared, f"{nearness[_key(row)]:+.2f}", f"{accuracy[_key(row)]:.2f}"]
         for row, compared in _compared(rows, "recovery", "")
     ]
-    header = ("site", "rank", "recovery", "95 % interval", "shuffled", "random ≤", "all", "nearness", "accuracy")
-    return ScoreTable(title, header, lines, "<>><>")
+    return ScoreTable(
+        title, ("site", "rank", "recovery", *_CONTROLS, "nearness", "accuracy"), lines, _ALIGN, _note(rows)
+    )
 
 
 def _nulls(rows: Sequence[InterchangeScore]) -> Iterator[ScoreTable]:
@@ -89,7 +93,7 @@ def _nulls(rows: Sequence[InterchangeScore]) -> Iterator[ScoreTable]:
     )
     if exact:
         must_not = next(iter(exact.values())).field
-        title += f"; exact null: {must_not} together, which that parameter does not change"
+        title += f"; exact null: {must_not.replace('_', ' ')} together, which that parameter does not change"
     lines = []
     for row in shown:
         what = {"full": "all", "direction": f"{row.rank} along {row.name}"}.get(row.kind, f"{row.rank} {row.name}")
@@ -107,9 +111,9 @@ def _class_accuracies(rows: Sequence[InterchangeScore]) -> Iterator[ScoreTable]:
         known = "" if own is None or base is None else f" ({own:.2f} in the sources' own passes, {base:.2f} unedited)"
         yield ScoreTable(
             f"class accuracy: share of pairs read as of the source's {parameter}{known}",
-            ("site", "rank", "learned", "95 % interval", "shuffled", "random ≤", "all"),
+            ("site", "rank", "learned", *_CONTROLS),
             [compared for _, compared in _compared(rows, "class_accuracy", parameter)],
-            "<>><>",
+            _ALIGN,
         )
 
 
@@ -118,6 +122,8 @@ def _compared(
 ) -> Iterator[tuple[InterchangeScore, list[str]]]:
     """Yield the row of each learned rotation with its cells, controls last, then those of each fixed direction."""
     variants = _variants(rows, metric, field)
+    above = {_key(row): row for row in _variants(rows, metric + ABOVE_SHUFFLED, field)}
+    p = {_key(row): f"{row.value:.2f}" for row in _variants(rows, metric + P_VALUE, field)}
     for row in (row for row in variants if row.kind == "learned"):
         same_site = [other for other in variants if other.site == row.site]
         controls = (
@@ -125,11 +131,24 @@ def _compared(
             [r.value for r in same_site if (r.kind, r.rank) == ("random", row.rank)],
             [r.value for r in same_site if r.kind == "full"],
         )
-        best = [_signed(max(values)) if values else "–" for values in controls]
-        yield row, [row.site, f"{row.rank} {row.name}".strip(), _signed(row.value), _interval(row), *best]
+        shuffled, random, full = (_signed(max(values)) if values else "–" for values in controls)
+        difference = above.get(_key(row))
+        paired = "–" if difference is None else f"{_signed(difference.value)} {_interval(difference)}".strip()
+        cells = [_interval(row), shuffled, paired, random, p.get(_key(row), "–"), full]
+        yield row, [row.site, f"{row.rank} {row.name}".strip(), _signed(row.value), *cells]
     for row in (row for row in variants if row.kind == "direction"):
         interval = f"{_interval(row)} along {row.name}".strip()
-        yield row, [row.site, str(row.rank), _signed(row.value), interval, *[""] * 3]
+        yield row, [row.site, str(row.rank), _signed(row.value), interval, *[""] * (len(_CONTROLS) - 1)]
+
+
+def _note(rows: Sequence[InterchangeScore]) -> str:
+    """Say what the columns of controls are, where there are such controls."""
+    said = []
+    if any(row.metric.endswith(ABOVE_SHUFFLED) for row in rows):
+        said.append("learned − shuffled: both in the same resamples of initial conditions")
+    if n := len({row.name for row in rows if row.kind == "random"}):
+        said.append(f"p: rank among {n} random rotations of the same size, at least {1 / (1 + n):.2f}")
+    return "; ".join(said)
 
 
 def _variants(rows: Sequence[InterchangeScore], metric: str, field: str) -> list[InterchangeScore]:

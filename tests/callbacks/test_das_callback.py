@@ -66,10 +66,17 @@ def test_a_search_makes_a_run_folder(searched):
         for rank in ("1", "3"):
             for metric in ("recovery", "nearness", "interchange_accuracy"):
                 assert (site, "learned", rank, "", metric, "") in test
+            who = site, "learned", rank, ""
+            for field in ("", *FIELDS):
+                recovery, control = (test[site, kind, rank, "", "recovery", field] for kind in ("learned", "shuffled"))
+                for scores in (valid, test):
+                    assert (*who, "recovery_above_shuffled", field) in scores
+                assert test[*who, "recovery_above_shuffled", field] == pytest.approx(recovery - control, abs=1e-6)
+                beaten = recovery > test[site, "random", rank, "1", "recovery", field]
+                assert test[*who, "recovery_p_value", field] == (0.5 if beaten else 1.0)  # of one random rotation
             for field in FIELDS:
                 assert test[site, "learned", rank, "", "null_movement", field] >= 0
                 assert test[site, "random", rank, "1", "movement", field] > 0
-                who = site, "learned", rank, ""
                 share = test[*who, "null_movement", field] / test[*who, "movement", field]
                 assert test[*who, "null_share", field] == pytest.approx(share, rel=1e-6)
             of = [{f: test[*who, m, f] ** 2 for f in FIELDS} for m in ("null_movement", "movement")]
@@ -138,6 +145,27 @@ def test_a_checkpoint_is_scored_again(searched, tmp_path):
     assert main(["test", "--config", str(searched / "das.yaml"), *words]) == 0
     assert table(tmp_path) == table(searched / "run")
     assert not (tmp_path / "concepts").exists()  # they are measured on valid, in fit
+
+
+def test_more_random_rotations_are_scored_later(searched, tmp_path):
+    """They are drawn and not learned: no checkpoint holds them."""
+    config = (searched / "das.yaml").read_text().replace("random: 1\n", "random: 19\n")
+    (tmp_path / "das.yaml").write_text(config)
+    path = searched / "run/checkpoints/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert not any("random" in name for name in checkpoint["state_dict"])
+    former = "interventions.blocks_0_random_rank_1_1.subspaces.0.rotation.raw"  # earlier ones did
+    checkpoint["state_dict"][former] = torch.zeros(32, 1)
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    words = ["--ckpt_path", str(tmp_path / "last.ckpt"), "--trainer.default_root_dir", str(tmp_path / "run")]
+    assert main(["test", "--config", str(tmp_path / "das.yaml"), *words]) == 0
+    found, before = table(tmp_path / "run"), table(searched / "run")
+    assert all(found[key] == value for key, value in before.items() if not key[4].endswith("p_value"))
+    assert {key[3] for key in found if key[1] == "random"} == {str(n + 1) for n in range(19)}
+    recovery = {key[1:4]: v for key, v in found.items() if key[0] == "blocks.0" and key[4:] == ("recovery", "")}
+    randoms = [recovery["random", "3", str(n + 1)] for n in range(19)]
+    beating = sum(value >= recovery["learned", "3", ""] for value in randoms)
+    assert found["blocks.0", "learned", "3", "", "recovery_p_value", ""] == (1 + beating) / 20
 
 
 def test_a_checkpoint_of_another_network_is_refused(searched, tmp_path, capsys):

@@ -97,6 +97,26 @@ def test_fields_that_never_change_are_left_out_of_the_mean_recovery(rounding):
     assert math.isnan(metric.recovery(FEW)[0].value)  # nothing changes at all
 
 
+def test_differences_are_paired():
+    """Scores that differ by the same amount for every initial condition differ by it in every resample."""
+    p = predictions()
+    change = p["truth"] - p["own_future"]
+    scores = {}
+    for share in (0.5, 0.9):
+        scores[share] = ChangeRecovery(FIELDS, NAMES)
+        scores[share].update(p["base"] + share * change, p["base"], p["truth"], p["own_future"], OF_PAIR)
+    mean, each = scores[0.9].above(scores[0.5], FEW)
+    for interval in (mean, *each.values()):
+        assert (interval.value, interval.low, interval.high) == pytest.approx((0.24, 0.24, 0.24), abs=1e-5)
+    hits = torch.tensor([1, 0, 1, 1, 1, 1])
+    first, second = InterchangeAccuracy(NAMES), InterchangeAccuracy(NAMES)
+    first.update(hits, torch.ones(6).long(), OF_PAIR)
+    second.update(hits, torch.ones(6).long(), OF_PAIR)
+    assert first.accuracy(FEW).low < first.accuracy(FEW).high
+    same = first.above(second, FEW)
+    assert same.value == same.low == same.high == 0
+
+
 @pytest.mark.parametrize(("prediction", "value"), [("base", 0.0), ("truth", 1.0)])
 def test_no_edit_recovers_nothing_and_the_truth_everything(prediction, value):
     p = predictions()

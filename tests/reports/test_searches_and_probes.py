@@ -25,6 +25,9 @@ def scores(best_site):
                 InterchangeScore(*who, "recovery", field, share * value, share * value - 0.05, share * value + 0.05, 3)
                 for field in ("", "tracer", "pressure")
             ]
+            if kind == "learned":
+                rows.append(InterchangeScore(*who, "recovery_above_shuffled", "", 0.6 * value, 0.2, 0.4, 3))
+                rows.append(InterchangeScore(*who, "recovery_p_value", "", 0.5, math.nan, math.nan, 3))
             rows.append(InterchangeScore(*who, "nearness", "", 0.9 * share * value, 0.0, 0.5, 3))
             rows.append(InterchangeScore(*who, "interchange_accuracy", "", 0.5, 0.4, 0.6, 3))
             for field, moved, null in (("tracer", 0.3, 0.03), ("pressure", 0.4, 0.04)):
@@ -57,7 +60,7 @@ def test_a_search_is_drawn_again(tmp_path, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("recovery of the change of Reynolds, Schmidt by interchange, on test (3 initial")
     row = " ".join(printed[2].split())
-    assert row == "blocks.0 2 +0.50 [+0.45, +0.55] +0.20 +0.05 -1.00 +0.45 0.50"
+    assert row == "blocks.0 2 +0.50 [+0.45, +0.55] +0.20 +0.30 [+0.20, +0.40] +0.05 0.50 -1.00 +0.45 0.50"
     null = next(i for i, line in enumerate(printed) if line.startswith("null: how far"))
     assert printed[null].endswith("exact null: pressure together, which that parameter does not change")
     assert printed[null + 1].split("  ")[-1] == "all fields" and "exact null" in printed[null + 1]

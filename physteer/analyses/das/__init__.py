@@ -11,7 +11,7 @@ from physteer.analyses.das.evaluation import InterchangeEvaluation
 from physteer.analyses.das.losses import FieldLoss, ReadoutLoss
 from physteer.analyses.das.nulls import exact_null_fields
 from physteer.analyses.das.objective import InterchangeObjective
-from physteer.analyses.das.variants import InterventionVariant, Kind, VariantPlan, make_variants
+from physteer.analyses.das.variants import InterventionVariant, Kind, VariantPlan, make_variants, untrained_keys
 
 __all__ = [
     "ClassLoss",
@@ -26,5 +26,6 @@ __all__ = [
     "exact_null_fields",
     "learned_subspaces",
     "make_variants",
+    "untrained_keys",
     "write_learned",
 ]

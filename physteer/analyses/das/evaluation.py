@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from physteer.analyses.das.class_loss import read, read_sources
+from physteer.analyses.das.controls import above_shuffled, p_values
 from physteer.analyses.das.directions import Shifts, SourceShift
 from physteer.analyses.das.objective import InterchangeObjective
 from physteer.analyses.das.scores import ClassAccuracy, VariantScores, score_row
@@ -45,10 +46,13 @@ class InterchangeEvaluation(nn.Module):
     * class accuracy, where the loss is a `ClassLoss`: share of pairs for which the frozen probe predicts the source's
       class from the edited activation. For comparison, its accuracy in the sources' own passes and in the unedited
       bases.
+    * learned − shuffled, of recovery and class accuracy, with paired intervals, and p values: the rank of a learned
+      rotation among the random ones of its rank.
     * movement: how far edits move fields, in units of r_Δ; on null pairs it must be 0 in the fields of the exact null.
     * null shares: movement on null pairs over that on pairs, per field, over all, and over those of the exact null.
 
-    Validation during ``fit`` scores trained variants on counterfactual pairs only: the others do not change.
+    Random rotations are not scored on null pairs. Validation during ``fit`` scores trained variants on counterfactual
+    pairs only: the others do not change.
     """
 
     def __init__(
@@ -92,6 +96,8 @@ class InterchangeEvaluation(nn.Module):
         self._scored = tuple(variant for variant in self.variants if variant.trained or not self._fitting)
         self.rows = []
         pairs = datasets[PAIRS]
+        for variant in self._scored:
+            variant.to(forecaster.device)  # untrained ones are no part of the trainer's module
         self._data = pairs.windows.metadata.path
         self._readout = pairs.truth.readout if isinstance(pairs.truth, ReadoutTruth) else None
         channels = pairs.windows.metadata.channels
@@ -103,7 +109,9 @@ class InterchangeEvaluation(nn.Module):
         parameters = [readout.parameter for readout in self.readouts]
         self.scores = nn.ModuleDict(
             {
-                variant.key: VariantScores(judged, fields, parameters, names, nulls, self.null_fields)
+                variant.key: VariantScores(
+                    judged, fields, parameters, names, None if variant.kind == "random" else nulls, self.null_fields
+                )
                 for variant in self._scored
             }
         )
@@ -141,7 +149,10 @@ class InterchangeEvaluation(nn.Module):
                     self._part(MODEL).update(sources, wanted, names)
                     self._part(UNEDITED).update(read(self.readouts, unedited_outcome.activations), wanted, names)
             for variant in (v for v in self._scored if v.site == site):
-                outcome, scores = objective.edited(forecaster, batch, variant, activations), self._of(variant)
+                scores = self._of(variant)
+                if loader == NULLS and scores.null_movement is None:
+                    continue
+                outcome = objective.edited(forecaster, batch, variant, activations)
                 frame = outcome.prediction
                 moved = frame[:, 0, scored], unedited[:, 0, scored], scale[..., 0, 0, 0], names
                 if loader == NULLS:
@@ -176,11 +187,15 @@ class InterchangeEvaluation(nn.Module):
         self.rows = [score_row(("", MODEL, 0, ""), "nearness", "", ceiling)]
         for kind, part in self.read_off.items():
             self.rows += cast(ClassAccuracy, part).rows(("", kind, 0, ""))
+        shuffled = {(v.site, v.rank, v.name): v for v in self._scored if v.kind == "shuffled"}
         logged, best = {}, dict[str, float]()
         for variant in self._scored:
             rank = variant.boundless[0].rank if variant.boundless else variant.rank
-            rows = self._of(variant).rows((str(variant.site), variant.kind, rank, variant.name))
+            identity = str(variant.site), variant.kind, rank, variant.name
+            rows = self._of(variant).rows(identity)
             self.rows += rows
+            if (control := shuffled.get((variant.site, variant.rank, variant.name))) and variant.kind == "learned":
+                self.rows += above_shuffled(identity, self._of(variant), self._of(control))
             values = {
                 "recovery": [row.value for row in rows if (row.metric, row.field) == ("recovery", "")],
                 "nearness": [row.value for row in rows if (row.metric, row.field) == ("nearness", "")],
@@ -192,6 +207,7 @@ class InterchangeEvaluation(nn.Module):
                     logged[f"{stage}/{metric}/{variant.label.replace(' ', '_')}"] = mean
                     if variant.kind == "learned":
                         best[f"{stage}/{metric}"] = max(mean, best.get(f"{stage}/{metric}", mean))
+        self.rows += [*p_values(self.rows)]
         return logged | best
 
     def _of(self, variant: InterventionVariant) -> VariantScores:

@@ -34,7 +34,7 @@ class InterchangeObjective(nn.Module):
         """Make an objective.
 
         Args:
-            variants: trained and others; they are modules of ``ForecastModule.interventions``.
+            variants: trained and others; the trained ones are modules of ``ForecastModule.interventions``.
             suffix: runs the model on a batch, up to the variants' sites and from there.
             loss: called with an `Outcome` and its batch; the outcome has the activations of the loss's ``sites``.
             locus: the frames (or tokens) that are exchanged.

@@ -50,6 +50,11 @@ class ClassAccuracy(nn.Module):
         """Return a row for each parameter; a collective over the processes."""
         return [score_row(identity, "class_accuracy", parameter, score.accuracy()) for parameter, score in self._each()]
 
+    def above(self, other: ClassAccuracy) -> dict[str, Interval]:
+        """Return how much larger each accuracy is than another's of the same pairs; a collective over the processes."""
+        both = zip(self._each(), other._each(), strict=True)
+        return {parameter: score.above(theirs) for (parameter, score), (_, theirs) in both}
+
     def _each(self) -> Iterable[tuple[str, InterchangeAccuracy]]:
         return zip(self._names, cast(Sequence[InterchangeAccuracy], self.scores), strict=True)
 

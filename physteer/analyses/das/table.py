@@ -13,6 +13,10 @@ MODEL, UNEDITED = "model", "unedited"
 """Kinds of rows without an intervention. ``model`` is the ceiling: the nearness if edits added nothing to the model's
 error, and the class accuracy in the sources' own passes. ``unedited`` is the floor: the class accuracy in the bases."""
 
+ABOVE_SHUFFLED, P_VALUE = "_above_shuffled", "_p_value"
+"""Ends of metrics of a learned rotation: its difference from the one that was trained on shuffled pairs, with a paired
+interval, and its rank among the random rotations of its site and rank."""
+
 
 @dataclass(frozen=True)
 class InterchangeScore:
@@ -28,7 +32,8 @@ class InterchangeScore:
     metric: str
     """``recovery`` (of the change), ``nearness``, ``interchange_accuracy``, ``class_accuracy``, ``movement``,
     ``null_movement``, ``null_share`` or ``exact_null_share``: how far null pairs move the prediction over how far pairs
-    do, in fields that may move too, and in those that must not."""
+    do, in fields that may move too, and in those that must not. Of ``recovery`` and ``class_accuracy`` there are also
+    the differences `ABOVE_SHUFFLED` and the `P_VALUE`."""
     field: str
     """Empty for the mean over fields, for all of them together, and where there are no fields. For a class accuracy the
     parameter; for ``exact_null_share`` the fields that must not move, joined by commas."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -64,7 +64,7 @@ class InterventionVariant(nn.Module):
     @property
     def key(self) -> str:
         """The label as a name in a `ModuleDict`, which allows no dots."""
-        return re.sub(r"\W+", "_", self.label)
+        return _as_key(self.label)
 
     @property
     def trained(self) -> bool:
@@ -103,7 +103,7 @@ class VariantPlan:
     """Whether to also learn a boundless rotation."""
     shuffled: bool = True
     """Whether to train, for each learned rotation, a control with mismatched sources."""
-    random: int = 3
+    random: int = 19
     """Number of random rotations of each rank."""
     seed: int = 0
     """Seed of the rotations' initial values."""
@@ -175,6 +175,15 @@ def make_variants(
         if not variant.trained:
             variant.requires_grad_(False)
     return variants
+
+
+def untrained_keys(sites: Iterable[Site]) -> tuple[str, ...]:
+    """Return the beginnings of the keys of all variants at some sites that are made and not trained."""
+    return tuple(f"{_as_key(f'{site} {kind}')}_" for site in sites for kind in ("random", "direction"))
+
+
+def _as_key(label: str) -> str:
+    return re.sub(r"\W+", "_", label)
 
 
 def _groups(rotation: LowRankRotation, rank: int, n_variables: int) -> Sequence[Subspace]:
