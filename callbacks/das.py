@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from physteer.analyses.das import (
     InterchangeEvaluation,
     InterchangeObjective,
     InterventionVariant,
+    NullPenalty,
+    NullSources,
     Shifts,
     VariantPlan,
     exact_null_fields,
@@ -68,6 +72,8 @@ class DAS(L.Callback):
             ``basis/``, causal bases, of which the first k directions are.
         null_fields: the fields that a source which differs in ``data.null_parameter`` alone must not move, by name. The
             default, null, is right for the Schmidt number of a shear flow: all fields but one named ``tracer``.
+        null_penalty: γ. Adds γ times how far null pairs of ``train`` move the null fields to every rotation's loss, RMS
+            in units of r_Δ; a step then costs about twice as much. Needs ``data.null_parameter``.
         boundary_penalty: λ, the weight in the loss of a boundless rotation's share of the columns.
         cache: mebibytes of memory, or of disk, for what the network computes before the sites. What has no room is
             computed anew in every step.
@@ -92,6 +98,7 @@ class DAS(L.Callback):
         random: int = 19,
         directions: list[str] = [],  # noqa: B006  jsonargparse shows it; never changed
         null_fields: list[str] | None = None,
+        null_penalty: float = 0.0,
         boundary_penalty: float = 1.0,
         cache: int = 1024,
         cache_folder: str | None = None,
@@ -103,11 +110,12 @@ class DAS(L.Callback):
             raise PhysteerError(f"DAS.ranks must be different numbers, or boundless true; found {ranks}")
         if random < 0 or cache < 0:
             raise PhysteerError(f"DAS.random and DAS.cache must be at least 0; found {random} and {cache}")
-        if not 0 <= boundary_penalty < float("inf"):
-            raise PhysteerError(f"DAS.boundary_penalty must be at least 0; found {boundary_penalty}")
+        for name, penalty in (("boundary_penalty", boundary_penalty), ("null_penalty", null_penalty)):
+            if not 0 <= penalty < float("inf"):
+                raise PhysteerError(f"DAS.{name} must be at least 0; found {penalty}")
         self.sites = [Site.parse(site) for site in sites]
         self.plan = VariantPlan(tuple(ranks), boundless, shuffled, random, seed=seed)
-        self.frames, self.null_fields = frames, null_fields
+        self.frames, self.null_fields, self.null_penalty = frames, null_fields, null_penalty
         self.loss: nn.Module = FieldLoss() if loss is None else loss
         self.directions, self.boundary_penalty, self.cache = directions, boundary_penalty, cache
         self.cache_folder = None if cache_folder is None else Path(cache_folder)
@@ -137,6 +145,12 @@ class DAS(L.Callback):
         module.interventions.update({variant.key: variant for variant in self._variants if variant.trained})
         module.not_stored = tuple(f"interventions.{key}" for key in untrained_keys(self.sites))
         n, channels = windows.spec.n_input, windows.metadata.channels
+        if data.null_parameter is None and (self.null_penalty or self.null_fields is not None):
+            setting = "null_penalty" if self.null_penalty else "null_fields"
+            raise PhysteerError(
+                f"DAS.{setting} is of null pairs: set data.null_parameter, the parameter alone in which their sources "
+                "differ, such as Schmidt"
+            )
         null_fields = exact_null_fields(self.null_fields, [channels.names[i] for i in channels.predicted])
         last = only_last_frame(self.frames, n, forecaster)
         prefix_cache = PrefixCache(
@@ -150,6 +164,7 @@ class DAS(L.Callback):
             locus,
             spatial_mean_only=not data.rules.same_initial_condition,
             boundary_penalty=self.boundary_penalty,
+            null_penalty=self._penalty(data, null_fields) if stage == "fit" and self.null_penalty else None,
         )
         module.objective = objective
         module.evaluation = InterchangeEvaluation(self._variants, objective, self._variables, null_fields)
@@ -161,6 +176,12 @@ class DAS(L.Callback):
             data.test_dataloader()  # what the run ends with must not fail there
             if trainer.is_global_zero:
                 print(f"pairs of train: {data.pairs('train', data.rules, 1).report()}")
+
+    def _penalty(self, data: CounterfactualDataModule, fields: Sequence[str]) -> NullPenalty:
+        if not fields:
+            raise PhysteerError("DAS.null_penalty has no field that must not move: name some in DAS.null_fields")
+        rules = replace(data.rules, null=data.null_parameter)
+        return NullPenalty(self.null_penalty, fields, NullSources(data.pairs("train", rules, data.train_pairs)))
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
