@@ -79,6 +79,9 @@ class DAS(L.Callback):
             computed anew in every step.
         cache_folder: where that is kept for later runs; null for memory.
         seed: of the rotations' first values.
+        seeds: starts from which rotations of each rank are learned, side by side, on the same pairs in the same order.
+            The first is reported and written; the others tell how far recovery and span depend on the start, and cost
+            as much each. Five are enough to see it.
     """
 
     brings_scores = True
@@ -103,18 +106,21 @@ class DAS(L.Callback):
         cache: int = 1024,
         cache_folder: str | None = None,
         seed: int = 0,
+        seeds: int = 1,
     ) -> None:
         if not sites or len(set(map(Site.parse, sites))) < len(sites):
             raise PhysteerError(f"DAS.sites must name one or more different sites; found {sites}")
         if (not ranks and not boundless) or len(set(ranks)) < len(ranks):
             raise PhysteerError(f"DAS.ranks must be different numbers, or boundless true; found {ranks}")
+        if not 1 <= seeds <= 100:
+            raise PhysteerError(f"DAS.seeds must be from 1 to 100; found {seeds}")
         if random < 0 or cache < 0:
             raise PhysteerError(f"DAS.random and DAS.cache must be at least 0; found {random} and {cache}")
         for name, penalty in (("boundary_penalty", boundary_penalty), ("null_penalty", null_penalty)):
             if not 0 <= penalty < float("inf"):
                 raise PhysteerError(f"DAS.{name} must be at least 0; found {penalty}")
         self.sites = [Site.parse(site) for site in sites]
-        self.plan = VariantPlan(tuple(ranks), boundless, shuffled, random, seed=seed)
+        self.plan = VariantPlan(tuple(ranks), boundless, shuffled, random, seed, seeds)
         self.frames, self.null_fields, self.null_penalty = frames, null_fields, null_penalty
         self.loss: nn.Module = FieldLoss() if loss is None else loss
         self.directions, self.boundary_penalty, self.cache = directions, boundary_penalty, cache

@@ -53,7 +53,7 @@ def interchange_tables(rows: Sequence[InterchangeScore], variables: str, split: 
         variables: whose counterfactual it is.
         split: whose pairs.
     """
-    return [_recovery(rows, variables, split), *_nulls(rows), *_class_accuracies(rows)]
+    return [_recovery(rows, variables, split), *_starts(rows), *_nulls(rows), *_class_accuracies(rows)]
 
 
 def parameters_of(rows: Sequence[InterchangeScore]) -> list[str]:
@@ -77,6 +77,24 @@ def _recovery(rows: Sequence[InterchangeScore], variables: str, split: str) -> S
     return ScoreTable(
         title, ("site", "rank", "recovery", *_CONTROLS, "nearness", "accuracy"), lines, _ALIGN, _note(rows)
     )
+
+
+def _starts(rows: Sequence[InterchangeScore]) -> Iterator[ScoreTable]:
+    """Yield the table of what is learned from other starts, if there are some."""
+    angles = [row for row in rows if row.metric == "angle"]
+    recovery = [row for row in rows if (row.metric, row.field) == ("recovery", "")]
+    lines = []
+    for row in (row for row in recovery if row.kind == "learned"):
+        place = row.site, row.rank
+        others = [r.value for r in recovery if r.kind == "reseeded" and (r.site, r.rank) == place]
+        degrees = sorted(r.value for r in angles if (r.site, r.rank) == place)
+        if others and not row.name:
+            cells = [f"{len(others) + 1}", _signed(min(row.value, *others)), _signed(max(row.value, *others))]
+            lines.append([row.site, str(row.rank), *cells, f"{degrees[0]:.0f}°", f"{degrees[-1]:.0f}°"])
+    if lines:
+        title = "starts: recovery of rotations learned from several random starts, and angles to the first one's span"
+        header = ("site", "rank", "starts", "least", "largest", "smallest angle", "largest angle")
+        yield ScoreTable(title, header, lines, "<>>")
 
 
 def _nulls(rows: Sequence[InterchangeScore]) -> Iterator[ScoreTable]:

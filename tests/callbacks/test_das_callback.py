@@ -229,7 +229,7 @@ FAR = {"same_initial_condition": False, "other_parameters": "any"}
 @pytest.mark.parametrize(
     ("das", "data"),
     [
-        ({"ranks": [1, 2]}, {"variables": ["Reynolds", "Schmidt"]}),
+        ({"ranks": [1, 2], "seeds": 2}, {"variables": ["Reynolds", "Schmidt"]}),
         ({"loss": READOUT_LOSS}, {"truth": READOUT, **FAR}),
         ({"loss": READOUT_LOSS}, {}),
         ({}, {"truth": MATCHED}),
@@ -368,7 +368,7 @@ def test_a_half_that_is_a_network_of_its_own_is_exchanged_exactly(tiny_well, tmp
             assert found[site, "direction", "16", f"tracer_{site}", "movement", field] == 0
 
 
-def test_a_planted_subspace_is_found(tiny_well, walrus, tmp_path):
+def test_a_planted_subspace_is_found(tiny_well, walrus, tmp_path, capsys):
     planted = torch.linalg.qr(torch.randn(32, 2, generator=torch.Generator().manual_seed(5)))[0]
     ConceptSubspace(planted, "blocks.0").save(tmp_path / "planted.safetensors")
     given = {"checkpoint": str(walrus), "subspace": str(tmp_path / "planted.safetensors")}
@@ -378,13 +378,18 @@ def test_a_planted_subspace_is_found(tiny_well, walrus, tmp_path):
         "batch_size": 4,
     }
     data |= {"other_parameters": "any"}
-    das = {"frames": None, "directions": [given["subspace"]]}
+    das = {"frames": None, "directions": [given["subspace"]], "seeds": 2}
     settings = {"max_steps": 100, "val_check_interval": 100, "model": {"learning_rate": 0.1}}
     fit(search(tmp_path, tiny_well, walrus, das=das, data=data, **settings))
     found = ConceptSubspace.load(tmp_path / "run/rotations/das_Reynolds_blocks.0_rank2.safetensors")
     assert largest_principal_angle(found.basis, planted) < 1
-    nearness = {key[1]: value for key, value in table(tmp_path / "run").items() if key[4:] == ("nearness", "")}
+    scores = table(tmp_path / "run")
+    nearness = {key[1]: value for key, value in scores.items() if key[4:] == ("nearness", "")}
     assert nearness["direction"] > 1 - 1e-6 and nearness["learned"] > 0.999  # to the model's own answer
+    assert nearness["reseeded"] > 0.999 and scores["blocks.0", "reseeded", "2", "2", "angle", ""] < 1
+    printed = capsys.readouterr().out.splitlines()
+    starts = next(i for i, line in enumerate(printed) if line.startswith("starts: "))
+    assert printed[starts + 2].split()[:3] == ["blocks.0", "2", "2"]
     assert max(nearness["shuffled"], nearness["random"], nearness["full"]) < 0.5
 
 
@@ -396,6 +401,7 @@ def test_a_planted_subspace_is_found(tiny_well, walrus, tmp_path):
     [
         ({"ranks": [33]}, {}, "rank 33 for 1 variable(s) at blocks.0: its 32 channels allow 1 to 32"),
         ({"ranks": [0]}, {}, "rank 0 for 1 variable(s) at blocks.0: its 32 channels allow 1 to 32"),
+        ({"seeds": 0}, {}, "DAS.seeds must be from 1 to 100; found 0"),
         ({"boundary_penalty": -1.0}, {}, "DAS.boundary_penalty must be at least 0; found -1.0"),
         ({"ranks": [17]}, {"variables": ["Reynolds", "Schmidt"]}, "rank 17 for 2 variable(s) at blocks.0"),
         ({"ranks": []}, {}, "DAS.ranks must be different numbers, or boundless true; found []"),

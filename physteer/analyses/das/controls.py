@@ -1,13 +1,16 @@
-"""Learned rotations against their controls: those trained on shuffled pairs, and random ones of the same rank."""
+"""Learned rotations against those trained on shuffled pairs or from other starts, and random ones of the same rank."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 from physteer.analyses.das.scores import RowIdentity, VariantScores, score_row
 from physteer.analyses.das.table import ABOVE_SHUFFLED, P_VALUE, InterchangeScore
-from physteer.metrics import Interval, control_p_value
+from physteer.analyses.das.variants import InterventionVariant
+from physteer.interventions import LowRankRotation
+from physteer.metrics import Interval, control_p_value, largest_principal_angle
 
 
 def above_shuffled(
@@ -22,6 +25,13 @@ def above_shuffled(
         yield score_row(identity, "recovery" + ABOVE_SHUFFLED, field, interval)
     for parameter, interval in learned.classes.above(shuffled.classes).items():
         yield score_row(identity, "class_accuracy" + ABOVE_SHUFFLED, parameter, interval)
+
+
+def angle(identity: RowIdentity, learned: InterventionVariant, reseeded: InterventionVariant) -> InterchangeScore:
+    """Return the largest principal angle, in degrees, between what is learned from two starts, over all variables."""
+    both = zip(learned.subspaces, reseeded.subspaces, strict=True)
+    angles = [largest_principal_angle(cast(LowRankRotation, a).basis, cast(LowRankRotation, b).basis) for a, b in both]
+    return score_row(identity, "angle", "", Interval(max(angles), math.nan, math.nan, 0))
 
 
 def p_values(rows: Sequence[InterchangeScore]) -> Iterator[InterchangeScore]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from physteer.analyses.das.class_loss import read, read_sources
-from physteer.analyses.das.controls import above_shuffled, p_values
+from physteer.analyses.das.controls import above_shuffled, angle, p_values
 from physteer.analyses.das.directions import Shifts, SourceShift
 from physteer.analyses.das.objective import InterchangeObjective
 from physteer.analyses.das.scores import ClassAccuracy, VariantScores, score_row
@@ -47,7 +47,7 @@ class InterchangeEvaluation(nn.Module):
       class from the edited activation. For comparison, its accuracy in the sources' own passes and in the unedited
       bases.
     * learned − shuffled, of recovery and class accuracy, with paired intervals, and p values: the rank of a learned
-      rotation among the random ones of its rank.
+      rotation among the random ones of its rank. Principal angles between what is learned from several starts.
     * movement: how far edits move fields, in units of r_Δ; on null pairs it must be 0 in the fields of the exact null.
     * null shares: movement on null pairs over that on pairs, per field, over all, and over those of the exact null.
 
@@ -188,6 +188,7 @@ class InterchangeEvaluation(nn.Module):
         for kind, part in self.read_off.items():
             self.rows += cast(ClassAccuracy, part).rows(("", kind, 0, ""))
         shuffled = {(v.site, v.rank, v.name): v for v in self._scored if v.kind == "shuffled"}
+        learned = {(v.site, v.rank): v for v in self._scored if v.kind == "learned"}
         logged, best = {}, dict[str, float]()
         for variant in self._scored:
             rank = variant.boundless[0].rank if variant.boundless else variant.rank
@@ -196,6 +197,8 @@ class InterchangeEvaluation(nn.Module):
             self.rows += rows
             if (control := shuffled.get((variant.site, variant.rank, variant.name))) and variant.kind == "learned":
                 self.rows += above_shuffled(identity, self._of(variant), self._of(control))
+            if variant.kind == "reseeded":
+                self.rows.append(angle(identity, learned[variant.site, variant.rank], variant))
             values = {
                 "recovery": [row.value for row in rows if (row.metric, row.field) == ("recovery", "")],
                 "nearness": [row.value for row in rows if (row.metric, row.field) == ("nearness", "")],

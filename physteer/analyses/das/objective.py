@@ -115,7 +115,7 @@ class InterchangeObjective(nn.Module):
         self, variant: InterventionVariant, activations: Any, batch: Any
     ) -> tuple[Sequence[Tensor], Any]:
         """Return the sources of a variant and the batch of its answers; for shuffled variants the two do not match."""
-        if variant.kind == "learned":
+        if variant.kind != "shuffled":
             return activations.sources, batch
         if self.readouts:
             # Mismatched sources with the pair's own class would be no control: that class is never the base's, so the

@@ -24,16 +24,18 @@ class InterchangeScore:
 
     site: str
     kind: str
-    """``learned``, ``shuffled``, ``random``, ``direction``, ``full``, ``model`` or ``unedited``."""
+    """``learned``, ``reseeded`` (from another start), ``shuffled``, ``random``, ``direction``, ``full``, ``model`` or
+    ``unedited``."""
     rank: int
     """Dimensions per variable; of a boundless rotation those it exchanges after training."""
     name: str
-    """Number of a random rotation, name of a direction, or ``boundless``."""
+    """Number of a random rotation or of another start, name of a direction, or ``boundless``."""
     metric: str
     """``recovery`` (of the change), ``nearness``, ``interchange_accuracy``, ``class_accuracy``, ``movement``,
     ``null_movement``, ``null_share`` or ``exact_null_share``: how far null pairs move the prediction over how far pairs
     do, in fields that may move too, and in those that must not. Of ``recovery`` and ``class_accuracy`` there are also
-    the differences `ABOVE_SHUFFLED` and the `P_VALUE`."""
+    the differences `ABOVE_SHUFFLED` and the `P_VALUE`; of other starts the largest principal ``angle``, in degrees,
+    between their span and the learned one."""
     field: str
     """Empty for the mean over fields, for all of them together, and where there are no fields. For a class accuracy the
     parameter; for ``exact_null_share`` the fields that must not move, joined by commas."""
