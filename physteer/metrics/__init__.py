@@ -18,10 +18,10 @@ from physteer.metrics.forecast import FORECASTS, ForecastScores
 from physteer.metrics.geometry import Geometry, Periodic, geometry_of
 from physteer.metrics.interchange import (
     ChangeRecovery,
-    CounterfactualRecovery,
     InterchangeAccuracy,
     Movement,
-    Recovery,
+    Nearness,
+    NearnessScores,
     largest_principal_angle,
 )
 from physteer.metrics.probes import ProbeScores, best_match, mae_of, r2_of
@@ -68,17 +68,17 @@ __all__ = [
     "Alignment",
     "ChangeRecovery",
     "ConditionSums",
-    "CounterfactualRecovery",
     "Flow",
     "ForecastScores",
     "Geometry",
     "InterchangeAccuracy",
     "Interval",
     "Movement",
+    "Nearness",
+    "NearnessScores",
     "PairSums",
     "Periodic",
     "ProbeScores",
-    "Recovery",
     "RecoveryTerms",
     "Resampling",
     "RolloutVRMSE",

@@ -6,7 +6,8 @@ conditions. A pair belongs to its base's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,10 @@ from torch import Tensor
 from physteer.errors import PhysteerError
 from physteer.metrics.geometry import SPACE
 from physteer.metrics.statistics import DEFAULT, Floats, Interval, Resampling, pooled_ratio
-from physteer.metrics.steering import recovery_terms
-from physteer.metrics.sums import PairSums, interval_of
+from physteer.metrics.sums import PairSums, interval_of, interval_of_difference
+
+ROUNDING = 1e-5
+"""Of a field's root mean square: a smaller true change is no change. Float32 leaves 1e-7, viscosity 1e-2 in a step."""
 
 
 class InterchangeAccuracy(PairSums):
@@ -60,26 +63,29 @@ class InterchangeAccuracy(PairSums):
         """Return the share of all pairs, with its interval over initial conditions."""
         return interval_of(self.compute(), pooled_ratio, resampling)
 
+    def above(self, other: InterchangeAccuracy, resampling: Resampling = DEFAULT) -> Interval:
+        """Return how much larger it is than another of the same pairs, with its paired interval."""
+        return interval_of_difference(self.compute(), other.compute(), pooled_ratio, resampling)
+
 
 @dataclass(frozen=True)
-class Recovery:
-    """How near edits bring predictions to the truth: 0 as near as unedited ones, 1 exact (nearness).
-
-    It counts the model's own error of the base as distance from the truth; `ChangeRecovery` does not.
-    """
+class NearnessScores:
+    """The results of `Nearness`: 0 as near to the truth as unedited predictions, 1 exact."""
 
     mean: Interval
     """Over fields."""
     per_field: dict[str, Interval]
     ceiling: Interval
-    """The mean over fields for the model's own prediction: an upper bound for edits."""
+    """The mean over fields for an edit whose only error is the model's own: no edit can be expected to have more."""
 
 
-class CounterfactualRecovery(PairSums):
+class Nearness(PairSums):
     """Nearness: 1 − Σ‖ŷ' − y*‖² / Σ‖ŷ_b − y*‖² over pairs, per field, and its mean over fields.
 
-    ŷ' is the edited prediction, ŷ_b the unedited one from the base, y* the true counterfactual. The sums are squared
-    errors of edited prediction, unedited prediction and ceiling, [initial conditions, 3, fields].
+    ŷ' is the edited prediction, ŷ_b the unedited one, y* the true counterfactual and y_b the base's true own future.
+    The model's own error of the base counts as distance from the truth, so a better model has another nearness for the
+    same edit; `ChangeRecovery` is the measure of what an edit does. The sums are squared errors of the edited
+    prediction, of the unedited one, and of the unedited one as a prediction of y_b, [initial conditions, 3, fields].
     """
 
     def __init__(self, fields: Sequence[str], initial_conditions: Sequence[str], **kwargs: Any) -> None:
@@ -87,7 +93,7 @@ class CounterfactualRecovery(PairSums):
 
         Args:
             fields: names of the fields that are scored, in channel order. Where the counterfactual of a field equals
-                that of the base, its recovery measures only the model's error: use `Movement` for such fields.
+                that of the base, its nearness measures only the model's error: use `Movement` for such fields.
             initial_conditions: names of all there are, over all processes.
             **kwargs: torchmetrics' own.
         """
@@ -95,35 +101,24 @@ class CounterfactualRecovery(PairSums):
         self.fields = tuple(fields)
 
     def update(
-        self, edited: Tensor, base: Tensor, truth: Tensor, ceiling: Tensor, initial_conditions: Sequence[str]
+        self, edited: Tensor, base: Tensor, truth: Tensor, own_future: Tensor, initial_conditions: Sequence[str]
     ) -> None:
-        """Add pairs.
+        """Add pairs; arguments as for `ChangeRecovery.update`."""
+        _check_fields(self.fields, edited, base, truth, own_future)
+        predicted, unedited, wanted = edited.double(), base.double(), truth.double()
+        errors = predicted - wanted, unedited - wanted, unedited - own_future.double()
+        self.add(torch.stack([error.square().mean(SPACE) for error in errors], 1), initial_conditions)
 
-        Args:
-            edited: ŷ' [B, C, H, W, D], the scored fields only.
-            base: ŷ_b, the same shape and units, like all that follow.
-            truth: y*.
-            ceiling: the best that the model can predict: its prediction from the counterfactual's stored window where
-                there is one, else y* plus the error of its prediction of the base's own future.
-            initial_conditions: of each pair's base.
-        """
-        _check_fields(self.fields, edited, base, truth, ceiling)
-        edited_terms, ceiling_terms = recovery_terms(edited, base, truth), recovery_terms(ceiling, base, truth)
-        terms = torch.stack(
-            [edited_terms.error_steered, edited_terms.error_unsteered, ceiling_terms.error_steered], dim=1
-        )  # [B, 3, C]
-        self.add(terms, initial_conditions)
-
-    def recovery(self, resampling: Resampling = DEFAULT) -> Recovery:
-        """Return the recoveries, with intervals over initial conditions."""
-        edited, base, ceiling = self.compute().unbind(1)  # each [initial conditions, C]
-        return Recovery(
-            mean=interval_of(torch.cat([edited, base], 1), _mean_recovery, resampling),
+    def nearness(self, resampling: Resampling = DEFAULT) -> NearnessScores:
+        """Return nearness and its ceiling, with intervals over initial conditions."""
+        edited, base, own = self.compute().unbind(1)  # each [initial conditions, C]
+        return NearnessScores(
+            mean=interval_of(torch.cat([edited, base], 1), _mean_share, resampling),
             per_field={
-                field: interval_of(torch.stack([edited[:, i], base[:, i]], 1), _mean_recovery, resampling)
+                field: interval_of(torch.stack([edited[:, i], base[:, i]], 1), _mean_share, resampling)
                 for i, field in enumerate(self.fields)
             },
-            ceiling=interval_of(torch.cat([ceiling, base], 1), _mean_recovery, resampling),
+            ceiling=interval_of(torch.cat([own, base], 1), _mean_share, resampling),
         )
 
 
@@ -132,8 +127,11 @@ class ChangeRecovery(PairSums):
 
     ŷ' is the edited prediction, ŷ_b the unedited one, y* the true counterfactual and y_b the base's true own future. An
     unedited prediction has 0, an edit that changes it as the truth changes has 1. The model's additive error of the
-    base cancels, which it does not in `CounterfactualRecovery`. The sums are squares of the error of the change and of
-    the true change, [initial conditions, 2, fields].
+    base cancels, which it does not in `Nearness`. The sums are squares of the error of the change, of the true change
+    and of y_b, [initial conditions, 3, fields].
+
+    A field whose true change is less than `ROUNDING` of its own size, root mean squares over all pairs, does not
+    change: a simulator that starts again from a stored frame differs from the stored trajectory by rounding.
     """
 
     def __init__(self, fields: Sequence[str], initial_conditions: Sequence[str], **kwargs: Any) -> None:
@@ -144,7 +142,7 @@ class ChangeRecovery(PairSums):
             initial_conditions: names of all there are, over all processes.
             **kwargs: torchmetrics' own.
         """
-        super().__init__(initial_conditions, (2, len(fields)), **kwargs)
+        super().__init__(initial_conditions, (3, len(fields)), **kwargs)
         self.fields = tuple(fields)
 
     def update(
@@ -158,25 +156,39 @@ class ChangeRecovery(PairSums):
             truth: y*.
             own_future: y_b.
             initial_conditions: of each pair's base.
+
+        Raises:
+            PhysteerError: Shapes do not fit, or an initial condition is unknown.
         """
         _check_fields(self.fields, edited, base, truth, own_future)
         true_change = truth.double() - own_future.double()
-        error = edited.double() - base.double() - true_change
-        self.add(torch.stack([error.square().mean(SPACE), true_change.square().mean(SPACE)], 1), initial_conditions)
+        terms = edited.double() - base.double() - true_change, true_change, own_future.double()
+        self.add(torch.stack([term.square().mean(SPACE) for term in terms], 1), initial_conditions)
 
     def recovery(self, resampling: Resampling = DEFAULT) -> tuple[Interval, dict[str, Interval]]:
         """Return the mean over fields, and the recovery of each, with intervals over initial conditions.
 
-        Fields that never change are left out of the mean; their own recovery is NaN.
+        Fields that never change are left out of the mean; their own recovery is NaN, and so is the mean of none.
         """
-        error, change = self.compute().unbind(1)  # each [initial conditions, C]
-        kept = change.sum(0) > 0
-        mean = interval_of(torch.cat([error[:, kept], change[:, kept]], 1), _mean_recovery, resampling)
-        each = {
-            field: interval_of(torch.stack([error[:, i], change[:, i]], 1), _mean_recovery, resampling)
-            for i, field in enumerate(self.fields)
-        }
-        return mean, each
+        return self._over_fields(lambda fields: interval_of(self._terms(fields), _mean_share, resampling))
+
+    def above(self, other: ChangeRecovery, resampling: Resampling = DEFAULT) -> tuple[Interval, dict[str, Interval]]:
+        """Return how much larger both are than another's of the same pairs, with paired intervals."""
+        return self._over_fields(
+            lambda fields: interval_of_difference(self._terms(fields), other._terms(fields), _mean_share, resampling)
+        )
+
+    def _terms(self, fields: Tensor) -> Tensor:
+        """Return squared errors, then squared changes, of some fields: [initial conditions, 2 fields]."""
+        return self.compute()[:, :2, fields.to(self.sums.device)].flatten(1)
+
+    def _over_fields(self, interval: Callable[[Tensor], Interval]) -> tuple[Interval, dict[str, Interval]]:
+        """Return the interval of all fields that change, and of each."""
+        change, own = self.compute().cpu()[:, 1:].sum(0)  # each [C]
+        changes = change > ROUNDING**2 * own
+        nothing = Interval(math.nan, math.nan, math.nan, int((self.sums != 0).flatten(1).any(1).sum()))
+        each = {field: interval(torch.tensor([i])) if changes[i] else nothing for i, field in enumerate(self.fields)}
+        return interval(changes.nonzero()[:, 0]) if changes.any() else nothing, each
 
 
 class Movement(PairSums):
@@ -218,6 +230,27 @@ class Movement(PairSums):
             for i, field in enumerate(self.fields)
         }
 
+    def share_of(self, other: Movement, fields: Sequence[str], resampling: Resampling = DEFAULT) -> Interval:
+        """Return √(Σ movement² / Σ other's movement²) over some fields, with its interval over initial conditions.
+
+        Args:
+            other: of the same fields and initial conditions, which are resampled together.
+            fields: names of those that are pooled.
+            resampling: level, number and seed.
+
+        Raises:
+            PhysteerError: The two are of other fields or initial conditions.
+        """
+        if (self.fields, self.initial_conditions) != (other.fields, other.initial_conditions):
+            raise PhysteerError("a share of movements is of the same fields and initial conditions")
+        indices = [self.fields.index(field) for field in fields]
+        both = [torch.stack([sums[:, indices].sum(1), sums[:, -1]], 1) for sums in (self.compute(), other.compute())]
+
+        def share(sums: Floats) -> Floats:
+            return np.sqrt(pooled_ratio(sums[..., :2]) / pooled_ratio(sums[..., 2:]))
+
+        return interval_of(torch.cat(both, 1), share, resampling)
+
 
 def largest_principal_angle(first: Tensor, second: Tensor) -> float:
     """Return the largest principal angle between the spans of two bases, in degrees.
@@ -237,11 +270,11 @@ def largest_principal_angle(first: Tensor, second: Tensor) -> float:
     return float(torch.rad2deg(torch.atan2(sine, cosine)))
 
 
-def _mean_recovery(sums: Floats) -> Floats:
+def _mean_share(sums: Floats) -> Floats:
     """Return the mean over fields of 1 − Σ edited / Σ base: [..., 2 C] → [...]."""
     edited, base = np.split(sums, 2, axis=-1)
-    recovery: Floats = (1 - edited / base).mean(-1)
-    return recovery
+    share: Floats = (1 - edited / base).mean(-1)
+    return share
 
 
 def _check_fields(fields: tuple[str, ...], *predictions: Tensor) -> None:

@@ -72,6 +72,25 @@ def interval_of(sums: Tensor, statistic: Callable[[Floats], Floats], resampling:
     return bootstrap(seen, [f"{i:09d}" for i in range(len(seen))], statistic, resampling)
 
 
+def interval_of_difference(
+    first: Tensor, second: Tensor, statistic: Callable[[Floats], Floats], resampling: Resampling = DEFAULT
+) -> Interval:
+    """Bootstrap a statistic of one score minus that of another; every resample takes both from the same conditions.
+
+    Args:
+        first: sums of each initial condition, [initial conditions, k].
+        second: the same of the score that is subtracted.
+        statistic: sums [..., k] → [...].
+        resampling: level, number and seed.
+    """
+    k = first.shape[1]
+
+    def difference(sums: Floats) -> Floats:
+        return statistic(sums[..., :k]) - statistic(sums[..., k:])
+
+    return interval_of(torch.cat([first, second], 1), difference, resampling)
+
+
 class ConditionSums:
     """Sums of terms by the name of their initial condition; mergeable over processes."""
 

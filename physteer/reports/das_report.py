@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from physteer.analyses.das.table import best_learned, read_interchange_table
 from physteer.files import file_name
+from physteer.reports.blocks import Block, Heading, Table, Text
 from physteer.reports.interchange_figures import draw_class_accuracy_map, draw_field_bars, draw_recovery_map
-from physteer.reports.interchange_text import interchange_text, parameters_of
+from physteer.reports.interchange_text import interchange_tables, interchange_text, parameters_of
 
 SPLITS = ("test", "valid")
 """That tables may be of, what is reported first."""
@@ -37,3 +39,14 @@ def search_text(run_folder: Path, split: str) -> str:
     """Return what a terminal shows of ``tables/interchange_<split>``; empty where there is none."""
     rows = read_interchange_table(run_folder, split)
     return interchange_text(rows, rows[0].variables, split) if rows else ""
+
+
+def search_blocks(run_folder: Path) -> Iterator[Block]:
+    """Yield what a terminal shows of a run folder's searches, for its page."""
+    for split in SPLITS:
+        rows = read_interchange_table(run_folder, split)
+        for table in interchange_tables(rows, rows[0].variables, split) if rows else []:
+            yield Heading(table.title[:1].upper() + table.title[1:])
+            yield Table(table.header, table.lines)
+            if table.note:
+                yield Text(table.note)

@@ -9,7 +9,7 @@ from pathlib import Path
 from physteer.analyses.das.table import MODEL, UNEDITED, InterchangeScore, best_learned
 from physteer.reports.bars import draw_bars
 from physteer.reports.canvas import Canvas, draw_annotated_map
-from physteer.reports.style import INK, WIDTH, heading, new_figure, save, signed, style
+from physteer.reports.style import INK, WIDTH, heading, new_figure, save, style
 
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _ROW = 1.35, 1.0, 1.5, 0.3, 0.25, 0.46  # inches
 _ROOM = 0.85
@@ -24,7 +24,7 @@ _COLOURS = ("#c8641a", "#8d96a3", "#c3c8d0", "#3a6fb5")
 
 
 def draw_recovery_map(rows: Sequence[InterchangeScore], variables: str, path: Path) -> Path | None:
-    """Draw the recovery of every site and rank: a map for the learned rotations and one for each control.
+    """Draw the recovery of the change at every site and rank: a map for the learned rotations and one for each control.
 
     Args:
         rows: of one split.
@@ -35,14 +35,12 @@ def draw_recovery_map(rows: Sequence[InterchangeScore], variables: str, path: Pa
         The path, or None where nothing was learned.
     """
     means = [row for row in rows if row.metric == "recovery" and row.field == ""]
-    ceiling = next((row.value for row in means if row.kind == MODEL), math.nan)
     definition = (
-        "1 − Σ‖edited − true counterfactual‖² / Σ‖unedited − true counterfactual‖², mean over fields, with 95 % "
-        "intervals over initial conditions."
+        "1 − Σ‖change by the edit − true change‖² / Σ‖true change‖², mean over fields, with 95 % intervals over "
+        "initial conditions."
     )
-    known_ceiling = f"; with the model's own error alone, recovery would be {signed(round(ceiling, 2))}"
-    title = f"Counterfactual recovery of {variables}, by site and rank"
-    return _draw_maps(means, title, definition, known_ceiling if math.isfinite(ceiling) else "", "recovery", path)
+    title = f"Recovery of the change of {variables}, by site and rank"
+    return _draw_maps(means, title, definition, "", "recovery of the change", path)
 
 
 def draw_class_accuracy_map(rows: Sequence[InterchangeScore], parameter: str, path: Path) -> Path | None:
@@ -117,7 +115,7 @@ def _draw_maps(
 def draw_field_bars(
     rows: Sequence[InterchangeScore], variables: str, path: Path, selected: InterchangeScore | None = None
 ) -> Path | None:
-    """Draw the recovery of each field at one site and rank, with intervals, beside the controls.
+    """Draw the recovery of the change of each field at one site and rank, with intervals, beside the controls.
 
     Args:
         rows: of one split.
@@ -143,10 +141,11 @@ def draw_field_bars(
     }
     groups = {label: members for label, members in groups.items() if members}
     fields = list(dict.fromkeys(row.field for row in groups["learned"]))
-    title = f"Recovery of {variables} by field: {best.site}, {rank_text(best)}"
+    title = f"Recovery of the change of {variables} by field: {best.site}, {rank_text(best)}"
     where = "on these pairs" if selected is None else "on valid"
     caption = (
-        f"The site and rank with the largest mean {where}; intervals over initial conditions. 0: as unedited, 1: exact."
+        f"The site and rank with the largest mean {where}; intervals over initial conditions. 0: as unedited, 1: the "
+        "true change."
     )
     with style():
         figure = new_figure(3.9)
@@ -158,7 +157,7 @@ def draw_field_bars(
             draw_bars(axes, at, [row.value for row in members], _COLOURS[i], label, bounds, width=0.18)
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.set_xticks(range(len(fields)), [field.replace("_", " ") or "mean over fields" for field in fields])
-        axes.set_ylabel("recovery")
+        axes.set_ylabel("recovery of the change")
         axes.set_ylim(max(-1.0, axes.get_ylim()[0]), 1.0)
         axes.legend(ncols=len(groups), loc="upper right")
         heading(figure, title, caption)
@@ -177,7 +176,7 @@ def _best(means: Sequence[InterchangeScore], site: str, kind: str, rank: str) ->
 
 
 def _text(cell: InterchangeScore | None, *, with_interval: bool) -> str:
-    if cell is None:
+    if cell is None or math.isnan(cell.value):
         return ""
     text = f"{cell.value:+.2f}"
     if with_interval and math.isfinite(cell.low):

@@ -27,7 +27,7 @@ from physteer.reports.blocks import (
     figure_of,
     video_of,
 )
-from physteer.reports.das_report import SPLITS
+from physteer.reports.das_report import SPLITS, search_blocks
 from physteer.reports.effect_report import effect_remarks, top_node_table
 from physteer.reports.summary_page import summary_blocks
 from physteer.untrusted.json_text import json_object
@@ -88,7 +88,7 @@ def _sections(run_folder: Path, environment: Mapping[str, object]) -> Iterator[S
     yield Section("Effects of nodes", list(_effects(run_folder)))
     yield Section("Circuit", list(_figures(figures, _CIRCUITS)))
     yield Section("Causal bases", list(_figures(figures, _BASES)))
-    yield Section("Learned subspaces", list(_figures(figures, _SEARCHES)))
+    yield Section("Learned subspaces", [*search_blocks(run_folder), *_figures(figures, _SEARCHES)])
     yield Section("Probes", list(_figures(figures, _PROBES)))
     yield Section("Rollouts", list(_figures(figures, _ROLLOUTS)))
     yield Section("Videos", [video_of(path) for path in sorted((run_folder / "videos").glob("*.mp4"))])

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from physteer.data import CounterfactualDataModule
 from physteer.interventions import Locus, Site
 from physteer.metrics import largest_principal_angle
 from physteer.walrus import save
+
+FIELDS = ("tracer", "pressure", "velocity_x", "velocity_y")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,7 @@ def of_step(run: Path, step: int) -> Path:
 def searched(tiny_well, walrus, tmp_path_factory):
     """Two sites, two ranks and boundless, four steps, a checkpoint every two; the folder."""
     folder = tmp_path_factory.mktemp("searched")
-    das = {"sites": ["encoder", "blocks.0"], "ranks": [1, 3], "boundless": True}
+    das = {"sites": ["encoder", "blocks.0"], "ranks": [1, 3], "boundless": True, "null_penalty": 0.5}
     fit(search(folder, tiny_well, walrus, das=das, data={"null_parameter": "Schmidt"}))
     return folder
 
@@ -61,18 +64,37 @@ def test_a_search_makes_a_run_folder(searched):
     assert {key[1] for key in test} == {"learned", "shuffled", "random", "full", "model"}
     for site in ("encoder", "blocks.0"):
         for rank in ("1", "3"):
-            for metric in ("recovery", "interchange_accuracy"):
+            for metric in ("recovery", "nearness", "interchange_accuracy"):
                 assert (site, "learned", rank, "", metric, "") in test
-            for field in ("tracer", "pressure", "velocity_x", "velocity_y"):
+            who = site, "learned", rank, ""
+            for field in ("", *FIELDS):
+                recovery, control = (test[site, kind, rank, "", "recovery", field] for kind in ("learned", "shuffled"))
+                for scores in (valid, test):
+                    assert (*who, "recovery_above_shuffled", field) in scores
+                assert test[*who, "recovery_above_shuffled", field] == pytest.approx(recovery - control, abs=1e-6)
+                beaten = recovery > test[site, "random", rank, "1", "recovery", field]
+                assert test[*who, "recovery_p_value", field] == (0.5 if beaten else 1.0)  # of one random rotation
+            for field in FIELDS:
                 assert test[site, "learned", rank, "", "null_movement", field] >= 0
                 assert test[site, "random", rank, "1", "movement", field] > 0
+                share = test[*who, "null_movement", field] / test[*who, "movement", field]
+                assert test[*who, "null_share", field] == pytest.approx(share, rel=1e-6)
+            of = [{f: test[*who, m, f] ** 2 for f in FIELDS} for m in ("null_movement", "movement")]
+            pooled = [math.sqrt(sum(null.values()) / sum(moved.values())) for null, moved in [of]]
+            assert test[*who, "null_share", ""] == pytest.approx(pooled[0], rel=1e-6)
+            null, moved = (sum(value for f, value in squares.items() if f != "tracer") for squares in of)
+            exact = "exact_null_share", "pressure, velocity_x, velocity_y"
+            assert test[*who, *exact] == pytest.approx(math.sqrt(null / moved), rel=1e-6)
     assert {p.name for p in (run / "concepts").iterdir()} == {p.name for p in (run / "rotations").iterdir()}
     assert len(list((run / "concepts").glob("das_Reynolds_*_rank[13].safetensors"))) == 4
     assert len(list((run / "concepts").glob("das_Reynolds_*_boundless.safetensors"))) == 2
     with (run / "logs/version_0/metrics.csv").open() as file:
         logged = next(csv.reader(file))
     names = ("blocks.0_learned_rank_3", "blocks.0_shuffled_rank_3", "encoder_learned_boundless")
-    assert {"val/recovery", *(f"val/recovery/{name}" for name in names)} <= set(logged)
+    scalars = {f"val/{metric}{end}" for metric in ("recovery", "nearness") for end in ("", *(f"/{n}" for n in names))}
+    assert scalars <= set(logged)
+    ceiling = {key[4:] for key in test if key[1] == "model"}
+    assert ceiling == {("nearness", "")}
 
 
 def test_directions_lie_inside_their_subspaces_and_point_to_larger_values(searched, tiny_well):
@@ -125,6 +147,27 @@ def test_a_checkpoint_is_scored_again(searched, tmp_path):
     assert not (tmp_path / "concepts").exists()  # they are measured on valid, in fit
 
 
+def test_more_random_rotations_are_scored_later(searched, tmp_path):
+    """They are drawn and not learned: no checkpoint holds them."""
+    config = (searched / "das.yaml").read_text().replace("random: 1\n", "random: 19\n")
+    (tmp_path / "das.yaml").write_text(config)
+    path = searched / "run/checkpoints/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert not any("random" in name for name in checkpoint["state_dict"])
+    former = "interventions.blocks_0_random_rank_1_1.subspaces.0.rotation.raw"  # earlier ones did
+    checkpoint["state_dict"][former] = torch.zeros(32, 1)
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    words = ["--ckpt_path", str(tmp_path / "last.ckpt"), "--trainer.default_root_dir", str(tmp_path / "run")]
+    assert main(["test", "--config", str(tmp_path / "das.yaml"), *words]) == 0
+    found, before = table(tmp_path / "run"), table(searched / "run")
+    assert all(found[key] == value for key, value in before.items() if not key[4].endswith("p_value"))
+    assert {key[3] for key in found if key[1] == "random"} == {str(n + 1) for n in range(19)}
+    recovery = {key[1:4]: v for key, v in found.items() if key[0] == "blocks.0" and key[4:] == ("recovery", "")}
+    randoms = [recovery["random", "3", str(n + 1)] for n in range(19)]
+    beating = sum(value >= recovery["learned", "3", ""] for value in randoms)
+    assert found["blocks.0", "learned", "3", "", "recovery_p_value", ""] == (1 + beating) / 20
+
+
 def test_a_checkpoint_of_another_network_is_refused(searched, tmp_path, capsys):
     other = weights(tmp_path / "walrus.safetensors", seed=1)
     words = ["--ckpt_path", str(searched / "run/checkpoints/last.ckpt"), "--model.checkpoint", str(other)]
@@ -158,7 +201,8 @@ def test_rotations_stay_float32_and_orthonormal_in_mixed_precision(tiny_well, wa
 
 
 def test_two_processes_find_what_one_finds(tiny_well, walrus, tmp_path):
-    config = search(tmp_path, tiny_well, walrus, data={"evaluation_pairs": 5})
+    data = {"evaluation_pairs": 5, "null_parameter": "Schmidt"}
+    config = search(tmp_path, tiny_well, walrus, das={"null_penalty": 0.5}, data=data)
     fit(config)
     words = ["--data.batch_size", 2, "--trainer.default_root_dir", tmp_path / "two"]
     two_processes(tmp_path, "fit", "--config", config, *words)
@@ -185,7 +229,7 @@ FAR = {"same_initial_condition": False, "other_parameters": "any"}
 @pytest.mark.parametrize(
     ("das", "data"),
     [
-        ({"ranks": [1, 2]}, {"variables": ["Reynolds", "Schmidt"]}),
+        ({"ranks": [1, 2], "seeds": 2}, {"variables": ["Reynolds", "Schmidt"]}),
         ({"loss": READOUT_LOSS}, {"truth": READOUT, **FAR}),
         ({"loss": READOUT_LOSS}, {}),
         ({}, {"truth": MATCHED}),
@@ -299,7 +343,10 @@ def test_one_frame_alone_gives_the_loss_and_gradients_of_all(walrus, pairs):
 
 
 def test_a_half_that_is_a_network_of_its_own_is_exchanged_exactly(tiny_well, tmp_path):
-    """A tracer of another flow: known to live in half of the channels at every site, in no random half of them."""
+    """A tracer of another flow: known to live in half of the channels at every site, in no random half of them.
+
+    The answer is the model's own, so nearness judges: bases have no answer of that kind for a change.
+    """
     checkpoint = tmp_path / "walrus.safetensors"
     save(two_walruses_in_one(), checkpoint)
     directions = []
@@ -315,13 +362,13 @@ def test_a_half_that_is_a_network_of_its_own_is_exchanged_exactly(tiny_well, tmp
     for site in ("encoder", "blocks.0"):
         moved = found[site, "full", "32", "", "movement", "tracer"]
         assert moved > 1e-3
-        assert found[site, "direction", "16", f"tracer_{site}", "recovery", "tracer"] > 1 - 1e-6
-        assert found[site, "random", "16", "1", "recovery", "tracer"] < 0.9
+        assert found[site, "direction", "16", f"tracer_{site}", "nearness", "tracer"] > 1 - 1e-6
+        assert found[site, "random", "16", "1", "nearness", "tracer"] < 0.9
         for field in ("pressure", "velocity_x", "velocity_y"):
             assert found[site, "direction", "16", f"tracer_{site}", "movement", field] == 0
 
 
-def test_a_planted_subspace_is_found(tiny_well, walrus, tmp_path):
+def test_a_planted_subspace_is_found(tiny_well, walrus, tmp_path, capsys):
     planted = torch.linalg.qr(torch.randn(32, 2, generator=torch.Generator().manual_seed(5)))[0]
     ConceptSubspace(planted, "blocks.0").save(tmp_path / "planted.safetensors")
     given = {"checkpoint": str(walrus), "subspace": str(tmp_path / "planted.safetensors")}
@@ -331,14 +378,19 @@ def test_a_planted_subspace_is_found(tiny_well, walrus, tmp_path):
         "batch_size": 4,
     }
     data |= {"other_parameters": "any"}
-    das = {"frames": None, "directions": [given["subspace"]]}
+    das = {"frames": None, "directions": [given["subspace"]], "seeds": 2}
     settings = {"max_steps": 100, "val_check_interval": 100, "model": {"learning_rate": 0.1}}
     fit(search(tmp_path, tiny_well, walrus, das=das, data=data, **settings))
     found = ConceptSubspace.load(tmp_path / "run/rotations/das_Reynolds_blocks.0_rank2.safetensors")
     assert largest_principal_angle(found.basis, planted) < 1
-    recovery = {key[1]: value for key, value in table(tmp_path / "run").items() if key[4:] == ("recovery", "")}
-    assert recovery["direction"] > 1 - 1e-6 and recovery["learned"] > 0.999
-    assert max(recovery["shuffled"], recovery["random"], recovery["full"]) < 0.5
+    scores = table(tmp_path / "run")
+    nearness = {key[1]: value for key, value in scores.items() if key[4:] == ("nearness", "")}
+    assert nearness["direction"] > 1 - 1e-6 and nearness["learned"] > 0.999  # to the model's own answer
+    assert nearness["reseeded"] > 0.999 and scores["blocks.0", "reseeded", "2", "2", "angle", ""] < 1
+    printed = capsys.readouterr().out.splitlines()
+    starts = next(i for i, line in enumerate(printed) if line.startswith("starts: "))
+    assert printed[starts + 2].split()[:3] == ["blocks.0", "2", "2"]
+    assert max(nearness["shuffled"], nearness["random"], nearness["full"]) < 0.5
 
 
 # --- mistakes
@@ -349,6 +401,7 @@ def test_a_planted_subspace_is_found(tiny_well, walrus, tmp_path):
     [
         ({"ranks": [33]}, {}, "rank 33 for 1 variable(s) at blocks.0: its 32 channels allow 1 to 32"),
         ({"ranks": [0]}, {}, "rank 0 for 1 variable(s) at blocks.0: its 32 channels allow 1 to 32"),
+        ({"seeds": 0}, {}, "DAS.seeds must be from 1 to 100; found 0"),
         ({"boundary_penalty": -1.0}, {}, "DAS.boundary_penalty must be at least 0; found -1.0"),
         ({"ranks": [17]}, {"variables": ["Reynolds", "Schmidt"]}, "rank 17 for 2 variable(s) at blocks.0"),
         ({"ranks": []}, {}, "DAS.ranks must be different numbers, or boundless true; found []"),

@@ -1,12 +1,12 @@
 """``physteer report`` draws searches and probes again from their tables and maps."""
 
 import math
+from dataclasses import replace
 
-import pytest
 import torch
 from PIL import Image
 
-from physteer.analyses.das.table import InterchangeScore, read_interchange_table, write_interchange_table
+from physteer.analyses.das.table import InterchangeScore, write_interchange_table
 from physteer.analyses.probing.class_table import ClassScore, write_class_table
 from physteer.analyses.probing.table import LensScore, ProbeScore, write_probe_tables
 from physteer.analyses.probing.trajectory_maps import TrajectoryMaps
@@ -16,7 +16,7 @@ from physteer.reports import summary_of
 
 def scores(best_site):
     """A search over two sites, of which one does best, with its controls."""
-    rows = [InterchangeScore("", "model", 0, "", "recovery", "", 0.75, math.nan, math.nan, 3)]
+    rows = [InterchangeScore("", "model", 0, "", "nearness", "", 0.75, math.nan, math.nan, 3)]
     for site in ("blocks.0", "blocks.1"):
         value = 0.5 if site == best_site else 0.2
         for kind, name, share in (("learned", "", 1), ("shuffled", "", 0.4), ("random", "1", 0.1), ("full", "", -2)):
@@ -25,10 +25,17 @@ def scores(best_site):
                 InterchangeScore(*who, "recovery", field, share * value, share * value - 0.05, share * value + 0.05, 3)
                 for field in ("", "tracer", "pressure")
             ]
+            if kind == "learned":
+                rows.append(InterchangeScore(*who, "recovery_above_shuffled", "", 0.6 * value, 0.2, 0.4, 3))
+                rows.append(InterchangeScore(*who, "recovery_p_value", "", 0.5, math.nan, math.nan, 3))
+            rows.append(InterchangeScore(*who, "nearness", "", 0.9 * share * value, 0.0, 0.5, 3))
             rows.append(InterchangeScore(*who, "interchange_accuracy", "", 0.5, 0.4, 0.6, 3))
             for field, moved, null in (("tracer", 0.3, 0.03), ("pressure", 0.4, 0.04)):
                 rows.append(InterchangeScore(*who, "movement", field, moved, math.nan, math.nan, 3))
                 rows.append(InterchangeScore(*who, "null_movement", field, null, math.nan, math.nan, 3))
+            rows += [InterchangeScore(*who, "null_share", field, 0.1, 0.05, 0.2, 3) for field in ("", "tracer")]
+            rows.append(InterchangeScore(*who, "null_share", "pressure", 0.02, 0.01, 0.03, 3))
+            rows.append(InterchangeScore(*who, "exact_null_share", "pressure", 0.02, 0.01, 0.03, 3))
     return rows
 
 
@@ -42,19 +49,29 @@ def test_a_search_is_drawn_again(tmp_path, capsys):
     write_interchange_table(tmp_path, "test", scores("blocks.0"), ["Reynolds", "Schmidt"])
     assert main(["report", str(tmp_path)]) == 0
     figures = {path.name: title(path) for path in (tmp_path / "figures").iterdir()}
-    assert figures == {
-        "recovery_test.png": "Counterfactual recovery of Reynolds, Schmidt, by site and rank",
-        "recovery_valid.png": "Counterfactual recovery of Reynolds, Schmidt, by site and rank",
-        "recovery_fields_test.png": "Recovery of Reynolds, Schmidt by field: blocks.1, rank 2",  # selected on valid
-        "recovery_fields_valid.png": "Recovery of Reynolds, Schmidt by field: blocks.1, rank 2",
+    assert figures == {  # those of fields are of what was selected on valid
+        "recovery_test.png": "Recovery of the change of Reynolds, Schmidt, by site and rank",
+        "recovery_valid.png": "Recovery of the change of Reynolds, Schmidt, by site and rank",
+        "recovery_fields_test.png": "Recovery of the change of Reynolds, Schmidt by field: blocks.1, rank 2",
+        "recovery_fields_valid.png": "Recovery of the change of Reynolds, Schmidt by field: blocks.1, rank 2",
     }
-    assert 'id="learned-subspaces"' in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert 'id="learned-subspaces"' in page and "+0.50" in page and "ceiling of nearness is +0.75" in page
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith("counterfactual recovery of Reynolds, Schmidt on test (3 initial conditions;")
+    assert printed[0].startswith("recovery of the change of Reynolds, Schmidt by interchange, on test (3 initial")
     row = " ".join(printed[2].split())
-    assert row == "blocks.0 2 +0.50 [+0.45, +0.55] +0.20 +0.05 -1.00 0.50 10.0%"
-    shares = [row.value for row in read_interchange_table(tmp_path, "test") if row.metric == "null_share"]
-    assert shares == pytest.approx([0.1] * 8), "printed as 10.0 %"
+    assert row == "blocks.0 2 +0.50 [+0.45, +0.55] +0.20 +0.30 [+0.20, +0.40] +0.05 0.50 -1.00 +0.45 0.50"
+    null = next(i for i, line in enumerate(printed) if line.startswith("null: how far"))
+    assert printed[null].endswith("exact null: pressure together, which that parameter does not change")
+    assert printed[null + 1].split("  ")[-1] == "all fields" and "exact null" in printed[null + 1]
+    assert " ".join(printed[null + 2].split()) == "blocks.0 2 2.0% [1.0%, 3.0%] 10.0% 2.0% 10.0%"
+
+
+def test_a_table_whose_recovery_is_nearness_is_refused(tmp_path, capsys):
+    former = [replace(row, metric=row.metric.replace("nearness", "recovery")) for row in scores("blocks.0")]
+    write_interchange_table(tmp_path, "test", former, ["Reynolds"])
+    assert main(["report", str(tmp_path)]) == 2
+    assert "whose recovery was nearness: score the checkpoint" in capsys.readouterr().err
 
 
 def test_probes_are_drawn_again(tmp_path, capsys):

@@ -37,7 +37,7 @@ class BasisEvaluation(nn.Module):
     * share: that of a subspace over that of the whole activation, ablated in the same mode. Resampling takes values
       from other held-out windows; a mean is that of the extraction.
     * recovery and nearness of interchanging a subspace with the source's, as `ChangeRecovery` and
-      `CounterfactualRecovery` define them.
+      `Nearness` define them.
 
     All are sums by initial condition, added up over processes, so that intervals resample initial conditions.
     """

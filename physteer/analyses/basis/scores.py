@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from physteer.analyses.basis.comparison import ComparedSubspace
 from physteer.analyses.basis.fitting import BasisFit
 from physteer.analyses.basis.table import FULL, MODEL, BasisComparisonRow, BasisCurveRow
-from physteer.metrics import ChangeRecovery, CounterfactualRecovery, Interval, PairSums, pooled_ratio
+from physteer.metrics import ChangeRecovery, Interval, Nearness, PairSums, pooled_ratio
 from physteer.metrics.sums import interval_of
 
 
@@ -54,7 +54,7 @@ class SiteScores(nn.Module):
         self.energies = AblationSums(2 * k + n_compared, initial_conditions)
         """Marginal k, cumulative k, compared subspaces; the last of these is the whole activation."""
         self.recovery = nn.ModuleList(ChangeRecovery(fields, initial_conditions) for _ in range(n_compared))
-        self.nearness = nn.ModuleList(CounterfactualRecovery(fields, initial_conditions) for _ in range(n_compared))
+        self.nearness = nn.ModuleList(Nearness(fields, initial_conditions) for _ in range(n_compared))
 
     def add_interchange(
         self,
@@ -67,8 +67,7 @@ class SiteScores(nn.Module):
     ) -> None:
         """Add the predictions [B, fields, H, W, D] under the interchange of a subspace, by its number."""
         cast(ChangeRecovery, self.recovery[number]).update(edited, unedited, truth, own_future, names)
-        ceiling = truth + (unedited - own_future)  # the model's own error, at the counterfactual
-        cast(CounterfactualRecovery, self.nearness[number]).update(edited, unedited, truth, ceiling, names)
+        cast(Nearness, self.nearness[number]).update(edited, unedited, truth, own_future, names)
 
     def curves(self, fit: BasisFit) -> list[BasisCurveRow]:
         """Return a row for every direction; a collective over processes."""
@@ -102,7 +101,7 @@ class SiteScores(nn.Module):
         for number, one in enumerate(compared):
             share = self.energies.ratio(2 * self.k + number, -2)
             recovery = cast(ChangeRecovery, self.recovery[number]).recovery()[0]
-            nearness = cast(CounterfactualRecovery, self.nearness[number]).recovery()
+            nearness = cast(Nearness, self.nearness[number]).nearness()
             parts = _numbers(share) + _numbers(recovery) + _numbers(nearness.mean)
             n = recovery.initial_conditions
             rows.append(BasisComparisonRow(site, one.method, one.name, one.rank, *parts, one.angle, variables, n))

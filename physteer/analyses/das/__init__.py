@@ -9,8 +9,9 @@ from physteer.analyses.das.class_loss import ClassLoss
 from physteer.analyses.das.directions import Shifts, learned_subspaces, write_learned
 from physteer.analyses.das.evaluation import InterchangeEvaluation
 from physteer.analyses.das.losses import FieldLoss, ReadoutLoss
+from physteer.analyses.das.nulls import NullPenalty, NullSources, exact_null_fields
 from physteer.analyses.das.objective import InterchangeObjective
-from physteer.analyses.das.variants import InterventionVariant, Kind, VariantPlan, make_variants
+from physteer.analyses.das.variants import InterventionVariant, Kind, VariantPlan, make_variants, untrained_keys
 
 __all__ = [
     "ClassLoss",
@@ -19,10 +20,14 @@ __all__ = [
     "InterchangeObjective",
     "InterventionVariant",
     "Kind",
+    "NullPenalty",
+    "NullSources",
     "ReadoutLoss",
     "Shifts",
     "VariantPlan",
+    "exact_null_fields",
     "learned_subspaces",
     "make_variants",
+    "untrained_keys",
     "write_learned",
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from physteer.analyses.das.class_loss import read, read_sources
+from physteer.analyses.das.controls import above_shuffled, angle, p_values
 from physteer.analyses.das.directions import Shifts, SourceShift
 from physteer.analyses.das.objective import InterchangeObjective
 from physteer.analyses.das.scores import ClassAccuracy, VariantScores, score_row
@@ -32,25 +33,46 @@ PAIRS, NULLS = 0, 1
 class InterchangeEvaluation(nn.Module):
     """Scores of the variants over counterfactual pairs (first loader) and, if there is one, null pairs (second).
 
-    * recovery: 1 − Σ‖ŷ' − y*‖² / Σ‖ŷ_b − y*‖², per field and their mean. The model's own ceiling is the same with
-      ŷ_b − y_b, the error of the unedited prediction of the base's own future, in place of ŷ' − y*: an edit cannot be
-      expected to predict better than the model. Where the answer is a readout, ŷ are readouts of predictions.
+    * recovery, of the change: 1 − Σ‖(ŷ' − ŷ_b) − (y* − y_b)‖² / Σ‖y* − y_b‖², per field and their mean, y_b the base's
+      own true future. Fields that the variables do not change have none, and are left out of the mean.
+    * nearness: 1 − Σ‖ŷ' − y*‖² / Σ‖ŷ_b − y*‖², likewise. The model's own ceiling is the same with ŷ_b − y_b, the error
+      of the unedited prediction of the base's own future, in place of ŷ' − y*: an edit cannot be expected to predict
+      better than the model. Recovery has no such ceiling: that error cancels.
+
+      Where the answer is a readout, all four are: ŷ are readouts of predictions, y* the source's, y_b that of the
+      base's own next frame. A `ClassLoss` changes neither: pairs have true frames, whatever rotations are trained for.
     * interchange accuracy: share of pairs whose edited prediction is nearer to the counterfactual future than to the
       base's own, in units of r_Δ over all fields.
     * class accuracy, where the loss is a `ClassLoss`: share of pairs for which the frozen probe predicts the source's
       class from the edited activation. For comparison, its accuracy in the sources' own passes and in the unedited
       bases.
-    * movement: how far edits move fields, in units of r_Δ; on null pairs it must be 0.
+    * learned − shuffled, of recovery and class accuracy, with paired intervals, and p values: the rank of a learned
+      rotation among the random ones of its rank. Principal angles between what is learned from several starts.
+    * movement: how far edits move fields, in units of r_Δ; on null pairs it must be 0 in the fields of the exact null.
+    * null shares: movement on null pairs over that on pairs, per field, over all, and over those of the exact null.
 
-    Validation during ``fit`` scores trained variants on counterfactual pairs only: the others do not change.
+    Random rotations are not scored on null pairs. Validation during ``fit`` scores trained variants on counterfactual
+    pairs only: the others do not change.
     """
 
     def __init__(
-        self, variants: Sequence[InterventionVariant], objective: InterchangeObjective, variables: Sequence[str]
+        self,
+        variants: Sequence[InterventionVariant],
+        objective: InterchangeObjective,
+        variables: Sequence[str],
+        null_fields: Sequence[str] = (),
     ) -> None:
+        """Make an evaluation.
+
+        Args:
+            variants: that are scored.
+            objective: by which they are trained.
+            variables: of the pairs.
+            null_fields: the predicted fields that null pairs must not move (`exact_null_fields`).
+        """
         super().__init__()
         self.variants, self.objective = tuple(variants), (objective,)  # tuples: their parameters are not this module's
-        self.variables = tuple(variables)
+        self.variables, self.null_fields = tuple(variables), tuple(null_fields)
         self.readouts = objective.readouts
         self.scores, self.moves = nn.ModuleDict(), nn.ModuleDict()
         self.read_off = nn.ModuleDict()
@@ -74,6 +96,8 @@ class InterchangeEvaluation(nn.Module):
         self._scored = tuple(variant for variant in self.variants if variant.trained or not self._fitting)
         self.rows = []
         pairs = datasets[PAIRS]
+        for variant in self._scored:
+            variant.to(forecaster.device)  # untrained ones are no part of the trainer's module
         self._data = pairs.windows.metadata.path
         self._readout = pairs.truth.readout if isinstance(pairs.truth, ReadoutTruth) else None
         channels = pairs.windows.metadata.channels
@@ -84,7 +108,12 @@ class InterchangeEvaluation(nn.Module):
             nulls = datasets[NULLS].initial_conditions
         parameters = [readout.parameter for readout in self.readouts]
         self.scores = nn.ModuleDict(
-            {variant.key: VariantScores(judged, fields, parameters, names, nulls) for variant in self._scored}
+            {
+                variant.key: VariantScores(
+                    judged, fields, parameters, names, None if variant.kind == "random" else nulls, self.null_fields
+                )
+                for variant in self._scored
+            }
         )
         self.moves = nn.ModuleDict(
             {
@@ -115,13 +144,15 @@ class InterchangeEvaluation(nn.Module):
                 self._add_shifts(site, batch, activations)
                 base, own_future = self._judged(batch, unedited), self._judged(batch, batch.base.targets[:, :1])
                 truth = self._judged(batch, batch.truth[:, :1]) if self._readout is None else batch.truth.view_as(base)
-                ceiling = truth + (base - own_future)  # the model's own error, at the counterfactual
                 if self.read_off and number == 0:
                     sources = read_sources(self.readouts, forecaster, batch)
                     self._part(MODEL).update(sources, wanted, names)
                     self._part(UNEDITED).update(read(self.readouts, unedited_outcome.activations), wanted, names)
             for variant in (v for v in self._scored if v.site == site):
-                outcome, scores = objective.edited(forecaster, batch, variant, activations), self._of(variant)
+                scores = self._of(variant)
+                if loader == NULLS and scores.null_movement is None:
+                    continue
+                outcome = objective.edited(forecaster, batch, variant, activations)
                 frame = outcome.prediction
                 moved = frame[:, 0, scored], unedited[:, 0, scored], scale[..., 0, 0, 0], names
                 if loader == NULLS:
@@ -129,7 +160,8 @@ class InterchangeEvaluation(nn.Module):
                     continue
                 scores.movement.update(*moved)
                 edited = self._judged(batch, frame)
-                scores.recovery.update(edited, base, truth, ceiling, names)
+                scores.recovery.update(edited, base, truth, own_future, names)
+                scores.nearness.update(edited, base, truth, own_future, names)
                 unit = scale if self._readout is None else 1.0
                 scores.add_nearer(_distance(edited, truth, unit) < _distance(edited, own_future, unit), names)
                 scores.classes.update(read(self.readouts, outcome.activations), wanted, names)
@@ -148,20 +180,28 @@ class InterchangeEvaluation(nn.Module):
         """Compute the table; a collective over the processes.
 
         Returns:
-            Values for the logger, by name: the recovery of every variant, its class accuracy where the loss is a
-            `ClassLoss` (the mean over variables), and the best of each among the learned variants.
+            Values for the logger, by name: recovery and nearness of every variant, its class accuracy where the loss is
+            a `ClassLoss` (the mean over variables), and the best of each among the learned variants.
         """
-        ceiling = self._of(self._scored[0]).recovery.recovery().ceiling
-        self.rows = [score_row(("", MODEL, 0, ""), "recovery", "", ceiling)]
+        ceiling = self._of(self._scored[0]).nearness.nearness().ceiling
+        self.rows = [score_row(("", MODEL, 0, ""), "nearness", "", ceiling)]
         for kind, part in self.read_off.items():
             self.rows += cast(ClassAccuracy, part).rows(("", kind, 0, ""))
+        shuffled = {(v.site, v.rank, v.name): v for v in self._scored if v.kind == "shuffled"}
+        learned = {(v.site, v.rank): v for v in self._scored if v.kind == "learned"}
         logged, best = {}, dict[str, float]()
         for variant in self._scored:
             rank = variant.boundless[0].rank if variant.boundless else variant.rank
-            rows = self._of(variant).rows((str(variant.site), variant.kind, rank, variant.name))
+            identity = str(variant.site), variant.kind, rank, variant.name
+            rows = self._of(variant).rows(identity)
             self.rows += rows
+            if (control := shuffled.get((variant.site, variant.rank, variant.name))) and variant.kind == "learned":
+                self.rows += above_shuffled(identity, self._of(variant), self._of(control))
+            if variant.kind == "reseeded":
+                self.rows.append(angle(identity, learned[variant.site, variant.rank], variant))
             values = {
                 "recovery": [row.value for row in rows if (row.metric, row.field) == ("recovery", "")],
+                "nearness": [row.value for row in rows if (row.metric, row.field) == ("nearness", "")],
                 "class_accuracy": [row.value for row in rows if row.metric == "class_accuracy"],
             }
             for metric, metric_values in values.items():
@@ -170,6 +210,7 @@ class InterchangeEvaluation(nn.Module):
                     logged[f"{stage}/{metric}/{variant.label.replace(' ', '_')}"] = mean
                     if variant.kind == "learned":
                         best[f"{stage}/{metric}"] = max(mean, best.get(f"{stage}/{metric}", mean))
+        self.rows += [*p_values(self.rows)]
         return logged | best
 
     def _of(self, variant: InterventionVariant) -> VariantScores:

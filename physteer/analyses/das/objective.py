@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from physteer.analyses.das.class_loss import ClassLoss
+from physteer.analyses.das.nulls import NullActivations, NullPenalty
 from physteer.analyses.das.variants import InterventionVariant
 from physteer.analyses.engine import ClassReadout, Outcome, Suffix
 from physteer.errors import PhysteerError
@@ -16,7 +17,9 @@ from physteer.interventions import Locus, Site, check_gradient
 
 
 class InterchangeObjective(nn.Module):
-    """The sum over trained variants of the loss of their edited predictions, plus λβ for each boundless rotation.
+    """The sum over trained variants of the loss of their edited predictions, plus penalties.
+
+    These are λβ for each boundless rotation and, where it is asked for, the `NullPenalty` of every variant.
 
     The variants share no parameters, so each has the gradient of its own loss. Only the blocks after a site are run.
     """
@@ -30,22 +33,25 @@ class InterchangeObjective(nn.Module):
         *,
         spatial_mean_only: bool = False,
         boundary_penalty: float = 1.0,
+        null_penalty: NullPenalty | None = None,
     ) -> None:
         """Make an objective.
 
         Args:
-            variants: trained and others; they are modules of ``ForecastModule.interventions``.
+            variants: trained and others; the trained ones are modules of ``ForecastModule.interventions``.
             suffix: runs the model on a batch, up to the variants' sites and from there.
             loss: called with an `Outcome` and its batch; the outcome has the activations of the loss's ``sites``.
             locus: the frames (or tokens) that are exchanged.
             spatial_mean_only: whether to exchange spatial means only.
             boundary_penalty: λ.
+            null_penalty: of moving what null pairs must not move; None for none.
         """
         super().__init__()
         self.loss = loss
         self.read: tuple[Site, ...] = tuple(getattr(loss, "sites", ()))
         self.readouts: tuple[ClassReadout, ...] = loss.readouts if isinstance(loss, ClassLoss) else ()
         self.locus, self.spatial_mean_only, self.boundary_penalty = locus, spatial_mean_only, boundary_penalty
+        self.null_penalty = null_penalty
         self.variants, self.suffix = tuple(variants), suffix  # a tuple: their parameters are not this module's
 
     def forward(self, model: Any, batch: Any, step: int) -> Tensor:
@@ -62,8 +68,12 @@ class InterchangeObjective(nn.Module):
         trained = [variant for variant in self.variants if variant.trained]
         mismatched = any(variant.kind == "shuffled" for variant in trained) and not self.readouts
         prepared = self.suffix.prepare(model, batch, mismatched=mismatched)
+        sites = list(dict.fromkeys(variant.site for variant in trained))
+        nulls: Mapping[Site, NullActivations] = {}
+        if self.null_penalty is not None:
+            nulls = self.null_penalty.prepare(self.suffix, model, batch, sites, self.unedited)
         losses: dict[str, Tensor] = {}
-        for site in dict.fromkeys(variant.site for variant in trained):
+        for site in sites:
             activations = self.suffix.at(model, site, prepared)
             for variant in (v for v in trained if v.site == site):
                 sources, answers = self._sources_and_answers(variant, activations, batch)
@@ -75,6 +85,11 @@ class InterchangeObjective(nn.Module):
                         loss = loss + self.boundary_penalty * rotation.share
                     parameters = [p for p in variant.parameters() if p.requires_grad]
                     losses[variant.label] = _without_graph(loss, parameters)
+                if self.null_penalty is not None and site in nulls:
+                    penalty = self.null_penalty.of(
+                        self.edited(model, nulls[site].batch, variant, nulls[site].activations), nulls[site], len(batch)
+                    )
+                    losses[variant.label] = losses[variant.label] + _without_graph(penalty, parameters)
         total = torch.stack(list(losses.values())).sum()
         if not bool(total.isfinite()):
             label = next((label for label, loss in losses.items() if not bool(loss.isfinite())), "all together")
@@ -100,7 +115,7 @@ class InterchangeObjective(nn.Module):
         self, variant: InterventionVariant, activations: Any, batch: Any
     ) -> tuple[Sequence[Tensor], Any]:
         """Return the sources of a variant and the batch of its answers; for shuffled variants the two do not match."""
-        if variant.kind == "learned":
+        if variant.kind != "shuffled":
             return activations.sources, batch
         if self.readouts:
             # Mismatched sources with the pair's own class would be no control: that class is never the base's, so the

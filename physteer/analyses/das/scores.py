@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from physteer.analyses.das.table import InterchangeScore
-from physteer.metrics import CounterfactualRecovery, InterchangeAccuracy, Interval, Movement
+from physteer.metrics import ChangeRecovery, InterchangeAccuracy, Interval, Movement, Nearness
 
 RowIdentity = tuple[str, str, int, str]
 """Site, kind, rank and name of a row."""
@@ -50,6 +50,11 @@ class ClassAccuracy(nn.Module):
         """Return a row for each parameter; a collective over the processes."""
         return [score_row(identity, "class_accuracy", parameter, score.accuracy()) for parameter, score in self._each()]
 
+    def above(self, other: ClassAccuracy) -> dict[str, Interval]:
+        """Return how much larger each accuracy is than another's of the same pairs; a collective over the processes."""
+        both = zip(self._each(), other._each(), strict=True)
+        return {parameter: score.above(theirs) for (parameter, score), (_, theirs) in both}
+
     def _each(self) -> Iterable[tuple[str, InterchangeAccuracy]]:
         return zip(self._names, cast(Sequence[InterchangeAccuracy], self.scores), strict=True)
 
@@ -64,6 +69,7 @@ class VariantScores(nn.Module):
         parameters: Sequence[str],
         initial_conditions: Sequence[str],
         null_initial_conditions: Sequence[str] | None,
+        null_fields: Sequence[str],
     ) -> None:
         """Start with no pairs.
 
@@ -73,12 +79,15 @@ class VariantScores(nn.Module):
             parameters: of the frozen probes.
             initial_conditions: names of the initial conditions of all bases.
             null_initial_conditions: the same for null pairs; None without such pairs.
+            null_fields: those of the predicted fields that null pairs must not move; may be empty.
         """
         super().__init__()
-        self.recovery = CounterfactualRecovery(judged, initial_conditions)
+        self.recovery = ChangeRecovery(judged, initial_conditions)
+        self.nearness = Nearness(judged, initial_conditions)
         self.accuracy = InterchangeAccuracy(initial_conditions)
         self.classes = ClassAccuracy(parameters, initial_conditions)
         self.movement = Movement(fields, initial_conditions)
+        self._null_fields = tuple(null_fields)
         self.null_movement = None if null_initial_conditions is None else Movement(fields, null_initial_conditions)
 
     def add_nearer(self, nearer: Tensor, initial_conditions: Sequence[str]) -> None:
@@ -87,15 +96,29 @@ class VariantScores(nn.Module):
 
     def rows(self, identity: RowIdentity) -> list[InterchangeScore]:
         """Return the rows of the table; a collective over the processes."""
-        recovery = self.recovery.recovery()
-        rows = [score_row(identity, "recovery", "", recovery.mean)]
-        rows += [score_row(identity, "recovery", field, interval) for field, interval in recovery.per_field.items()]
+        recovery, nearness = self.recovery.recovery(), self.nearness.nearness()
+        rows = []
+        for metric, mean, each in (("recovery", *recovery), ("nearness", nearness.mean, nearness.per_field)):
+            rows.append(score_row(identity, metric, "", mean))
+            rows += [score_row(identity, metric, field, interval) for field, interval in each.items()]
         rows.append(score_row(identity, "interchange_accuracy", "", self.accuracy.accuracy()))
         rows += self.classes.rows(identity)
         for metric, score in (("movement", self.movement), ("null_movement", self.null_movement)):
             if score is not None:
                 rows += [score_row(identity, metric, field, interval) for field, interval in score.movement().items()]
-        return rows
+        return [*rows, *self._null_shares(identity)]
+
+    def _null_shares(self, identity: RowIdentity) -> Iterator[InterchangeScore]:
+        """Yield how far null pairs move the prediction over how far pairs do: per field, of all, of the exact null."""
+        if self.null_movement is None:
+            return
+        fields = self.movement.fields
+        pooled = {"": fields, **{field: (field,) for field in fields}}
+        for name, members in pooled.items():
+            yield score_row(identity, "null_share", name, self.null_movement.share_of(self.movement, members))
+        if self._null_fields:
+            share = self.null_movement.share_of(self.movement, self._null_fields)
+            yield score_row(identity, "exact_null_share", ", ".join(self._null_fields), share)
 
 
 def score_row(identity: RowIdentity, metric: str, field: str, interval: Interval) -> InterchangeScore:

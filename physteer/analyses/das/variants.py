@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -25,8 +25,12 @@ from physteer.interventions import (
     evaluated_once,
 )
 
-Kind = Literal["learned", "shuffled", "random", "direction", "full"]
-"""Learned from pairs; learned with mismatched sources; a random rotation; a fixed direction; the full activation."""
+Kind = Literal["learned", "reseeded", "shuffled", "random", "direction", "full"]
+"""Learned from pairs; learned likewise from another start; learned with mismatched sources; a random rotation; a fixed
+direction; the full activation."""
+
+_OTHER_STARTS = 500
+"""Added to the seed of other starts; random rotations take those from 1."""
 
 
 class InterventionVariant(nn.Module):
@@ -49,7 +53,7 @@ class InterventionVariant(nn.Module):
             kind: of the subspaces.
             subspaces: for each variable the part that is taken from its source; None for everything.
             rank: dimensions per variable; 0 where they are learned.
-            name: of a fixed direction, or the number of a random one.
+            name: of a fixed direction, or the number of a random one or of another start.
         """
         super().__init__()
         self.site, self.width, self.kind, self.rank, self.name = site, width, kind, rank, name
@@ -58,18 +62,18 @@ class InterventionVariant(nn.Module):
     @property
     def label(self) -> str:
         """Its name in logs, unique within a run."""
-        rank = f"rank {self.rank}" if self.kind in ("learned", "shuffled", "random") and self.rank else ""
+        rank = f"rank {self.rank}" if self.kind not in ("direction", "full") and self.rank else ""
         return " ".join(filter(None, (str(self.site), self.kind, rank, self.name)))
 
     @property
     def key(self) -> str:
         """The label as a name in a `ModuleDict`, which allows no dots."""
-        return re.sub(r"\W+", "_", self.label)
+        return _as_key(self.label)
 
     @property
     def trained(self) -> bool:
         """Whether ``fit`` trains it."""
-        return self.kind in ("learned", "shuffled")
+        return self.kind in ("learned", "reseeded", "shuffled")
 
     @property
     def boundless(self) -> list[BoundlessRotation]:
@@ -103,10 +107,12 @@ class VariantPlan:
     """Whether to also learn a boundless rotation."""
     shuffled: bool = True
     """Whether to train, for each learned rotation, a control with mismatched sources."""
-    random: int = 3
+    random: int = 19
     """Number of random rotations of each rank."""
     seed: int = 0
     """Seed of the rotations' initial values."""
+    seeds: int = 1
+    """Number of starts from which rotations of each rank are learned."""
 
 
 def make_variants(
@@ -161,6 +167,9 @@ def make_variants(
             trained: tuple[Kind, ...] = ("learned", "shuffled") if plan.shuffled else ("learned",)
             for kind in trained:
                 add(kind, _groups(LowRankRotation(width, total, seed), rank, n_variables), rank)
+            for i in range(1, plan.seeds):
+                start = LowRankRotation(width, total, seed + _OTHER_STARTS + i)
+                add("reseeded", _groups(start, rank, n_variables), rank, str(i + 1))
             for i in range(plan.random):
                 drawn = _groups(LowRankRotation(width, total, seed + 1 + i), rank, n_variables)
                 add("random", drawn, rank, str(i + 1))
@@ -175,6 +184,15 @@ def make_variants(
         if not variant.trained:
             variant.requires_grad_(False)
     return variants
+
+
+def untrained_keys(sites: Iterable[Site]) -> tuple[str, ...]:
+    """Return the beginnings of the keys of all variants at some sites that are made and not trained."""
+    return tuple(f"{_as_key(f'{site} {kind}')}_" for site in sites for kind in ("random", "direction"))
+
+
+def _as_key(label: str) -> str:
+    return re.sub(r"\W+", "_", label)
 
 
 def _groups(rotation: LowRankRotation, rank: int, n_variables: int) -> Sequence[Subspace]:
