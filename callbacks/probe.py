@@ -104,16 +104,16 @@ class Probe(L.Callback):
         windows = data.windows("train")
         shapes = forecaster.site_shapes(self.reader.sites, windows.metadata, windows.spec.n_input)
         for site, shape in shapes.items():
-            tokens = [axis.tokens for axis in forecaster.token_grid(site, windows.metadata, windows.spec.n_input)]
-            if [*shape[2:5]] != tokens:
+            cells = [axis.tokens for axis in forecaster.token_grid(site, windows.metadata, windows.spec.n_input)]
+            if [*shape[2:5]] != cells:
                 raise PhysteerError(
-                    f"Probe reads activations of {tokens} tokens, [B, T, h, w, δ, d]; {site} has the shape "
-                    f"{list(shape)}"
+                    f"Probe reads activations of {cells} tokens, [B, T, h, w, δ, d]; {site} has the shape {list(shape)}"
                 )
-            if shape[1:5] != (tokens := next(iter(shapes.values()))[1:5]):
+            first, tokens = next((one, shapes[one][1:5]) for one in shapes)
+            if shape[1:5] != tokens:
                 raise PhysteerError(
                     f"Probe compares sites with the same tokens; {site} has {list(shape[1:5])} frames and tokens, "
-                    f"{next(iter(shapes))} {list(tokens)}: probe each grid in a run of its own"
+                    f"{first} {list(tokens)}: probe each grid in a run of its own"
                 )
         fit = ProbeFit(self.reader, ProbeWindows(windows, self.seed), self.classes)
         if self.classes:
