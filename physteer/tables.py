@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,6 +59,23 @@ def read_rows(path: Path, kind: type[R]) -> list[R]:
         if not all(isinstance(getattr(row, field.name), allowed) for row in rows):
             raise PhysteerError(f"{source} has values of {field.name} that are not {field.type}")
     return rows
+
+
+def write_columns(path: Path, columns: Mapping[str, Sequence[str | int | float | None]]) -> Path:
+    """Write a table whose columns are known only at hand, as `write_rows` does; return the path of the Parquet file.
+
+    Args:
+        path: without an ending.
+        columns: of equal length, by name; each of texts, whole numbers or floats, None for an empty cell.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write_csv(path.with_suffix(".csv"), list(columns), zip(*columns.values(), strict=True))
+    target = path.with_suffix(".parquet")
+    with atomic_write(target) as temporary:
+        pq.write_table(pa.table(dict(columns)), temporary, compression="zstd", write_page_checksum=True)
+    return target
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:

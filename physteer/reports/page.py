@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from physteer.analyses.steering.summary_rows import read_summary
 from physteer.concepts import Concept
 from physteer.errors import PhysteerError
@@ -30,6 +28,7 @@ from physteer.reports.blocks import (
 from physteer.reports.das_report import SPLITS
 from physteer.reports.effect_report import effect_remarks, top_node_table
 from physteer.reports.summary_page import summary_blocks
+from physteer.reports.templating import page_text
 from physteer.untrusted.json_text import json_object
 
 _STUDIES = ("dose_response_", "alignment_", "heat_map_", "erasures")
@@ -62,18 +61,8 @@ def write_page(run_folder: Path | str) -> Path:
         raise PhysteerError(
             f"{run_folder} is not a run folder: it has no rollouts, concepts, figures, tables or config.yaml"
         )
-    templates = Environment(
-        loader=PackageLoader("physteer.reports"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    page = templates.get_template("page.html.j2").render(
-        title="/".join(run_folder.resolve().parts[-2:]).lstrip("/"),
-        facts=list(_facts(run_folder, environment)),
-        sections=sections,
-    )
+    title = "/".join(run_folder.resolve().parts[-2:]).lstrip("/")
+    page = page_text(title, list(_facts(run_folder, environment)), sections)
     path = run_folder / "report.html"
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
