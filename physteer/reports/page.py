@@ -27,6 +27,7 @@ from physteer.reports.blocks import (
 )
 from physteer.reports.das_report import SPLITS
 from physteer.reports.effect_report import effect_remarks, top_node_table
+from physteer.reports.probe_report import probe_blocks
 from physteer.reports.summary_page import summary_blocks
 from physteer.reports.templating import page_text
 from physteer.untrusted.json_text import json_object
@@ -34,7 +35,11 @@ from physteer.untrusted.json_text import json_object
 _STUDIES = ("dose_response_", "alignment_", "heat_map_", "erasures")
 _EFFECTS, _CIRCUITS = ("effects_",), ("circuit_",)
 _BASES = ("basis_",)
-_SEARCHES, _PROBES = ("recovery_", "class_accuracy_"), ("probe_",)
+_SEARCHES = ("recovery_", "class_accuracy_")
+_PROBES = (
+    *("probe_r2_token", "probe_r2_pooled", "probe_classes", "probe_lens", "probe_best_match"),
+    *("probe_traces_", "probe_maps_"),
+)
 _ROLLOUTS, _CONCEPTS = ("over_time_", "spectra_", "panels_"), ("concept_",)
 _LONGEST_TABLE = 60  # rows; longer tables are only linked
 
@@ -78,7 +83,7 @@ def _sections(run_folder: Path, environment: Mapping[str, object]) -> Iterator[S
     yield Section("Circuit", list(_figures(figures, _CIRCUITS)))
     yield Section("Causal bases", list(_figures(figures, _BASES)))
     yield Section("Learned subspaces", list(_figures(figures, _SEARCHES)))
-    yield Section("Probes", list(_figures(figures, _PROBES)))
+    yield Section("Probes", [*probe_blocks(run_folder), *_figures(figures, _PROBES)])
     yield Section("Rollouts", list(_figures(figures, _ROLLOUTS)))
     yield Section("Videos", [video_of(path) for path in sorted((run_folder / "videos").glob("*.mp4"))])
     yield Section("Concepts", list(_concepts(run_folder)))
