@@ -26,7 +26,7 @@ from physteer.reports.blocks import (
     video_of,
 )
 from physteer.reports.das_report import SPLITS
-from physteer.reports.effect_report import effect_remarks, top_node_table
+from physteer.reports.effect_report import effect_remarks, effects_answer, top_node_table
 from physteer.reports.probe_report import probe_blocks
 from physteer.reports.summary_page import summary_blocks
 from physteer.reports.templating import page_text
@@ -115,9 +115,10 @@ def _figures(folder: Path, kinds: Iterable[str]) -> Iterator[Figure]:
 
 
 def _effects(run_folder: Path) -> Iterator[Block]:
-    """Yield the largest effects, then the figures: as a drawing where there is one, with a link to the PDF."""
+    """Yield the answer and the largest effects, then the figures: as drawings if there are some, with links to PDFs."""
     for split in SPLITS:
         if top := top_node_table(run_folder, split):
+            yield Text(effects_answer(run_folder, split))
             yield Heading(top.title)
             yield Table(top.header, top.lines)
             yield from map(Text, effect_remarks(run_folder, split))
