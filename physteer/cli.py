@@ -26,6 +26,7 @@ COMMANDS = {
     "sites": "list where a model can be captured and edited, with shapes and memory",
     "convert": "turn published checkpoints and concepts into safetensors",
     "report": "make tables, figures and report.html from a run folder",
+    "compare": "put the tables and figures of several runs side by side",
 }
 
 

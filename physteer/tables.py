@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
-from dataclasses import astuple, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, astuple, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +41,8 @@ def write_rows(path: Path, kind: type[R], rows: Sequence[R]) -> Path:
 def read_rows(path: Path, kind: type[R]) -> list[R]:
     """Read what `write_rows` wrote; no rows where there is no such file.
 
+    Columns that a table of an earlier version has not are filled with their defaults, where they have some.
+
     Raises:
         PhysteerError: the file is broken, or holds other columns.
     """
@@ -49,7 +51,9 @@ def read_rows(path: Path, kind: type[R]) -> list[R]:
         return []
     table = read_parquet(source)
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    if table.column_names != names:
+    there = table.column_names
+    required = {field.name for field in fields(kind) if field.default is MISSING}  # type: ignore[arg-type]
+    if there != [name for name in names if name in there] or not required <= set(there):
         raise PhysteerError(f"{source} has the columns {', '.join(table.column_names)}, not {', '.join(names)}")
     types = {"str": (str,), "int": (int,), "float": (float, int)}
     with reading(source):
@@ -59,6 +63,23 @@ def read_rows(path: Path, kind: type[R]) -> list[R]:
         if not all(isinstance(getattr(row, field.name), allowed) for row in rows):
             raise PhysteerError(f"{source} has values of {field.name} that are not {field.type}")
     return rows
+
+
+def write_columns(path: Path, columns: Mapping[str, Sequence[str | int | float | None]]) -> Path:
+    """Write a table whose columns are known only at hand, as `write_rows` does; return the path of the Parquet file.
+
+    Args:
+        path: without an ending.
+        columns: of equal length, by name; each of texts, whole numbers or floats, None for an empty cell.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write_csv(path.with_suffix(".csv"), list(columns), zip(*columns.values(), strict=True))
+    target = path.with_suffix(".parquet")
+    with atomic_write(target) as temporary:
+        pq.write_table(pa.table(dict(columns)), temporary, compression="zstd", write_page_checksum=True)
+    return target
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:

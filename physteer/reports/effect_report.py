@@ -19,6 +19,14 @@ from physteer.reports.style import signed
 from physteer.reports.text_table import text_table
 
 _TOP = 10
+_CONTROLS = {"mean": "its mean", "resample": "another sample's activation"}
+"""Variants that hold nothing of the source, in words; the field effect of each is over a reference of its own."""
+_ACTS = {"aligned": "makes", "field": "moves the prediction by", "class_changed": "changes the answer in"}
+_OF = {
+    "aligned": " of the simulated change",
+    "field": " of the distance to the reference",
+    "class_changed": " of the pairs whose answers differ",
+}
 
 
 def report_effects(run_folder: Path, split: str) -> None:
@@ -86,6 +94,38 @@ def top_node_table(run_folder: Path, split: str) -> TopNodes | None:
     )
 
 
+def effects_answer(run_folder: Path, split: str) -> str:
+    """Say in a sentence which node has the largest effect, and what its controls do; empty where there are none."""
+    rows = read_effect_table(run_folder, split)
+    effect, ranked = top_nodes(rows)
+    if not ranked:
+        return ""
+    head = ranked[0]
+    number = _signed if effect == "aligned" else "{:.2f}".format
+    interval = f" [{number(head.low)}, {number(head.high)}]" if math.isfinite(head.low) else ""
+    others = [
+        row for row in overall(rows, "field") if row.node == head.node and (row.scale, row.step) == (head.scale, 1)
+    ]
+    moved = {row.variant: row.value for row in others if math.isfinite(row.value)}
+    nulls = [row for row in rows if (row.node, row.effect) == (head.node, "null_share") and math.isfinite(row.value)]
+    controls = []
+    if listed := ", ".join(f"{name} {moved[variant]:.2f}" for variant, name in _CONTROLS.items() if variant in moved):
+        controls.append(f"what holds nothing of the source moves the prediction too (field effect: {listed})")
+    if nulls:
+        listed = ", ".join(f"{row.field.replace('_', ' ') or 'all fields'} {100 * row.value:.0f} %" for row in nulls)
+        controls.append(f"sources that must not change a field move it by {listed} of what pairs do (null)")
+    if not controls:
+        controls.append("the run has no controls beside it (variants mean and resample, or a null parameter)")
+    second = f"; next {ranked[1].node}, {number(ranked[1].value)}" if len(ranked) > 1 else ""
+    what = _ACTS.get(effect, f"has the effect {effect} of")
+    patch = "the activation of the source" if head.variant == "source" else head.variant.replace("_", " ")
+    return (
+        f"On {split}, {patch} at scale {head.scale:g} in {head.node} {what} "
+        f"{number(head.value)}{interval}{_OF.get(effect, '')}, the largest of {len(ranked)} nodes{second}, over "
+        f"{head.initial_conditions} initial conditions; {'; '.join(controls)}."
+    )
+
+
 def effect_remarks(run_folder: Path, split: str) -> list[str]:
     """Return what the null share is, where there is one, and how far attribution can be trusted."""
     remarks = []
@@ -105,7 +145,11 @@ def effects_text(run_folder: Path, split: str) -> str:
     if top is None:
         return ""
     table = text_table(top.header, top.lines, align="<><>")
-    return "\n".join([top.title, *table, *effect_remarks(run_folder, split)])
+    return "\n".join([effects_answer(run_folder, split), top.title, *table, *effect_remarks(run_folder, split)])
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def _same(row: EffectRow, other: EffectRow) -> bool:

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from physteer.analyses.steering.summary_rows import read_summary
 from physteer.concepts import Concept
 from physteer.errors import PhysteerError
@@ -28,14 +26,20 @@ from physteer.reports.blocks import (
     video_of,
 )
 from physteer.reports.das_report import SPLITS, search_blocks
-from physteer.reports.effect_report import effect_remarks, top_node_table
+from physteer.reports.effect_report import effect_remarks, effects_answer, top_node_table
+from physteer.reports.probe_report import probe_blocks
 from physteer.reports.summary_page import summary_blocks
+from physteer.reports.templating import page_text
 from physteer.untrusted.json_text import json_object
 
 _STUDIES = ("dose_response_", "alignment_", "heat_map_", "erasures")
 _EFFECTS, _CIRCUITS = ("effects_",), ("circuit_",)
 _BASES = ("basis_",)
-_SEARCHES, _PROBES = ("recovery_", "class_accuracy_"), ("probe_",)
+_SEARCHES = ("recovery_", "class_accuracy_")
+_PROBES = (
+    *("probe_r2_token", "probe_r2_pooled", "probe_classes", "probe_lens", "probe_best_match"),
+    *("probe_traces_", "probe_maps_"),
+)
 _ROLLOUTS, _CONCEPTS = ("over_time_", "spectra_", "panels_"), ("concept_",)
 _LONGEST_TABLE = 60  # rows; longer tables are only linked
 
@@ -62,18 +66,8 @@ def write_page(run_folder: Path | str) -> Path:
         raise PhysteerError(
             f"{run_folder} is not a run folder: it has no rollouts, concepts, figures, tables or config.yaml"
         )
-    templates = Environment(
-        loader=PackageLoader("physteer.reports"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    page = templates.get_template("page.html.j2").render(
-        title="/".join(run_folder.resolve().parts[-2:]).lstrip("/"),
-        facts=list(_facts(run_folder, environment)),
-        sections=sections,
-    )
+    title = "/".join(run_folder.resolve().parts[-2:]).lstrip("/")
+    page = page_text(title, list(_facts(run_folder, environment)), sections)
     path = run_folder / "report.html"
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -89,7 +83,7 @@ def _sections(run_folder: Path, environment: Mapping[str, object]) -> Iterator[S
     yield Section("Circuit", list(_figures(figures, _CIRCUITS)))
     yield Section("Causal bases", list(_figures(figures, _BASES)))
     yield Section("Learned subspaces", [*search_blocks(run_folder), *_figures(figures, _SEARCHES)])
-    yield Section("Probes", list(_figures(figures, _PROBES)))
+    yield Section("Probes", [*probe_blocks(run_folder), *_figures(figures, _PROBES)])
     yield Section("Rollouts", list(_figures(figures, _ROLLOUTS)))
     yield Section("Videos", [video_of(path) for path in sorted((run_folder / "videos").glob("*.mp4"))])
     yield Section("Concepts", list(_concepts(run_folder)))
@@ -121,9 +115,10 @@ def _figures(folder: Path, kinds: Iterable[str]) -> Iterator[Figure]:
 
 
 def _effects(run_folder: Path) -> Iterator[Block]:
-    """Yield the largest effects, then the figures: as a drawing where there is one, with a link to the PDF."""
+    """Yield the answer and the largest effects, then the figures: as drawings if there are some, with links to PDFs."""
     for split in SPLITS:
         if top := top_node_table(run_folder, split):
+            yield Text(effects_answer(run_folder, split))
             yield Heading(top.title)
             yield Table(top.header, top.lines)
             yield from map(Text, effect_remarks(run_folder, split))

@@ -13,17 +13,19 @@ from physteer.analyses.probing.table import PERSISTENCE, LensScore, ProbeScore
 from physteer.reports.bars import CONTROL_COLOUR, OWN_COLOUR, draw_bars
 from physteer.reports.canvas import Canvas, draw_annotated_map
 from physteer.reports.lines import draw_band, draw_line
+from physteer.reports.probe_choice import DATA, INPUTS
 from physteer.reports.probe_text import r2_text
 from physteer.reports.style import INK, MUTED, WIDTH, arrange, heading, new_figure, save, style
 
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _ROW, _BETWEEN = 1.45, 0.95, 1.2, 1.05, 0.2, 0.3, 0.45  # inches
-_DATA = {"simple": "held-out simple flows", "full": "full simulations", "held_out": "held-out windows"}
-_INPUT = {"random_features": "random features", "raw_patch": "raw patch"}
 _COLUMNS = 3
 
 
 def draw_r2_map(rows: Sequence[ProbeScore], resolution: str, path: Path) -> Path:
-    """Draw R² of every site and target, on simple flows and on full simulations if any, beside shuffled targets.
+    """Draw R² of every site and target, on simple flows and on full simulations if any, and selectivity beside it.
+
+    Random features and the raw patch are below the sites. Selectivity is R² minus that of shuffled targets; a table of
+    an earlier version, which does not have it, is drawn with R² of shuffled targets instead.
 
     Args:
         rows: of one run.
@@ -36,9 +38,16 @@ def draw_r2_map(rows: Sequence[ProbeScore], resolution: str, path: Path) -> Path
     rows = [row for row in rows if row.resolution == resolution]
     sites = list(dict.fromkeys(row.site for row in rows if row.site))
     targets = list(dict.fromkeys(row.target for row in rows))
-    r2: dict[tuple[str, str, str, str], float] = {(row.data, row.control, row.site, row.target): row.r2 for row in rows}
-    probes = [("probe", site, site) for site in sites] + [(control, "", name) for control, name in _INPUT.items()]
-    shuffled = [("shuffled", site, site) for site in sites]
+    cells: dict[tuple[str, str, str, str], float] = {
+        (row.data, row.control, row.site, row.target): row.r2 for row in rows
+    }
+    has_selectivity = any(math.isfinite(row.selectivity) for row in rows)
+    if has_selectivity:
+        cells |= {
+            (row.data, "selectivity", row.site, row.target): row.selectivity for row in rows if row.control == "probe"
+        }
+    probes = [("probe", site, site) for site in sites] + [(control, "", name) for control, name in INPUTS.items()]
+    beside = [("selectivity" if has_selectivity else "shuffled", site, site) for site in sites]
     n: dict[str, int] = {}  # initial conditions by data set
     for row in rows:
         n[row.data] = max(row.initial_conditions, n.get(row.data, 0))
@@ -48,12 +57,15 @@ def draw_r2_map(rows: Sequence[ProbeScore], resolution: str, path: Path) -> Path
     with style():
         canvas = Canvas(_TOP + tall + _BOTTOM)
         for i, data in enumerate(n):
-            for j, listed in enumerate((probes, shuffled)):
+            for j, listed in enumerate((probes, beside)):
                 axes = canvas.panel(_LEFT + j * (width + _GAP), _TOP + i * pitch, width, _ROW * len(listed))
-                block = [[r2.get((data, control, site, t), math.nan) for t in targets] for control, site, _ in listed]
+                block = [
+                    [cells.get((data, control, site, t), math.nan) for t in targets] for control, site, _ in listed
+                ]
                 texts = [[r2_text(value) for value in row] for row in block]
                 image = draw_annotated_map(axes, block, texts, fontsize=7.5, labels_above=False)
-                axes.set_title(f"{_DATA[data]}" + (", shuffled targets" if j else ""))
+                titles = (DATA[data], f"{DATA[data]}, {'selectivity' if has_selectivity else 'shuffled targets'}")
+                axes.set_title(titles[j])
                 if j == 0:
                     axes.set_yticks(range(len(listed)), [name for *_, name in listed])
                     axes.axhline(len(sites) - 0.5, color="white", linewidth=3)
@@ -65,7 +77,8 @@ def draw_r2_map(rows: Sequence[ProbeScore], resolution: str, path: Path) -> Path
                         label.set_rotation_mode("anchor")
         canvas.colour_bar(image, _RIGHT, _TOP, tall, label="R²", extend="min")
         how = "at every token" if resolution == "token" else "in means over each frame"
-        return canvas.save(path, f"What linear probes read {how}", _r2_caption(n))
+        caption = _r2_caption(n) + (" Selectivity: R² − R² of shuffled targets." if has_selectivity else "")
+        return canvas.save(path, f"What linear probes read {how}", caption)
 
 
 def _r2_caption(n: dict[str, int]) -> str:

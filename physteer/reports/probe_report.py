@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from physteer.analyses.probing.class_table import read_class_table
 from physteer.analyses.probing.table import read_probe_tables
 from physteer.analyses.probing.trajectory_maps import TrajectoryMaps
+from physteer.reports.blocks import Block, Heading, Table, Text
+from physteer.reports.probe_answer import class_answer, probe_answer, probe_remarks
+from physteer.reports.probe_choice import resolutions
 from physteer.reports.probe_figures import draw_best_matches, draw_class_probes, draw_lens, draw_r2_map
-from physteer.reports.probe_text import class_text, probe_text
+from physteer.reports.probe_text import (
+    CLASS_TITLE,
+    HOW,
+    chosen_table,
+    chosen_title,
+    class_table,
+    class_text,
+    full_table,
+    probe_text,
+    table_notes,
+)
 from physteer.reports.probe_trajectories import draw_token_maps, draw_traces
 
 
@@ -36,6 +50,35 @@ def report_probes(run_folder: Path) -> None:
 
 
 def probes_text(run_folder: Path) -> str:
-    """Return what a terminal shows of a run's probes; empty where there are none."""
+    """Return what a terminal shows of a run's probes, the answers first; empty where there are none."""
     rows, classes = read_probe_tables(run_folder)[0], read_class_table(run_folder)
-    return "\n".join([*([probe_text(rows)] if rows else []), *([class_text(classes)] if classes else [])])
+    texts = [probe_answer(rows)] if rows else []
+    texts += [class_answer(classes)] if classes else []
+    for resolution in resolutions(rows):
+        texts += [probe_text(rows, resolution), *probe_remarks(rows, resolution)]
+    texts += [*table_notes(rows)] if rows else []
+    texts += [class_text(classes)] if classes else []
+    return "\n".join(texts)
+
+
+def probe_blocks(run_folder: Path) -> Iterator[Block]:
+    """Yield what the page says of a run's probes before their figures: answers, then the terminal's tables.
+
+    R² of all sites is folded below.
+    """
+    rows, classes = read_probe_tables(run_folder)[0], read_class_table(run_folder)
+    if rows:
+        yield Text(probe_answer(rows))
+    if classes:
+        yield Text(class_answer(classes))
+    for resolution in resolutions(rows):
+        yield Heading(chosen_title(rows, resolution))
+        yield Table(*chosen_table(rows, resolution))
+        yield from map(Text, probe_remarks(rows, resolution))
+        header, lines = full_table(rows, resolution)
+        yield Table(header, lines, f"R² {HOW[resolution]}, all sites ({len(lines)} rows)")
+    if rows:
+        yield from map(Text, table_notes(rows))
+    if classes:
+        yield Heading(CLASS_TITLE)
+        yield Table(*class_table(classes))

@@ -1,4 +1,4 @@
-"""What probes found, for a terminal."""
+"""What probes found, for a terminal and the page."""
 
 from __future__ import annotations
 
@@ -7,35 +7,85 @@ from collections.abc import Sequence
 
 from physteer.analyses.probing.class_table import ClassScore
 from physteer.analyses.probing.table import ProbeScore
+from physteer.reports.probe_choice import (
+    INPUTS,
+    ChosenProbe,
+    all_probes,
+    chosen_on,
+    chosen_probes,
+    data_sets,
+)
 from physteer.reports.text_table import text_table
 
+HOW = {"token": "per token", "pooled": "of means over a frame"}
+_BOTH = " / "
 
-def probe_text(rows: Sequence[ProbeScore]) -> str:
-    """Lay the R² per token out for reading: per target the best site, beside the controls.
 
-    The site is the best one on the first data set, the interval and the controls are of the last.
-    """
-    per_token = [row for row in rows if row.resolution == "token"]
-    data = list(dict.fromkeys(row.data for row in per_token))
-    table = []
-    for target in dict.fromkeys(row.target for row in per_token):
-        same = [row for row in per_token if row.target == target]
-        probes = [row for row in same if (row.data, row.control) == (data[0], "probe")]
-        best = max(probes, key=lambda row: -math.inf if math.isnan(row.r2) else row.r2)
-        last = {(row.control, row.site): row for row in same if row.data == data[-1]}
-        own = last["probe", best.site]
-        controls = [last["shuffled", best.site], last["random_features", ""], last["raw_patch", ""]]
-        scores = [r2_text(best.r2), *([r2_text(own.r2)] if len(data) > 1 else [])]
-        interval = f"[{r2_text(own.low)}, {r2_text(own.high)}]"
-        table.append([target, best.site, *scores, interval, *(r2_text(row.r2) for row in controls)])
-    header = ["target", "site", *(name.replace("_", " ") for name in data), "95 % interval"]
-    title = f"R² per token; the site is the best one on {'simple flows' if 'full' in data else 'held-out windows'}"
-    align = "<<" + ">" * len(data) + "<>"
-    return "\n".join([title, *text_table([*header, "shuffled", "random", "patch"], table, align)])
+def probe_text(rows: Sequence[ProbeScore], resolution: str) -> str:
+    """Lay R² out for reading: per target, the site that was chosen, beside all controls."""
+    header, table = chosen_table(rows, resolution)
+    return "\n".join([chosen_title(rows, resolution), *text_table(header, table, "<<" + ">" * (len(header) - 2))])
+
+
+def chosen_title(rows: Sequence[ProbeScore], resolution: str) -> str:
+    """Return the title of `chosen_table`."""
+    n = {row.data: row.initial_conditions for row in rows}
+    counts = ", ".join(f"{data.replace('_', ' ')}: {n[data]}" for data in data_sets(rows))
+    return f"R² {HOW[resolution]}; sites are chosen on {chosen_on(rows)}; initial conditions {counts}"
+
+
+def table_notes(rows: Sequence[ProbeScore]) -> list[str]:
+    """Return what the columns are."""
+    pairs = f"; {_BOTH.join(data_sets(rows))}" if len(data_sets(rows)) > 1 else ""
+    return [f"selectivity: R² − R² with targets of other windows; random, patch: controls that read the input{pairs}"]
+
+
+def chosen_table(rows: Sequence[ProbeScore], resolution: str) -> tuple[list[str], list[list[str]]]:
+    """Return header and lines: simple flows beside full simulations, with selectivity and the controls on the input."""
+    data = data_sets(rows)
+    header = ["target", "site"]
+    for name in data:
+        header += [name.replace("_", " "), "95 % interval"]
+    header += ["selectivity", "random", "patch"]
+    lines = []
+    for probe in chosen_probes(rows, resolution):
+        line = [probe.target.replace("_", " "), probe.site]
+        for name in data:
+            line += [r2_text(probe.own[name].r2), interval_text(probe.own[name].low, probe.own[name].high)]
+        line.append(_BOTH.join(r2_text(probe.own[name].selectivity) for name in data))
+        lines.append(line + [_of_input(probe, control, data) for control in INPUTS])
+    return header, lines
+
+
+def full_table(rows: Sequence[ProbeScore], resolution: str) -> tuple[list[str], list[list[str]]]:
+    """Return header and lines of every target and site, each number with its interval, for the page."""
+    data = data_sets(rows)
+    header = ["target", "site"]
+    for title in ("R²", "selectivity", "above input"):
+        header += [f"{title}, {name.replace('_', ' ')}" for name in data]
+    header += [name + (f", {_BOTH.join(data)}" if len(data) > 1 else "") for name in INPUTS.values()]
+    lines = []
+    for probe in all_probes(rows, resolution):
+        own = [probe.own[name] for name in data]
+        cells = [_cell(row.r2, row.low, row.high) for row in own]
+        cells += [_cell(row.selectivity, row.selectivity_low, row.selectivity_high) for row in own]
+        cells += [_cell(row.over_input, row.over_input_low, row.over_input_high) for row in own]
+        inputs = [_of_input(probe, control, data) for control in INPUTS]
+        lines.append([probe.target.replace("_", " "), probe.site, *cells, *inputs])
+    return header, lines
 
 
 def class_text(rows: Sequence[ClassScore]) -> str:
     """Lay the accuracies out for reading: per parameter, data set and place, beside shuffled values and chance."""
+    header, table = class_table(rows)
+    return "\n".join([CLASS_TITLE, *text_table(header, table, "<<<>><>")])
+
+
+CLASS_TITLE = "accuracy of class probes (0…1), from the mean of a frame's tokens"
+
+
+def class_table(rows: Sequence[ClassScore]) -> tuple[list[str], list[list[str]]]:
+    """Return header and lines of the accuracies, blocks and controls on the input."""
     shuffled = {(row.parameter, row.data, row.site): row for row in rows if row.control == "shuffled"}
     table = []
     for row in rows:
@@ -54,13 +104,25 @@ def class_text(rows: Sequence[ClassScore]) -> str:
                 f"{row.chance:.2f}",
             ]
         )
-    header = ("parameter", "data", "site", "α", "accuracy", "95 % interval", "shuffled", "chance")
-    lines = text_table(header, table, "<<<>><>")
-    return "\n".join(["accuracy of class probes, from the mean of a frame's tokens", *lines])
+    return ["parameter", "data", "site", "α", "accuracy", "95 % interval", "shuffled", "chance"], table
 
 
 def r2_text(value: float) -> str:
     """Return R² with two digits; far below 0 it says nothing but that."""
     if math.isnan(value):
         return "–"
-    return "< −9" if value < -9 else f"{value:+.2f}".replace("-", "−")
+    return "< −9" if value < -9 else f"{value:+.2f}".replace("-0.00", "+0.00").replace("-", "−")
+
+
+def interval_text(low: float, high: float) -> str:
+    """Return the ends of an interval; empty where there is none."""
+    return f"[{r2_text(low)}, {r2_text(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
+
+
+def _cell(value: float, low: float, high: float) -> str:
+    return "\n".join(filter(None, [r2_text(value), interval_text(low, high)]))
+
+
+def _of_input(probe: ChosenProbe, control: str, data: Sequence[str]) -> str:
+    rows = [probe.inputs.get((name, control)) for name in data]
+    return _BOTH.join("–" if row is None else r2_text(row.r2) for row in rows)

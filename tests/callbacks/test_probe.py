@@ -52,7 +52,7 @@ def by_cell(run):
 
 
 def test_every_place_and_target_is_scored_beside_its_controls(run):
-    cells = by_cell(run)
+    cells = by_cell(run)  # selectivity and the difference from the input are of these R²
     assert len(cells) == 2 * (len(TARGETS) + len(POOLED)) * (2 * len(SITES) + 2)  # sites twice: shuffled too
     for (data, control, resolution, site, target), row in cells.items():
         assert (site == "") == (control in ("random_features", "raw_patch"))
@@ -62,6 +62,18 @@ def test_every_place_and_target_is_scored_beside_its_controls(run):
         assert math.isfinite(matched) == (resolution == "token" and control != "shuffled")
         if control == "shuffled" and target in TARGETS[:2]:
             assert float(row["r2"]) < 0.1, row
+        r2 = {name: float(cells[data, name, resolution, "", target]["r2"]) for name in ("random_features", "raw_patch")}
+        above = {
+            "selectivity": float(row["r2"]) - float(cells[data, "shuffled", resolution, site, target]["r2"])
+            if control == "probe"
+            else math.nan,
+            "over_input": float(row["r2"]) - max(r2.values()) if control == "probe" else math.nan,
+        }
+        for name, value in above.items():
+            assert float(row[name]) == pytest.approx(value, rel=1e-6, abs=1e-6, nan_ok=True)
+            low, high = float(row[f"{name}_low"]), float(row[f"{name}_high"])
+            assert control != "probe" or low <= high
+        assert math.isfinite(float(row["valid_r2"]))
     for data in ("simple", "full"):  # both are linear in a token's cells, where derivatives reach no further
         assert float(cells[data, "raw_patch", "token", "", "pressure"]["r2"]) > 0.999
 

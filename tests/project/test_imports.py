@@ -205,7 +205,7 @@ def test_no_test_imports_another():
 LIGHT = [
     ["--help"],
     ["--version"],
-    *([command, "--help"] for command in ("data", "sites", "convert", "report", "demo")),
+    *([command, "--help"] for command in ("data", "sites", "convert", "report", "compare", "demo")),
 ]
 HEAVY = ("torch", "lightning", "matplotlib", "the_well", "wandb")
 PROBE = f"""

@@ -1,8 +1,10 @@
 """``physteer report`` draws searches and probes again from their tables and maps."""
 
+import dataclasses
 import math
 from dataclasses import replace
 
+import pytest
 import torch
 from PIL import Image
 
@@ -11,7 +13,9 @@ from physteer.analyses.probing.class_table import ClassScore, write_class_table
 from physteer.analyses.probing.table import LensScore, ProbeScore, write_probe_tables
 from physteer.analyses.probing.trajectory_maps import TrajectoryMaps
 from physteer.cli import main
+from physteer.errors import PhysteerError
 from physteer.reports import summary_of
+from physteer.tables import read_rows, write_rows
 
 
 def scores(best_site):
@@ -104,5 +108,23 @@ def test_probes_are_drawn_again(tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [f"probe_{name}.png" for name in names]
     assert 'id="probes"' in (tmp_path / "report.html").read_text()
     printed = capsys.readouterr().out
+    assert printed.startswith("On full simulations (4 initial conditions), linear probes")
     assert "R² per token" in printed and "accuracy of class probes" in printed
     assert printed.startswith(summary_of(tmp_path))
+
+
+def test_probe_tables_of_an_earlier_version_are_read(tmp_path):
+    """Columns with a default may be missing; others may not."""
+
+    columns = [("target", "str"), ("r2", "float")]
+    Earlier = dataclasses.make_dataclass("Earlier", columns)
+    Now = dataclasses.make_dataclass("Now", [*columns, ("selectivity", "float", dataclasses.field(default=math.nan))])
+    Other = dataclasses.make_dataclass("Other", [*columns, ("selectivity", "float")])
+    write_rows(tmp_path / "probes", Earlier, [Earlier("vorticity", 0.5)])
+    (row,) = read_rows(tmp_path / "probes", Now)
+    assert (row.target, row.r2) == ("vorticity", 0.5) and math.isnan(row.selectivity)
+    with pytest.raises(PhysteerError, match="has the columns target, r2, not target, r2, selectivity"):
+        read_rows(tmp_path / "probes", Other)
+    write_rows(tmp_path / "later", Now, [Now("vorticity", 0.5, 0.1)])
+    with pytest.raises(PhysteerError, match="has the columns target, r2, selectivity, not target, r2"):
+        read_rows(tmp_path / "later", Earlier)

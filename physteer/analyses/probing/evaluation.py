@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from physteer.analyses.probing.fitting import SHUFFLED, ProbeFit, both_truths
 from physteer.analyses.probing.lens import LensErrors, lens_obstacle
 from physteer.analyses.probing.maps import MapCollector, assembled
 from physteer.analyses.probing.readings import INPUTS, ProbeReader, Resolution, samples
+from physteer.analyses.probing.score_rows import Key, score_rows
 from physteer.analyses.probing.table import ProbeScore
 from physteer.analyses.probing.trajectory_maps import TrajectoryMaps
 from physteer.analyses.probing.windows import ProbeWindows
@@ -24,11 +25,8 @@ from physteer.concepts import RidgeProbes
 from physteer.data.batch import Batch
 from physteer.forecast import Forecaster
 from physteer.forecast.evaluation import Stage
-from physteer.metrics import ConditionSums, ProbeScores, best_match, bootstrap, mae_of, r2_of
-from physteer.metrics.probes import SQUARES, SUM, N
-from physteer.metrics.statistics import Floats
+from physteer.metrics import ConditionSums, ProbeScores, best_match
 
-Key = tuple[str, Resolution]
 DATA = {1: ("held_out",), 2: ("simple", "full")}
 """Names of the data loaders of ``test``, by their number."""
 
@@ -57,6 +55,7 @@ class ProbeEvaluation(nn.Module):
         """Decoder-lens errors on full simulations."""
         self.classes = ClassEvaluation(fit.classes)
         """Scores of the class probes."""
+        self._valid_r2: dict[Key, Tensor] = {}
         self._testing = False
         self._lens_obstacle = ""
         self._data: tuple[str, ...] = ()  # of each loader
@@ -146,7 +145,8 @@ class ProbeEvaluation(nn.Module):
             [scores] = self._scores
             r2 = {key: target_scores.r2() for key, target_scores in scores.items()}
             self.probes = {key: probes.best(r2[key]) for key, probes in self.probes.items()}
-            return logged | self._logged({key: target_scores.amax(0) for key, target_scores in r2.items()}, "val/r2")
+            self._valid_r2 = {key: target_scores.amax(0) for key, target_scores in r2.items()}
+            return logged | self._logged(self._valid_r2, "val/r2")
         for matches in self._matches:
             for place, matched in matches.items():
                 matches[place] = merged(matched, ConditionSums)
@@ -166,34 +166,13 @@ class ProbeEvaluation(nn.Module):
         """Return every score of ``test``, with intervals; after `results`."""
         rows = []
         for loader, data in enumerate(self._data):
-            for (place, resolution), scores in self._scores[loader].items():
-                by_name, alphas = scores.terms(), self.probes[place, resolution].alphas[0]
-                conditions = list(by_name)
-                terms = torch.stack(list(by_name.values()))[:, 0]  # [initial conditions, m, 5]
-                for column, name in enumerate(scores.targets):
-                    shuffled, site = name.startswith(SHUFFLED), "" if place in INPUTS else place
-                    if shuffled and not site:
-                        continue  # a control of a control
-                    interval = bootstrap(
-                        terms[:, column].numpy(), conditions, _r2_where_varied(terms[:, column].sum(0))
-                    )
-                    row = ProbeScore(
-                        site=site,
-                        target=name.removeprefix(SHUFFLED),
-                        resolution=resolution,
-                        data=data,
-                        control="shuffled" if shuffled else INPUTS.get(place, "probe"),
-                        alpha=float(alphas[column]),
-                        r2=interval.value,
-                        low=interval.low,
-                        high=interval.high,
-                        mae=float(mae_of(terms[:, column].sum(0))),
-                        initial_conditions=interval.initial_conditions,
-                    )
-                    if resolution == "token" and not shuffled:
-                        own_match, shuffled_match = self._best_match(loader, place, column)
-                        row = dataclasses.replace(row, best_match=own_match, best_match_shuffled=shuffled_match)
-                    rows.append(row)
+            for row in score_rows(data, self._scores[loader], self.probes, self._valid_r2):
+                place = row.site or next(name for name, control in INPUTS.items() if control == row.control)
+                if row.resolution == "token" and row.control != "shuffled":
+                    column = self._scores[loader][place, "token"].targets.index(row.target)
+                    own, chance = self._best_match(loader, place, column)
+                    row = dataclasses.replace(row, best_match=own, best_match_shuffled=chance)
+                rows.append(row)
         return rows
 
     def _columns(self, resolution: Resolution) -> list[int]:
@@ -222,23 +201,3 @@ class ProbeEvaluation(nn.Module):
             for (place, resolution), values in r2.items()
             for name, value in zip(self.targets(resolution), values, strict=False)  # the shuffled ones come after
         }
-
-
-def _r2_where_varied(total: Tensor) -> Callable[[Floats], Floats]:
-    """Return a function of resampled sums: R², or NaN where the truth hardly varies in the resample.
-
-    Args:
-        total: the sums of all initial conditions, [5].
-    """
-    least = 1e-6 * _variance(total)
-
-    def r2(sums: Floats) -> Floats:
-        resampled = torch.from_numpy(sums)
-        values: Floats = torch.where(_variance(resampled) > least, r2_of(resampled), torch.nan).numpy()
-        return values
-
-    return r2
-
-
-def _variance(terms: Tensor) -> Tensor:
-    return terms[..., SQUARES] / terms[..., N] - (terms[..., SUM] / terms[..., N]).square()

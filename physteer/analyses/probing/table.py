@@ -41,6 +41,18 @@ class ProbeScore:
     """Smallest |prediction − truth| over a frame's tokens, mean over frames."""
     best_match_shuffled: float = math.nan
     """The same with the truth of another window: its size by chance."""
+    valid_r2: float = math.nan
+    """R² on ``valid``, where the penalty was chosen: sites are chosen by it, and scored elsewhere."""
+    selectivity: float = math.nan
+    """Of probes: R² minus that of the same probe fitted to the targets of other windows, on the same resamples of
+    initial conditions."""
+    selectivity_low: float = math.nan
+    selectivity_high: float = math.nan
+    over_input: float = math.nan
+    """Of probes: R² minus the larger one of random features and of the raw patch: how much better the network's
+    activation is than what goes into it. The interval is of the same resamples, that control kept."""
+    over_input_low: float = math.nan
+    over_input_high: float = math.nan
 
 
 @dataclass(frozen=True)
