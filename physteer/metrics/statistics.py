@@ -269,3 +269,21 @@ def _sums(rows: Floats, names: NDArray[np.str_]) -> Floats:
     sums = np.zeros((len(known), *rows.shape[1:]))
     np.add.at(sums, index, rows)
     return sums
+
+
+def per_initial_condition(terms: ArrayLike, initial_conditions: Sequence[str]) -> Floats:
+    """Divide the terms of windows by the number of windows of their initial condition.
+
+    Sums over windows then are sums over initial conditions of the means over their windows: each weighs the same.
+
+    Args:
+        terms: [windows, columns, k]; in a column, windows with a value that is not finite are not counted.
+        initial_conditions: of each window, by name.
+    """
+    rows = np.asarray(terms, dtype=np.float64)
+    _, index = np.unique(np.asarray(initial_conditions, dtype=str), return_inverse=True)
+    finite = np.isfinite(rows).all(2)  # [windows, columns]
+    counts = np.zeros((int(index.max(initial=-1)) + 1, rows.shape[1]))
+    np.add.at(counts, index, finite)
+    divided: Floats = rows / np.maximum(counts, 1)[index][..., None]
+    return divided

@@ -46,7 +46,8 @@ def draw_dose_response(index: SummaryIndex, series: Series, path: Path, role: st
     quantities = [name for name in _TITLES if any(index.curve(setting, name) for setting in settings)]
     if not quantities:
         return None
-    roles = [other for other in CONTROL_STYLES if other != role and index.control_curves(settings[0], other)]
+    drawn = [other for other in CONTROL_STYLES if other not in (role, "blurred")]  # blurring has no strength
+    roles = [other for other in drawn if index.control_curves(settings[0], other)]
     n_random = len(index.control_curves(settings[0], "random"))
     title = f"Dose–response: {series}"
     caption = (

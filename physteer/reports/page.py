@@ -32,7 +32,7 @@ from physteer.reports.effect_report import effect_remarks, top_node_table
 from physteer.reports.summary_page import summary_blocks
 from physteer.untrusted.json_text import json_object
 
-_STUDIES = ("dose_response_", "alignment_", "heat_map_", "erasures")
+_STUDIES = ("change_recovery_", "dose_response_", "alignment_", "heat_map_", "erasures")
 _EFFECTS, _CIRCUITS = ("effects_",), ("circuit_",)
 _BASES = ("basis_",)
 _SEARCHES, _PROBES = ("recovery_", "class_accuracy_"), ("probe_",)

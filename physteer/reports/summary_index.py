@@ -66,7 +66,7 @@ class SummaryIndex:
         """List the controls of one role by direction, from − to + strength, at a setting's sites and mode."""
         if role == "random":
             controls = [other for other in self.of_role(role) if setting.has_control(other)]
-        elif role == "data":  # changes the input, at no site
+        elif role in ("data", "blurred"):  # change the input or the output, at no site
             controls = self.of_role(role)
         else:
             place = (setting.site, setting.mode)

@@ -18,6 +18,7 @@ from physteer.reports.summary_tables import (
     dose_grid,
     effect_grid,
     movement_grid,
+    nearness_grid,
     reported,
     series_text,
     settings_of,
@@ -44,10 +45,10 @@ def summary_blocks(rows: Sequence[SummaryRow]) -> Iterator[Block]:
 
 def _judgement(rows: Sequence[SummaryRow], terms: Terminology) -> Iterator[Block]:
     """Yield what is said of the settings of one kind."""
-    settings = [*settings_of(rows, "concept"), *settings_of(rows, "shuffled", "data")]
+    settings = [*settings_of(rows, "concept"), *settings_of(rows, "shuffled", "data", "blurred")]
     yield Text(" ".join([opening(rows, terms), *notes(rows, terms)]))
     best = [*best_settings(rows, _SETTINGS), *controls_shown(rows, _CONTROLS)]
-    measured = (alignment_grid, movement_grid, effect_grid)
+    measured = (alignment_grid, nearness_grid, movement_grid, effect_grid)
     folded = [details_grid(rows, settings)]
     if len(best) < len(settings):
         folded = [*(grid(rows, settings) for grid in measured), *folded]

@@ -19,6 +19,7 @@ from physteer.reports.summary_tables import (
     dose_grid,
     effect_grid,
     movement_grid,
+    nearness_grid,
     number_text,
     reported,
     series_text,
@@ -51,12 +52,13 @@ def _text_of(rows: Sequence[SummaryRow], terms: Terminology) -> str:
         lines.append(
             f"The {len(settings)} of {len(every)} {terms.setting}s that did most; all are in tables/summary.csv."
         )
-    shown = [*settings, *controls_shown(rows, max(MOST - len(settings), 2))]
+    shown = [*settings, *controls_shown(rows, max(MOST - len(settings), 4))]
     series = {setting.series for setting in shown}
     doses = dose_grid([row for row in rows if row.setting.series in series])
     steps = sorted({row.step for row in rows if row.step})
     ends = {steps[0], steps[-1]} if steps else set()
-    for grid in (alignment_grid(rows, shown), movement_grid(rows, shown), effect_grid(rows, shown), doses):
+    measured = (alignment_grid, nearness_grid, movement_grid, effect_grid)
+    for grid in (*(grid(rows, shown) for grid in measured), doses):
         if grid.rows:
             lines += ["", *_grid_text(grid, ends, terms)]
     return "\n".join([*lines, "", *notes(rows, terms)]) + "\n"
@@ -139,6 +141,17 @@ def notes(rows: Sequence[SummaryRow], terms: Terminology) -> list[str]:
         settings = len(settings_of(rows, "concept"))
         if settings > 1:
             lines.append(f"{settings} {terms.setting}s were tried: confirm a chosen one on other initial conditions.")
+    if "recovery" in quantities:
+        lines.append(
+            "recovery: 1 − E‖Δŷ − Δy‖²/E‖Δy‖², the share of the true change Δy that steering's change Δŷ makes."
+        )
+    if "nearness_base" in quantities:
+        lines.append(
+            "nearness: 1 − E‖ŷ − y(θ′)‖²/E‖ŷ(unsteered) − y(θ′)‖². It counts the model's own error: compare it\n"
+            "with that of the base truth y(θ), and of the unsteered output blurred as y(θ′) would be."
+        )
+        if "nearness_blurred" not in quantities:
+            lines.append("No blurred output: the parameter is no viscosity or diffusivity of a periodic flow.")
     if "movement" in quantities and not terms.has_strengths:
         lines.append(
             "|Δ…|: how far erasing moves a field, RMS in units of its spread; farther than random: it is used."

@@ -19,6 +19,9 @@ SHOWN = {  # column: quantity, field, what a unit is shown as
     "tracer": ("alignment_cosine", "tracer", 1),
     "gain": ("alignment_gain", MEAN_OVER_FIELDS, 1),
     "recovery": ("recovery", MEAN_OVER_FIELDS, 1),
+    "nearness": ("nearness", MEAN_OVER_FIELDS, 1),
+    "of the base truth": ("nearness_base", MEAN_OVER_FIELDS, 1),
+    "of the blurred output": ("nearness_blurred", MEAN_OVER_FIELDS, 1),
     "|Δ| mean": ("movement", MEAN_OVER_FIELDS, 1),
     "enstrophy, %": ("enstrophy", "", 100),
     "truth, %": ("enstrophy_truth", "", 100),
@@ -91,7 +94,9 @@ def setting_of(label, strength):
         return "truth", "", "", "", {"truth": 0.0}.get(label, 1.0 if label.endswith("above") else -1.0)
     if label in ("unsteered", "intact"):
         return "unsteered", "", "", "", 0.0
-    role = {"shuffled 1": "shuffled", "data interpolation": "data"}.get(named[1], "concept")
+    role = {"shuffled 1": "shuffled", "data interpolation": "data", "blurred output": "blurred"}.get(
+        named[1], "concept"
+    )
     return role, named[1], named[2] or "", named[3] or "", number
 
 

@@ -73,8 +73,8 @@ class _Summary:
                 yield from self._rows(self.array.unsteered, estimand)
 
     def settings(self) -> Iterator[SummaryRow]:
-        """Yield what concepts, shuffled concepts and interpolated data do."""
-        for index in self.array.of_role("concept", "shuffled", "data"):
+        """Yield what concepts, shuffled concepts, interpolated data and blurred rollouts do."""
+        for index in self.array.of_role("concept", "shuffled", "data", "blurred"):
             erases = self.array.conditions[index].mode == ERASED
             controls = random_controls(self.array, index)
             for estimand in (*self._judged[erases], *self._values):

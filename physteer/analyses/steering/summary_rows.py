@@ -4,7 +4,11 @@ Estimands, each at every rollout step:
 
 * ``alignment_cosine``: cosine of ŷ_steered − ŷ_unsteered with y(θ') − y(θ)
 * ``alignment_gain``: share of y(θ') − y(θ) that is in ŷ_steered − ŷ_unsteered
-* ``recovery``: 1 − Σ error_steered / Σ error_unsteered against y(θ'), pooled over windows
+* ``recovery``: recovery of the change, 1 − E‖Δŷ − Δy‖² / E‖Δy‖² with Δŷ = ŷ_steered − ŷ_unsteered and
+  Δy = y(θ') − y(θ); E is over the windows of an initial condition, then over initial conditions
+* ``nearness``: 1 − E‖ŷ_steered − y(θ')‖² / E‖ŷ_unsteered − y(θ')‖²; the model's own error counts as distance, so it is
+  to be read beside ``nearness_base``, the same with y(θ) in the place of ŷ_steered, and ``nearness_blurred``, the same
+  with the unsteered rollout smoothed as much as the parameter's change of diffusion would
 * ``null_movement``: RMS of ŷ_steered − ŷ_unsteered over the field's spread, of a field that should not move
 * ``movement``: the same of every field, and of ŷ_erased − ŷ_unsteered
 * ``enstrophy``: change against unsteered, relative

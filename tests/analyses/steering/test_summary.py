@@ -143,13 +143,37 @@ class TestSummary:
         assert at(rows, "alignment_cosine").p > 0.05
         assert "*" not in summary_text(rows).split("shuffled")[0].replace("*:", "")
 
-    def test_recovery_is_pooled_over_windows_not_a_mean_of_ratios(self, table, rows):
-        mine = table[(table["condition"] == "vortex drop +0.4 blocks.0") & (table["step"] == 6)]
-        sums = mine[mine["metric"].str.startswith("error")].groupby(["field", "metric"])["value"].sum().unstack()
-        per_field = 1 - sums["error_steered"] / sums["error_unsteered"]
+    @pytest.mark.parametrize(
+        ("quantity", "error", "reference", "condition"),
+        [
+            ("recovery", "change_error", "change_truth", "vortex drop +0.4 blocks.0"),
+            ("nearness", "error_steered", "error_unsteered", "vortex drop +0.4 blocks.0"),
+            ("nearness_base", "change_truth", "error_unsteered", "vortex drop +0.4 blocks.0"),
+            ("nearness_blurred", "error_steered", "error_unsteered", "blurred +1"),
+        ],
+    )
+    def test_recovery_and_nearness_are_ratios_of_means(self, table, quantity, error, reference, condition):
+        """Over the windows of an initial condition, then over initial conditions; not means of ratios."""
+        few = table[(table["role"] != "random") & (table["window"] != "w2_1") & (table["step"] == 6)]
+        rows = summarise(few)
+        mine = few[(few["condition"] == condition) & few["metric"].isin([error, reference])]
+        means = mine.groupby(["field", "metric", "initial_condition"])["value"].mean()
+        sums = means.groupby(["field", "metric"]).mean().unstack()
+        per_field = 1 - sums[error] / sums[reference]
         for field in FIELDS:
-            assert at(rows, "recovery", field=field, step=6).value == pytest.approx(per_field[field])
-        assert at(rows, "recovery", step=6).value == pytest.approx(per_field.mean())
+            assert at(rows, quantity, field=field, step=6).value == pytest.approx(per_field[field])
+        assert at(rows, quantity, step=6).value == pytest.approx(per_field.mean())
+
+    def test_nearness_is_shown_beside_its_base_lines_only(self, table, rows):
+        text = summary_text(rows)
+        assert text.index("step  recovery") < text.index("nearness") < text.index("enstrophy, %")
+        header = next(line for line in text.splitlines() if "nearness" in line)
+        assert "of the base truth" in header and "of the blurred output" in header
+        without = summary_text(summarise(table[table["role"] != "blurred"]))
+        assert "of the base truth" in without and "of the blurred" not in without
+        assert "No blurred output: the parameter is no viscosity" in without
+        old = table[~table["metric"].str.startswith("change_")]  # written before the change was measured
+        assert "nearness" not in summary_text(summarise(old))
 
     def test_changes_are_against_the_same_window(self, rows, table):
         step = table[table["step"] == 6]
