@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from physteer.analyses.steering.initial_condition_rows import read_single_values
 from physteer.analyses.steering.summary_rows import read_summary
 from physteer.concepts import Concept
 from physteer.errors import PhysteerError
@@ -83,7 +84,7 @@ def write_page(run_folder: Path | str) -> Path:
 def _sections(run_folder: Path, environment: Mapping[str, object]) -> Iterator[Section]:
     figures = run_folder / "figures"
     known = (*_STUDIES, *_EFFECTS, *_CIRCUITS, *_BASES, *_SEARCHES, *_PROBES, *_ROLLOUTS, *_CONCEPTS)
-    yield Section("Summary", list(summary_blocks(read_summary(run_folder))))
+    yield Section("Summary", list(summary_blocks(read_summary(run_folder), read_single_values(run_folder))))
     yield Section("Controls", list(_figures(figures, _STUDIES)))
     yield Section("Effects of nodes", list(_effects(run_folder)))
     yield Section("Circuit", list(_figures(figures, _CIRCUITS)))

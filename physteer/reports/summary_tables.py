@@ -23,8 +23,8 @@ class Column:
     quantity: str
     field: str = ""
     kind: str = "number"
-    """``number`` (signed), ``percent`` (signed), ``percentile``, ``size`` (unsigned), ``factor``, ``count`` or
-    ``value`` (three digits)."""
+    """``number`` (signed), ``percent`` (signed), ``percentile``, ``size`` (unsigned), ``factor``, ``count``, ``of``
+    (a count of initial conditions, and how many there are) or ``value`` (three digits)."""
     interval: bool = False
     """Whether a terminal has room for it; the page always has."""
 
@@ -60,7 +60,7 @@ def alignment_grid(rows: Sequence[SummaryRow], settings: Sequence[Setting]) -> G
     if main == MEAN_OVER_FIELDS:
         columns += [Column(short(f), "alignment_cosine", f) for f in index.fields("alignment_cosine") if f != main]
     if main:
-        columns += [Column("gain", "alignment_gain", main)]
+        columns += [Column("gain", "alignment_gain", main), Column("wrong sign", "wrong_sign", kind="of")]
     columns += [Column(f"|Δ{short(f)}|", "null_movement", f, kind="size") for f in index.fields("null_movement")]
     title = f"Recovery of the true change, and alignment with it ({main})" if main else "Fields that should not move"
     return _grid(title, columns, settings, index)
@@ -200,8 +200,8 @@ def number_text(value: float, kind: str = "number") -> str:
     """Return a value in few characters, with a true minus sign; kinds are those of a `Column`."""
     if not math.isfinite(value):
         return "—"
-    if kind in ("count", "percentile", "value"):
-        text = f"{value:{ {'count': '.0f', 'percentile': '.1f', 'value': '.3g'}[kind] }}"
+    if kind in ("count", "of", "percentile", "value"):
+        text = f"{value:{ {'count': '.0f', 'of': '.0f', 'percentile': '.1f', 'value': '.3g'}[kind] }}"
     elif kind == "percent":
         value *= 100
         text = f"{value:+.1f}" if abs(value) < 100 else f"{value:+.3g}"
@@ -220,6 +220,8 @@ def cell_text(row: SummaryRow | None, column: Column, interval: bool) -> str:
     if row is None:
         return ""
     text = number_text(row.value, column.kind)
+    if column.kind == "of":
+        text += f" of {row.initial_conditions}"
     if interval and math.isfinite(row.low):
         text += f" [{number_text(row.low, column.kind)}, {number_text(row.high, column.kind)}]"
     return text + ("*" if row.p <= _SIGNIFICANT else "")

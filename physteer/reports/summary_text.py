@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from physteer.analyses.steering.summary_rows import SummaryRow
+from physteer.analyses.steering.initial_condition_rows import InitialConditionRow
+from physteer.analyses.steering.summary_rows import FEWEST_FOR_INTERVALS, SummaryRow
 from physteer.analyses.steering.table import Series
+from physteer.reports.steering_sentences import gain_sentences, setting_text, single_value_table, wrapped
 from physteer.reports.summary_tables import (
     MOST,
     Column,
@@ -21,6 +23,7 @@ from physteer.reports.summary_tables import (
     movement_grid,
     nearness_grid,
     number_text,
+    ranked_settings,
     reported,
     series_text,
     settings_of,
@@ -39,13 +42,18 @@ _UNSTEERED = {
 }
 
 
-def summary_text(rows: Sequence[SummaryRow]) -> str:
-    """Return the summary for a terminal, at most 100 columns wide; empty where nothing was steered or erased."""
+def summary_text(rows: Sequence[SummaryRow], singles: Sequence[InitialConditionRow] = ()) -> str:
+    """Return the summary for a terminal, at most 100 columns wide; empty where nothing was steered or erased.
+
+    Args:
+        rows: of the run's summary.
+        singles: values of initial conditions one by one, shown where they are too few for intervals.
+    """
     parts = [(terms, part) for terms, part in by_terminology(rows) if settings_of(part, "concept")]
-    return "\n".join(_text_of(part, terms) for terms, part in parts)
+    return "\n".join(_text_of(part, terms, singles) for terms, part in parts)
 
 
-def _text_of(rows: Sequence[SummaryRow], terms: Terminology) -> str:
+def _text_of(rows: Sequence[SummaryRow], terms: Terminology, singles: Sequence[InitialConditionRow]) -> str:
     every, settings = settings_of(rows, "concept"), best_settings(rows)
     lines = [opening(rows, terms)]
     if len(settings) < len(every):
@@ -61,7 +69,20 @@ def _text_of(rows: Sequence[SummaryRow], terms: Terminology) -> str:
     for grid in (*(grid(rows, shown) for grid in measured), doses):
         if grid.rows:
             lines += ["", *_grid_text(grid, ends, terms)]
+        if grid.rows and grid.columns[0].quantity == "recovery" and (gains := gain_sentences(rows, settings)):
+            lines += ["", *wrapped(gains)]
+    lines += _single_values(rows, singles)
     return "\n".join([*lines, "", *notes(rows, terms)]) + "\n"
+
+
+def _single_values(rows: Sequence[SummaryRow], singles: Sequence[InitialConditionRow]) -> list[str]:
+    """Show the setting that did most from each initial condition, where these are too few for intervals."""
+    best = ranked_settings(rows)[:1]
+    table = single_value_table(singles, best[0]) if best else None
+    if table is None or max(row.initial_conditions for row in rows) >= FEWEST_FOR_INTERVALS:
+        return []
+    title = f"From each initial condition, {setting_text(best[0])}; all are in tables/initial_conditions.csv:"
+    return ["", *wrapped([title]), *("  " + line for line in text_table(table.header, table.lines, "<>"))]
 
 
 def _grid_text(grid: Grid, steps: set[int], terms: Terminology) -> list[str]:
@@ -145,6 +166,8 @@ def notes(rows: Sequence[SummaryRow], terms: Terminology) -> list[str]:
         lines.append(
             "recovery: 1 − E‖Δŷ − Δy‖²/E‖Δy‖², the share of the true change Δy that steering's change Δŷ makes."
         )
+    if "wrong_sign" in quantities:
+        lines.append("wrong sign: initial conditions in which Σ_fields ⟨Δŷ, Δy⟩/E‖Δy‖² < 0.")
     if "nearness_base" in quantities:
         lines.append(
             "nearness: 1 − E‖ŷ − y(θ′)‖²/E‖ŷ(unsteered) − y(θ′)‖². It counts the model's own error: compare it\n"

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from physteer.analyses.steering.metric_array import Floats, MetricArray
+from physteer.analyses.steering.pooling import Pool, mean, ratio, recovery, wrong_signs
 from physteer.analyses.steering.summary_rows import MEAN_OVER_FIELDS
-from physteer.metrics.statistics import (
-    Alternative,
-    Interval,
-    Resampling,
-    bootstrap_columns,
-    bootstrap_mean_columns,
-    per_initial_condition,
-    pooled_ratio,
-)
+from physteer.metrics.statistics import Alternative, Interval, Resampling
 
 STILL = 0.01
 """A field whose true change is below this share of the largest one's should not move."""
@@ -32,10 +25,8 @@ FLOW_METRICS = (
 PERCENTILES = ("natural_percentile", "residual_percentile")
 """How unnatural activations are, per site; 50 is usual."""
 _CHANGE, _ERRORS = ("change_error", "change_truth"), ("error_steered", "error_unsteered")
+_SIGN = ("change_product", "change_truth")
 _BASE = ("change_truth", "error_unsteered")  # y(θ) in the place of ŷ_steered
-
-Pool = Callable[[Floats, Sequence[str], Resampling], list[Interval]]
-"""Of terms [windows, columns, k] and the windows' initial conditions; an interval per column."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,25 +44,6 @@ class Estimand:
     def measure(self, array: MetricArray, condition: int, resampling: Resampling) -> list[Interval]:
         """Pool over windows for one condition, by its index; an interval per step."""
         return self.pool(self.terms[condition], array.initial_conditions, resampling)
-
-
-def mean(terms: Floats, initial_conditions: Sequence[str], resampling: Resampling) -> list[Interval]:
-    """Average terms [windows, columns, 1] over initial conditions."""
-    return bootstrap_mean_columns(terms[..., 0], initial_conditions, resampling)
-
-
-def ratio(terms: Floats, initial_conditions: Sequence[str], resampling: Resampling) -> list[Interval]:
-    """Divide sums over windows, terms [windows, columns, 2]."""
-    return bootstrap_columns(terms, initial_conditions, pooled_ratio, resampling)
-
-
-def recovery(terms: Floats, initial_conditions: Sequence[str], resampling: Resampling) -> list[Interval]:
-    """Return the mean over fields of 1 − E error / E reference, terms [windows, columns, 2 · fields].
-
-    E is over the windows of an initial condition, then over initial conditions.
-    """
-    weighed = per_initial_condition(terms, initial_conditions)
-    return bootstrap_columns(weighed, initial_conditions, _mean_recovery, resampling)
 
 
 def still_fields(array: MetricArray) -> tuple[str, ...]:
@@ -96,6 +68,8 @@ def effects(array: MetricArray) -> list[Estimand]:
         estimands += [Estimand(metric, field, values[..., None], mean, "greater") for field, values in columns.items()]
     recovered = _pairs(array, _CHANGE, aligned)
     estimands += [Estimand("recovery", field, terms, recovery, "greater") for field, terms in recovered.items()]
+    signs = list(_pairs(array, _SIGN, aligned).values())[:1]  # of all fields together
+    estimands += [Estimand("wrong_sign", "", terms, wrong_signs) for terms in signs]
     estimands += _nearness(array, aligned)
     for field in still:
         estimands.append(Estimand("null_movement", field, _movement(array, field)[..., None], mean, "less"))
@@ -215,8 +189,3 @@ def _drift(array: MetricArray) -> Floats:
         return np.full_like(array.get("tracer_mass"), np.nan)
     mass, spread = array.get("tracer_mass"), np.sqrt(array.get("tracer_variance")[truth])
     return np.asarray(np.abs(mass - mass[truth]) / spread)
-
-
-def _mean_recovery(sums: Floats) -> Floats:
-    """Average recoveries over fields: [..., 2 · fields] → [...]."""
-    return np.asarray((1 - sums[..., 0::2] / sums[..., 1::2]).mean(-1))

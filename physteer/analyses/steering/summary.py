@@ -47,7 +47,12 @@ def summarise(table: pd.DataFrame, steps: Sequence[int] | None = None) -> list[S
     Raises:
         PhysteerError: the table has no unsteered condition, or contradicts itself.
     """
-    summary = _Summary(metric_array(table, steps))
+    return summarise_array(metric_array(table, steps))
+
+
+def summarise_array(array: MetricArray) -> list[SummaryRow]:
+    """Judge every setting of a run, as `summarise` does, from its arranged table."""
+    summary = _Summary(array)
     rows = [*summary.references(), *summary.settings(), *summary.random_directions()]
     rows += dose_rows(summary.array, INTERVALS)
     return [row for row in rows if row.windows or row.step == 0]

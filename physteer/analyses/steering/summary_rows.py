@@ -9,6 +9,7 @@ Estimands, each at every rollout step:
 * ``nearness``: 1 − E‖ŷ_steered − y(θ')‖² / E‖ŷ_unsteered − y(θ')‖²; the model's own error counts as distance, so it is
   to be read beside ``nearness_base``, the same with y(θ) in the place of ŷ_steered, and ``nearness_blurred``, the same
   with the unsteered rollout smoothed as much as the parameter's change of diffusion would
+* ``wrong_sign``: number of initial conditions with Σ_fields ⟨Δŷ, Δy⟩/E‖Δy‖² < 0
 * ``null_movement``: RMS of ŷ_steered − ŷ_unsteered over the field's spread, of a field that should not move
 * ``movement``: the same of every field, and of ŷ_erased − ŷ_unsteered
 * ``enstrophy``: change against unsteered, relative
@@ -47,6 +48,8 @@ from physteer.analyses.steering.table import Setting
 from physteer.metrics.statistics import Interval
 from physteer.tables import read_rows, write_rows
 
+FEWEST_FOR_INTERVALS = 8
+"""Initial conditions. Of fewer there are single values alone: no interval, and no star."""
 MEAN_OVER_FIELDS = "mean over fields"
 """The field of rows that average the fields which truly change."""
 
