@@ -51,8 +51,8 @@ def draw_dose_response(index: SummaryIndex, series: Series, path: Path, role: st
     n_random = len(index.control_curves(settings[0], "random"))
     title = f"Dose–response: {series}"
     caption = (
-        f"Change against the unsteered rollout, mean over {index.initial_conditions} initial conditions with its 95 % "
-        "interval."
+        f"Change against the unsteered rollout, mean over {index.initial_conditions} initial conditions"
+        f"{index.interval_words}."
     )
     if n_random:
         caption += f" Grey: {n_random} random directions of equal norm."

@@ -145,7 +145,7 @@ def _draw_strengths(
     shown = [settings[i] for i in np.unique(np.linspace(0, len(settings) - 1, _MOST_STRENGTHS).round().astype(int))]
     largest = max(abs(setting.strength) for setting in settings)
     counts = sorted({len(index.controls(setting)) for setting in shown})
-    caption = f"{what}, over {index.initial_conditions} initial conditions, with its 95 % interval."
+    caption = f"{what}, over {index.initial_conditions} initial conditions{index.interval_words}."
     if any(counts):
         caption += f" Grey: the range of {'–'.join(map(str, counts))} random directions at the same α."
     with style():
@@ -200,7 +200,7 @@ def draw_erasures(index: SummaryIndex, erased: Sequence[Series], path: Path) -> 
     counts = sorted({len(index.controls(setting)) for setting in settings})
     title = "What erasing changes over steps"
     caption = (
-        f"Against the intact rollout, mean over {index.initial_conditions} initial conditions, with its 95 % interval."
+        f"Against the intact rollout, mean over {index.initial_conditions} initial conditions{index.interval_words}."
     )
     if any(counts):
         caption += f" Grey: the range of {'–'.join(map(str, counts))} random erasers."

@@ -12,7 +12,6 @@ from physteer.reports.summary_index import SummaryIndex
 
 MOST = 8
 """Settings that a reader takes in at once."""
-_SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -224,7 +223,7 @@ def cell_text(row: SummaryRow | None, column: Column, interval: bool) -> str:
         text += f" of {row.initial_conditions}"
     if interval and math.isfinite(row.low):
         text += f" [{number_text(row.low, column.kind)}, {number_text(row.high, column.kind)}]"
-    return text + ("*" if row.p <= _SIGNIFICANT else "")
+    return text + ("*" if row.stands_out else "")
 
 
 def column_title(column: Column) -> str:

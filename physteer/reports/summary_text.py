@@ -154,10 +154,14 @@ def notes(rows: Sequence[SummaryRow], terms: Terminology) -> list[str]:
     controls = max((row.controls for row in rows), default=0)
     initial_conditions = max((row.initial_conditions for row in rows), default=0)
     quantities = {row.quantity for row in rows}
+    few = initial_conditions < FEWEST_FOR_INTERVALS
     lines = [
-        f"[…]: 95 % bootstrap interval over initial conditions. Changes are against the {terms.reference} rollout."
+        f"Changes are against the {terms.reference} rollout.",
+        f"Fewer than {FEWEST_FOR_INTERVALS} initial conditions: single values, no intervals and no stars."
+        if few
+        else "[…]: 95 % studentised bootstrap interval over initial conditions.",
     ]
-    if controls:
+    if controls and not few:
         lines.append(f"*: p ≤ 0.05 against {_count(controls, terms.control)} {terms.common}.")
         settings = len(settings_of(rows, "concept"))
         if settings > 1:
@@ -182,12 +186,8 @@ def notes(rows: Sequence[SummaryRow], terms: Terminology) -> list[str]:
     if "null_movement" in quantities:
         lines.append("|Δ…|: how far steering moves a field that should stay, RMS in units of its spread.")
     if controls < 19:
-        few = f"Only {_count(controls, terms.control)}" if controls else f"No {terms.control}s"
-        lines.append(f"{few}: p ≤ 0.05 needs at least 19 ({terms.adds_controls}).")
-    if initial_conditions < 10:
-        lines.append(
-            f"Intervals over {_count(initial_conditions, 'initial condition')} are too narrow; take ten or more."
-        )
+        how_many = f"Only {_count(controls, terms.control)}" if controls else f"No {terms.control}s"
+        lines.append(f"{how_many}: p ≤ 0.05 needs at least 19 ({terms.adds_controls}).")
     if "natural_percentile" in quantities:
         lines.append("natural, residual: percentile of the activation among held-out natural ones; 50 is usual.")
     return [*lines, *_unsteered_notes(rows, terms)]

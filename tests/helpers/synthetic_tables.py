@@ -88,9 +88,9 @@ def synthetic(
     return metrics_table(rows)
 
 
-def erased(moved=0.5):
+def erased(moved=0.5, n_initial=5):
     """Rows of a run in which erasing moves the fields by `moved`, and random erasers move them by 0.1."""
-    table = synthetic(modes=("erased",), strengths=(1.0,))
+    table = synthetic(modes=("erased",), strengths=(1.0,), n_initial=n_initial)
     table = table[table["role"].isin(["truth", "unsteered", "concept", "random"])]
     movement = table[table["metric"] == "alignment_cosine"].assign(metric="movement")
     value = np.where(movement["role"] == "concept", moved, 0.1)

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from physteer.metrics.statistics import (
     Interval,
     Resampling,
-    bootstrap_columns,
-    bootstrap_mean_columns,
     per_initial_condition,
     pooled_ratio,
 )
+from physteer.metrics.studentised import studentised_columns, studentised_mean_columns
 
 Floats = NDArray[np.float64]
 Pool = Callable[[Floats, Sequence[str], Resampling], list[Interval]]
@@ -24,12 +23,12 @@ Pool = Callable[[Floats, Sequence[str], Resampling], list[Interval]]
 
 def mean(terms: Floats, initial_conditions: Sequence[str], resampling: Resampling) -> list[Interval]:
     """Average terms [windows, columns, 1] over initial conditions."""
-    return bootstrap_mean_columns(terms[..., 0], initial_conditions, resampling)
+    return studentised_mean_columns(terms[..., 0], initial_conditions, resampling)
 
 
 def ratio(terms: Floats, initial_conditions: Sequence[str], resampling: Resampling) -> list[Interval]:
     """Divide sums over windows, terms [windows, columns, 2]."""
-    return bootstrap_columns(terms, initial_conditions, pooled_ratio, resampling)
+    return studentised_columns(terms, initial_conditions, pooled_ratio, resampling)
 
 
 def recovery(terms: Floats, initial_conditions: Sequence[str], resampling: Resampling) -> list[Interval]:
@@ -38,7 +37,7 @@ def recovery(terms: Floats, initial_conditions: Sequence[str], resampling: Resam
     E is over the windows of an initial condition, then over initial conditions.
     """
     weighed = per_initial_condition(terms, initial_conditions)
-    return bootstrap_columns(weighed, initial_conditions, _mean_recovery, resampling)
+    return studentised_columns(weighed, initial_conditions, _mean_recovery, resampling)
 
 
 def wrong_signs(terms: Floats, initial_conditions: Sequence[str], resampling: Resampling) -> list[Interval]:

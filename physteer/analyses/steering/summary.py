@@ -23,7 +23,8 @@ from physteer.analyses.steering.estimands import (
 from physteer.analyses.steering.metric_array import MetricArray, metric_array
 from physteer.analyses.steering.summary_rows import SummaryRow, strengths_equal, summary_row
 from physteer.analyses.steering.table import ERASED
-from physteer.metrics.statistics import Interval, Resampling, bootstrap_mean_columns, control_p_value
+from physteer.metrics.statistics import Interval, Resampling, control_p_value
+from physteer.metrics.studentised import studentised_mean_columns
 
 INTERVALS = Resampling(resamples=2000)
 VALUE_ONLY = Resampling(resamples=0)
@@ -135,7 +136,9 @@ class _Summary:
         if base is None or target is None or base == target:
             return
         for metric in DOSED:
-            intervals = bootstrap_mean_columns(change(array, metric, base)[target], array.initial_conditions, INTERVALS)
+            intervals = studentised_mean_columns(
+                change(array, metric, base)[target], array.initial_conditions, INTERVALS
+            )
             yield from self._step_rows(index, f"{metric}_truth", "", intervals)
 
 

@@ -46,10 +46,12 @@ from pathlib import Path
 
 from physteer.analyses.steering.table import Setting
 from physteer.metrics.statistics import Interval
+from physteer.metrics.studentised import FEWEST
 from physteer.tables import read_rows, write_rows
 
-FEWEST_FOR_INTERVALS = 8
+FEWEST_FOR_INTERVALS = FEWEST
 """Initial conditions. Of fewer there are single values alone: no interval, and no star."""
+SIGNIFICANT = 0.05
 MEAN_OVER_FIELDS = "mean over fields"
 """The field of rows that average the fields which truly change."""
 
@@ -73,7 +75,7 @@ class SummaryRow:
     """0 for the whole rollout."""
     value: float
     low: float
-    """Of the 95 % bootstrap interval over initial conditions; NaN where there is none."""
+    """Of the 95 % studentised bootstrap interval over initial conditions; NaN where these are fewer than eight."""
     high: float
     windows: int
     """With finite values, on which it rests."""
@@ -82,6 +84,11 @@ class SummaryRow:
     """(1 + controls as extreme)/(1 + controls) against random directions; NaN where it is not asked for."""
     controls: int
     """Random directions at the same sites, mode and α."""
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether the setting does more than controls, p ≤ 0.05, over initial conditions enough to say so."""
+        return self.p <= SIGNIFICANT and self.initial_conditions >= FEWEST_FOR_INTERVALS
 
     @property
     def setting(self) -> Setting:
