@@ -12,6 +12,7 @@ from physteer.analyses.steering.summary_rows import MEAN_OVER_FIELDS, SummaryRow
 from physteer.analyses.steering.table import Setting
 from physteer.reports.summary_index import SummaryIndex
 from physteer.reports.summary_tables import number_text, series_text, short, strength_text
+from physteer.reports.terminology import Terminology
 
 _WIDTH = 100
 _SINGLE = {  # title and kind of number by quantity
@@ -25,6 +26,27 @@ _SINGLE = {  # title and kind of number by quantity
 def setting_text(setting: Setting) -> str:
     """Return ``vortex at blocks.1, drop, α +0.4``."""
     return f"{series_text(setting)}, α {strength_text(setting.strength)}"
+
+
+def global_sentences(rows: Sequence[SummaryRow], settings: Sequence[Setting], terms: Terminology) -> list[str]:
+    """Say how settings rank among their controls over all fields and steps; none without controls."""
+    index, quantity = SummaryIndex(rows), "recovery" if terms.has_strengths else "movement"
+    sentences = []
+    for setting in settings:
+        names = (f"{quantity}_overall", f"{quantity}_cells", f"{quantity}_cells_first")
+        found = [row for name in names for field in index.fields(name) if (row := index.row(setting, name, field, 0))]
+        if len(found) == len(names):
+            overall, cells, first = found
+            rank = round(overall.p * (1 + overall.controls))
+            label = setting_text(setting) if terms.has_strengths else series_text(setting)
+            sentences.append(
+                f"{label}: {quantity} {number_text(overall.value)}, rank {rank} of {1 + overall.controls} "
+                f"(p = {overall.p:.2g}); first in {first.value:.0f} of {cells.value:.0f} cells."
+            )
+    if not sentences:
+        return []
+    opening = f"One test each, of the mean {quantity} over all fields and steps, among {terms.control}s:"
+    return [opening, *sentences]
 
 
 def gain_sentences(rows: Sequence[SummaryRow], settings: Sequence[Setting]) -> list[str]:

@@ -8,7 +8,7 @@ from physteer.analyses.steering.initial_condition_rows import InitialConditionRo
 from physteer.analyses.steering.summary_rows import SummaryRow
 from physteer.analyses.steering.table import Setting
 from physteer.reports.blocks import Block, Heading, Table, Text
-from physteer.reports.steering_sentences import gain_sentences, setting_text, single_value_table
+from physteer.reports.steering_sentences import gain_sentences, global_sentences, setting_text, single_value_table
 from physteer.reports.summary_tables import (
     Grid,
     alignment_grid,
@@ -56,6 +56,8 @@ def _judgement(rows: Sequence[SummaryRow], terms: Terminology) -> Iterator[Block
     """Yield what is said of the settings of one kind."""
     settings = [*settings_of(rows, "concept"), *settings_of(rows, "shuffled", "data", "blurred")]
     yield Text(" ".join([opening(rows, terms), *notes(rows, terms)]))
+    if tests := global_sentences(rows, best_settings(rows, _SETTINGS), terms):
+        yield Text(" ".join(tests))
     if gains := gain_sentences(rows, best_settings(rows, _SETTINGS)):
         yield Text(" ".join(gains))
     best = [*best_settings(rows, _SETTINGS), *controls_shown(rows, _CONTROLS)]

@@ -8,7 +8,13 @@ from dataclasses import replace
 from physteer.analyses.steering.initial_condition_rows import InitialConditionRow
 from physteer.analyses.steering.summary_rows import FEWEST_FOR_INTERVALS, SummaryRow
 from physteer.analyses.steering.table import Series
-from physteer.reports.steering_sentences import gain_sentences, setting_text, single_value_table, wrapped
+from physteer.reports.steering_sentences import (
+    gain_sentences,
+    global_sentences,
+    setting_text,
+    single_value_table,
+    wrapped,
+)
 from physteer.reports.summary_tables import (
     MOST,
     Column,
@@ -60,6 +66,8 @@ def _text_of(rows: Sequence[SummaryRow], terms: Terminology, singles: Sequence[I
         lines.append(
             f"The {len(settings)} of {len(every)} {terms.setting}s that did most; all are in tables/summary.csv."
         )
+    if tests := global_sentences(rows, settings, terms):
+        lines += ["", *wrapped(tests)]
     shown = [*settings, *controls_shown(rows, max(MOST - len(settings), 4))]
     series = {setting.series for setting in shown}
     doses = dose_grid([row for row in rows if row.setting.series in series])
@@ -163,6 +171,8 @@ def notes(rows: Sequence[SummaryRow], terms: Terminology) -> list[str]:
     ]
     if controls and not few:
         lines.append(f"*: p ≤ 0.05 against {_count(controls, terms.control)} {terms.common}.")
+        if {"recovery_overall", "movement_overall"} & quantities:
+            lines.append("A cell's star counts only where the one test over all fields and steps has p ≤ 0.05 too.")
         settings = len(settings_of(rows, "concept"))
         if settings > 1:
             lines.append(f"{settings} {terms.setting}s were tried: confirm a chosen one on other initial conditions.")

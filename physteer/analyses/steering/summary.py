@@ -20,6 +20,7 @@ from physteer.analyses.steering.estimands import (
     flow_values,
     movements,
 )
+from physteer.analyses.steering.global_test import global_rows, values_of
 from physteer.analyses.steering.metric_array import MetricArray, metric_array
 from physteer.analyses.steering.summary_rows import SummaryRow, strengths_equal, summary_row
 from physteer.analyses.steering.table import ERASED
@@ -85,6 +86,8 @@ class _Summary:
             controls = random_controls(self.array, index)
             for estimand in (*self._judged[erases], *self._values):
                 yield from self._rows(index, estimand, controls)
+            if controls:
+                yield from self._global_test(index, erases, controls)
             yield from self._counts(index)
             if not erases:
                 yield from self._true_changes(index)
@@ -114,6 +117,25 @@ class _Summary:
             if intervals[s].initial_conditions:
                 p = control_p_value(row.value, [values[s].value for values in random], estimand.alternative)
             yield replace(row, p=p, controls=len(controls))
+
+    def _global_test(self, index: int, erases: bool, controls: Sequence[int]) -> Iterator[SummaryRow]:
+        """Yield one test over all fields and steps: of recovery, or of an eraser's movement; without either, none."""
+        name = "movement" if erases else "recovery"
+        estimands = [estimand for estimand in self._judged[erases] if estimand.name == name]
+        if not estimands:
+            return
+        by_field = [
+            values_of(
+                [estimand.measure(self.array, index, VALUE_ONLY), *(self._control(estimand, i) for i in controls)]
+            )
+            for estimand in estimands
+        ]
+        cells = np.concatenate(by_field[1:] or by_field, 1)  # the mean over fields comes first
+        known = np.isfinite(estimands[0].terms[index]).all(2).any(1).tolist()  # [windows]
+        n_initial = len({name for name, kept in zip(self.array.initial_conditions, known, strict=True) if kept})
+        yield from global_rows(
+            self.array.conditions[index], name, by_field[0], cells, n_initial, len(self.array.windows)
+        )
 
     def _step_rows(self, index: int, quantity: str, field: str, intervals: Sequence[Interval]) -> Iterator[SummaryRow]:
         setting = self.array.conditions[index]

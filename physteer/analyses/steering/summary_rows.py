@@ -33,6 +33,10 @@ Estimands, each at every rollout step:
 
 and for the whole rollout, at step 0:
 
+* ``recovery_overall``: recovery, mean over fields and steps, with the p of the one test that comes before those of
+  single cells (a field at a step); of erasers ``movement_overall``
+* ``recovery_cells`` and ``recovery_cells_first``: number of cells, and in how many of them the setting recovers more
+  than every control; of erasers ``movement_cells`` and ``movement_cells_first``
 * ``blow_ups``: rollouts that blew up though the unsteered one of their window did not
 * ``already_diverged``: windows whose unsteered rollout blew up; nothing after that is compared
 """

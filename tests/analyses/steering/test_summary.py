@@ -225,6 +225,30 @@ class TestSummary:
         (slope,) = [f for f in only_up if f.quantity == "enstrophy_slope" and f.step == 6 and f.role == "concept"]
         assert slope.controls == 19, "slopes are compared over the strengths that both have"
 
+    def test_one_test_over_all_fields_and_steps_comes_before_the_cells(self, rows):
+        for strength in (-0.4, 0.4):
+            overall = at(rows, "recovery_overall", strength, "", 0)
+            curve = [at(rows, "recovery", strength, step=step) for step in range(1, N_STEPS + 1)]
+            assert overall.value == pytest.approx(np.mean([row.value for row in curve]))
+            assert (overall.p, overall.controls, overall.initial_conditions) == (1 / 20, 19, 8)
+            cells = [at(rows, "recovery", strength, field, step) for field in FIELDS for step in range(1, N_STEPS + 1)]
+            assert at(rows, "recovery_cells", strength, "", 0).value == len(cells)
+            assert at(rows, "recovery_cells_first", strength, "", 0).value == sum(row.p == 1 / 20 for row in cells)
+        text = summary_text(rows)
+        assert "rank 1 of 20 (p = 0.05); first in 24 of 24 cells." in " ".join(text.split())
+        assert text.index("One test each") < text.index("step  recovery")
+
+    def test_a_control_that_recovers_more_somewhere_costs_cells_and_then_the_rank(self):
+        table = synthetic(strengths=(0.4,), n_random=2, n_initial=2, n_windows=1, n_steps=3)
+        own = (table["direction"] == "random 1") & (table["metric"] == "change_error")
+        for steps, rank, first in ([2], 1, 8), ([1, 2, 3], 2, 0):
+            best = own & table["step"].isin(steps)
+            rows = summarise(table.assign(value=table["value"].where(~best, 0.0 if len(steps) > 1 else 1e-9)))
+            assert at(rows, "recovery_overall", 0.4, "", 0).p == rank / 3
+            assert at(rows, "recovery_cells_first", 0.4, "", 0).value == first
+        gone = table[~(own & (table["step"] == 3))]  # a control without a value counts as better
+        assert at(summarise(gone), "recovery_overall", 0.4, "", 0).p == 2 / 3
+
     def test_random_directions_made_like_another_concept_do_not_count(self):
         table = synthetic(strengths=(0.4,), n_random=3, n_initial=2)
         random = table["role"] == "random"
@@ -271,7 +295,7 @@ class TestSummary:
         assert {row.step for row in alone} == {0, 2}
 
         def rounded(row):
-            return repr(replace(row, low=round(row.low, 12), high=round(row.high, 12)))
+            return repr(replace(row, low=round(row.low, 9), high=round(row.high, 9)))
 
         assert [rounded(row) for row in rows if row.step == 2] == [rounded(row) for row in alone if row.step]
 
@@ -324,14 +348,14 @@ class TestErasing:
         text = summary_text(summarise(erased()))
         assert text.startswith("Erasing: 1 eraser, 10 windows of 5 initial conditions, 19 random erasers.\n")
         assert "  vortex at blocks.0, erased" in text and "|Δ| mean" in text
+        assert "movement +0.50, rank 1 of 20 (p = 0.05); first in 24 of 24 cells." in " ".join(text.split())
         assert "Intact at step 6: tracer drift" in text
         assert not [word for word in ("steer", "α", "direction") if word in text.replace("one direction each", "")]
         assert max(map(len, text.splitlines())) <= 100
 
     def test_beside_steering_either_is_told_of(self, table, rows):
-        both = pd.concat([table, erased(n_initial=8)]).drop_duplicates(
-            ["window", "condition", "step", "field", "metric"]
-        )
+        mixed = pd.concat([table, erased(n_initial=8)])
+        both = mixed.drop_duplicates(["window", "condition", "step", "field", "metric"])
         text = summary_text(summarise(both))
         assert text.startswith(summary_text(rows))
         assert text.removeprefix(summary_text(rows)) == "\n" + summary_text(summarise(erased(n_initial=8)))
