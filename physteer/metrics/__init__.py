@@ -1,6 +1,7 @@
 """Scores of rollouts and diagnostics of flows: functions of tensors, and torchmetrics that sum over processes."""
 
 from physteer.metrics.baselines import linear_extrapolation, persistence
+from physteer.metrics.blurring import diffused, poisson_pressure
 from physteer.metrics.dose_response import dose_response, slope
 from physteer.metrics.flow import (
     derivative,
@@ -37,12 +38,12 @@ from physteer.metrics.statistics import (
 )
 from physteer.metrics.steering import (
     Alignment,
-    RecoveryTerms,
+    NearnessTerms,
     TrueChange,
     alignment,
     blow_up_step,
     movement,
-    recovery_terms,
+    nearness_terms,
     reference_spectrum,
     spectrum_distance,
     tracer_mass,
@@ -76,10 +77,10 @@ __all__ = [
     "Movement",
     "Nearness",
     "NearnessScores",
+    "NearnessTerms",
     "PairSums",
     "Periodic",
     "ProbeScores",
-    "RecoveryTerms",
     "Resampling",
     "RolloutVRMSE",
     "Target",
@@ -95,6 +96,7 @@ __all__ = [
     "bootstrap_recovery",
     "control_p_value",
     "derivative",
+    "diffused",
     "divergence_rms",
     "dose_response",
     "energy_spectrum",
@@ -106,13 +108,14 @@ __all__ = [
     "mae_of",
     "momentum_thickness",
     "movement",
+    "nearness_terms",
     "okubo_weiss",
     "patches",
     "persistence",
+    "poisson_pressure",
     "pooled_ratio",
     "pooled_targets",
     "r2_of",
-    "recovery_terms",
     "reference_spectrum",
     "slope",
     "spectrum_distance",

@@ -104,9 +104,9 @@ def bootstrap_columns(
             f"terms of shape {list(rows.shape)} do not go with {len(initial_conditions)} initial conditions"
         )
     intervals = [Interval(math.nan, math.nan, math.nan, 0, len(rows))] * rows.shape[1]
-    for kept, columns in _same_windows(np.asarray(np.isfinite(rows).all(2))):
+    for kept, columns in same_windows(np.asarray(np.isfinite(rows).all(2))):
         n_left_out = int((~kept).sum())
-        sums = _sums(rows[kept][:, columns], names[kept])  # [names, columns, k]
+        sums = sums_by_name(rows[kept][:, columns], names[kept])  # [names, columns, k]
         for column, interval in zip(columns, _intervals(sums, statistic, resampling, n_left_out), strict=True):
             intervals[column] = interval
     return intervals
@@ -140,7 +140,7 @@ def bootstrap_mean_columns(
     if table.ndim != 2 or len(table) != len(names):
         raise PhysteerError(f"values of shape {list(table.shape)} do not go with {len(names)} initial conditions")
     terms = np.full((*table.shape, 2), math.nan)
-    for kept, columns in _same_windows(np.isfinite(table)):
+    for kept, columns in same_windows(np.isfinite(table)):
         _, index, counts = np.unique(names[kept], return_inverse=True, return_counts=True)
         weight = np.broadcast_to(1 / counts[index][:, None], (len(index), len(columns)))
         places = np.ix_(np.flatnonzero(kept), np.array(columns))
@@ -222,7 +222,7 @@ def control_p_value(observed: float, controls: ArrayLike, alternative: Alternati
     return float((1 + (beyond | np.isnan(values)).sum()) / (1 + len(values)))
 
 
-def _same_windows(finite: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], list[int]]]:
+def same_windows(finite: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], list[int]]]:
     """Yield each choice of kept windows, [windows], and the columns of ``finite`` [windows, columns] that make it."""
     columns: dict[bytes, list[int]] = {}
     for column in range(finite.shape[1]):
@@ -243,7 +243,7 @@ def _intervals(
         if n == 1 or not resampling.resamples:
             yield from (Interval(value, math.nan, math.nan, n, left_out) for value in values)
             return
-        times = _resamples(n, resampling.resamples, resampling.seed)  # [resamples, names]
+        times = resamples_of(n, resampling.resamples, resampling.seed)  # [resamples, names]
         resampled = np.asarray(statistic((times @ sums.reshape(n, -1)).reshape(-1, n_columns, k)))
     ends = [(1 - resampling.level) / 2, (1 + resampling.level) / 2]
     finite = np.isfinite(resampled)  # a resample may miss all that a denominator consists of
@@ -256,16 +256,34 @@ def _intervals(
 
 
 @lru_cache(maxsize=32)
-def _resamples(n: int, resamples: int, seed: int) -> NDArray[np.float64]:
+def resamples_of(n: int, resamples: int, seed: int) -> NDArray[np.float64]:
     """Return how often each of n initial conditions is drawn, [resamples, n]: the same for the same seed."""
     drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
     drawn.setflags(write=False)
     return drawn
 
 
-def _sums(rows: Floats, names: NDArray[np.str_]) -> Floats:
+def sums_by_name(rows: Floats, names: NDArray[np.str_]) -> Floats:
     """Add up the rows of each name: [windows, …] → [names in alphabetical order, …]."""
     known, index = np.unique(names, return_inverse=True)
     sums = np.zeros((len(known), *rows.shape[1:]))
     np.add.at(sums, index, rows)
     return sums
+
+
+def per_initial_condition(terms: ArrayLike, initial_conditions: Sequence[str]) -> Floats:
+    """Divide the terms of windows by the number of windows of their initial condition.
+
+    Sums over windows then are sums over initial conditions of the means over their windows: each weighs the same.
+
+    Args:
+        terms: [windows, columns, k]; in a column, windows with a value that is not finite are not counted.
+        initial_conditions: of each window, by name.
+    """
+    rows = np.asarray(terms, dtype=np.float64)
+    _, index = np.unique(np.asarray(initial_conditions, dtype=str), return_inverse=True)
+    finite = np.isfinite(rows).all(2)  # [windows, columns]
+    counts = np.zeros((int(index.max(initial=-1)) + 1, rows.shape[1]))
+    np.add.at(counts, index, finite)
+    divided: Floats = rows / np.maximum(counts, 1)[index][..., None]
+    return divided

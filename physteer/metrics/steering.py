@@ -28,9 +28,9 @@ BLOW_UP = 100.0
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """Inner products of the change made by steering, Δŷ, and the true change, Δy, as means over space.
+    """Products and squares of the change made by steering, Δŷ, and the true change, Δy, as means over space.
 
-    For a pooled `cosine` or `gain`, first sum the inner products over rows.
+    For a pooled `cosine`, `gain` or `recovery`, first sum the terms over rows.
     """
 
     product: Tensor
@@ -39,6 +39,16 @@ class Alignment:
     """⟨Δŷ²⟩, [...]."""
     truth: Tensor
     """⟨Δy²⟩, [...]."""
+    error: Tensor
+    """⟨(Δŷ − Δy)²⟩, [...]."""
+
+    @property
+    def recovery(self) -> Tensor:
+        """Recovery of the change, 1 − ⟨(Δŷ − Δy)²⟩ / ⟨Δy²⟩: 1 is exact, 0 as good as no steering, below 0 worse.
+
+        NaN or −∞ where the true change is 0.
+        """
+        return 1 - self.error / self.truth
 
     @property
     def cosine(self) -> Tensor:
@@ -84,7 +94,7 @@ def true_change(truth_target: Tensor, truth_base: Tensor) -> TrueChange:
 def alignment(steered: Tensor, unsteered: Tensor, true: TrueChange) -> Alignment:
     """Compare Δŷ = ŷ_steered − ŷ_unsteered with Δy, all from the same state.
 
-    Where Δy is 0, cosine and gain are NaN; the terms ⟨Δŷ Δy⟩ = ⟨Δy²⟩ = 0 add nothing to pooled ones.
+    Where Δy is 0, cosine and gain are NaN; ⟨Δŷ Δy⟩ = ⟨Δy²⟩ = 0 add nothing to pooled ones, but the error is ⟨Δŷ²⟩.
 
     Args:
         steered: ŷ_steered [..., H, W, D], such as [conditions, B, T, C, H, W, D].
@@ -92,7 +102,7 @@ def alignment(steered: Tensor, unsteered: Tensor, true: TrueChange) -> Alignment
         true: from `true_change`.
 
     Returns:
-        Inner products, each [...] in float64.
+        Means over space, each [...] in float64.
 
     Raises:
         PhysteerError: The fields lie on different grids.
@@ -100,11 +110,16 @@ def alignment(steered: Tensor, unsteered: Tensor, true: TrueChange) -> Alignment
     _same_grid(steered, unsteered, true.change)
     steered_change = steered.double() - unsteered.double()
     product = (steered_change * true.change).mean(SPACE)
-    return Alignment(product, steered_change.square().mean(SPACE).expand_as(product), true.square.expand_as(product))
+    return Alignment(
+        product=product,
+        steered=steered_change.square().mean(SPACE).expand_as(product),
+        truth=true.square.expand_as(product),
+        error=(steered_change - true.change).square().mean(SPACE),
+    )
 
 
 @dataclass(frozen=True, eq=False)
-class RecoveryTerms:
+class NearnessTerms:
     """Squared errors against the truth at the target parameters, as means over space."""
 
     error_steered: Tensor
@@ -113,15 +128,16 @@ class RecoveryTerms:
     """⟨(ŷ_unsteered − y(θ'))²⟩, [...]."""
 
     @property
-    def recovery(self) -> Tensor:
-        """Counterfactual recovery 1 − ⟨error_steered⟩/⟨error_unsteered⟩ of each row; sum the terms first to pool rows.
+    def nearness(self) -> Tensor:
+        """Nearness to y(θ'), 1 − ⟨error_steered⟩/⟨error_unsteered⟩ of each row; sum the terms first to pool rows.
 
-        1 is exact, 0 is as good as no steering, below 0 is worse.
+        1 is exact, 0 is as near as without steering, below 0 is farther. It counts the model's own error as distance:
+        an edit that only makes the forecast better is near too. `Alignment.recovery` does not.
         """
         return 1 - self.error_steered / self.error_unsteered
 
 
-def recovery_terms(steered: Tensor, unsteered: Tensor, truth_target: Tensor) -> RecoveryTerms:
+def nearness_terms(steered: Tensor, unsteered: Tensor, truth_target: Tensor) -> NearnessTerms:
     """Return the squared errors of steered and unsteered rollouts against y(θ').
 
     Args:
@@ -135,7 +151,10 @@ def recovery_terms(steered: Tensor, unsteered: Tensor, truth_target: Tensor) -> 
     _same_grid(steered, unsteered, truth_target)
     target = truth_target.double()
     error = (steered.double() - target).square().mean(SPACE)
-    return RecoveryTerms(error, (unsteered.double() - target).square().mean(SPACE).expand_as(error))
+    return NearnessTerms(error, (unsteered.double() - target).square().mean(SPACE).expand_as(error))
+
+
+recovery_terms = nearness_terms  # imported by metrics/interchange.py
 
 
 def spectrum_distance(velocity: Tensor, reference: Tensor, geometry: Geometry, floor: float = SPECTRUM_FLOOR) -> Tensor:

@@ -46,12 +46,13 @@ def draw_dose_response(index: SummaryIndex, series: Series, path: Path, role: st
     quantities = [name for name in _TITLES if any(index.curve(setting, name) for setting in settings)]
     if not quantities:
         return None
-    roles = [other for other in CONTROL_STYLES if other != role and index.control_curves(settings[0], other)]
+    drawn = [other for other in CONTROL_STYLES if other not in (role, "blurred")]  # blurring has no strength
+    roles = [other for other in drawn if index.control_curves(settings[0], other)]
     n_random = len(index.control_curves(settings[0], "random"))
     title = f"Dose–response: {series}"
     caption = (
-        f"Change against the unsteered rollout, mean over {index.initial_conditions} initial conditions with its 95 % "
-        "interval."
+        f"Change against the unsteered rollout, mean over {index.initial_conditions} initial conditions"
+        f"{index.interval_words}."
     )
     if n_random:
         caption += f" Grey: {n_random} random directions of equal norm."

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from physteer.analyses.steering.summary_rows import MEAN_OVER_FIELDS, SummaryRow
+from physteer.analyses.steering.summary_rows import FEWEST_FOR_INTERVALS, MEAN_OVER_FIELDS, SummaryRow
 from physteer.reports.canvas import Canvas, draw_annotated_map
 from physteer.reports.style import WIDTH, strength_label, style
 from physteer.reports.summary_tables import number_text
@@ -69,11 +69,13 @@ def draw_heat_map(rows: Sequence[SummaryRow], direction: str, path: Path, step: 
 
 def _caption(cosines: Sequence[SummaryRow]) -> str:
     """Say how many cells were tried, and how many stand out by chance."""
-    cells = {(row.setting, row.field): row.p for row in cosines if row.field != MEAN_OVER_FIELDS}
+    cells = {(row.setting, row.field): row.stands_out for row in cosines if row.field != MEAN_OVER_FIELDS}
     caption = f"Mean cosine over initial conditions. {len(cells)} cells were tried (site × mode × α × field)"
     if not any(math.isfinite(row.p) for row in cosines):
         return caption + "; without random directions, so without p."
-    stars = sum(p <= 0.05 for p in cells.values())
+    if max(row.initial_conditions for row in cosines) < FEWEST_FOR_INTERVALS:
+        return f"{caption}; fewer than {FEWEST_FOR_INTERVALS} initial conditions: no ★."
+    stars = sum(cells.values())
     expected = f"{len(cells) / 20:.3g} expected by chance"
     return f"{caption}; ★ p ≤ 0.05 against random directions: {stars} of them, {expected}."
 
@@ -81,7 +83,7 @@ def _caption(cosines: Sequence[SummaryRow]) -> str:
 def _text(row: SummaryRow | None) -> str:
     if row is None:
         return ""
-    return number_text(row.value) + (" ★" if row.p <= 0.05 else "")
+    return number_text(row.value) + (" ★" if row.stands_out else "")
 
 
 def natural_order(name: str) -> list[tuple[int, int | str]]:

@@ -19,9 +19,15 @@ Colour = str | tuple[float, float, float]
 
 DASHED: Any = (0, (4, 2.5))
 """The truth's line style."""
-CONTROL_STYLES: dict[str, Any] = {"random": "-", "shuffled": (0, (4, 2.2)), "data": (0, (1, 1.4))}
+CONTROL_STYLES: dict[str, Any] = {
+    **{"random": "-", "shuffled": (0, (4, 2.2))},
+    **{"data": (0, (1, 1.4)), "blurred": (0, (6, 1.5, 1, 1.5))},
+}
 """Line styles by role."""
-CONTROL_LABELS = {"random": "random directions", "shuffled": "shuffled labels", "data": "interpolated data"}
+CONTROL_LABELS = {
+    **{"random": "random directions", "shuffled": "shuffled labels"},
+    **{"data": "interpolated data", "blurred": "blurred output"},
+}
 TRUTH_COLOUR = "#1f7a4d"
 
 
@@ -73,7 +79,7 @@ def control_legend(roles: Iterable[str]) -> list[Line2D]:
     known = set(roles)
     return [
         legend_line(CONTROL_LABELS[role], linewidth=1.2, linestyle=CONTROL_STYLES[role])
-        for role in ("shuffled", "data")
+        for role in ("shuffled", "data", "blurred")
         if role in known
     ]
 

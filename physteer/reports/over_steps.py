@@ -1,4 +1,4 @@
-"""What happens over the steps of rollouts: flow metrics, alignment with the true change, and what erasing changes."""
+"""What happens over the steps of rollouts: flow metrics, recovery of the true change, and what erasing changes."""
 
 from __future__ import annotations
 
@@ -112,17 +112,40 @@ def draw_alignment(index: SummaryIndex, series: Series, path: Path) -> Path | No
         The path, or None where no alignment was measured.
     """
     fields = [field for field in index.fields("alignment_cosine") if field != MEAN_OVER_FIELDS][:_MOST_FIELDS]
+    title = f"Alignment with the true change over steps: {series}"
+    what = "Cosine of ŷ(steered) − ŷ(unsteered) with y(θ′) − y(θ)"
+    return _draw_strengths(index, series, path, "alignment_cosine", fields, title, what)
+
+
+def draw_recovery(index: SummaryIndex, series: Series, path: Path) -> Path | None:
+    """Draw the recovery of the true change over steps, a row per strength; a column for the mean and for each field.
+
+    Args:
+        index: of the run's summary, which leaves out fields that the parameter does not change.
+        series: of concepts.
+        path: of the PNG.
+
+    Returns:
+        The path, or None where it was not measured.
+    """
+    main = index.main_field("recovery")
+    fields = [main, *(field for field in index.fields("recovery") if field != main)][: 1 + _MOST_FIELDS]
+    title = f"Recovery of the true change over steps: {series}"
+    what = "1 − E‖Δŷ − Δy‖²/E‖Δy‖², Δŷ the change by steering and Δy the true one; cut off below −1"
+    return _draw_strengths(index, series, path, "recovery", fields if main else [], title, what)
+
+
+def _draw_strengths(
+    index: SummaryIndex, series: Series, path: Path, quantity: str, fields: Sequence[str], title: str, what: str
+) -> Path | None:
+    """Draw a quantity over steps, a row per strength and a column per field, over its controls."""
     settings = index.on_curve(series)
     if not fields or not settings:
         return None
     shown = [settings[i] for i in np.unique(np.linspace(0, len(settings) - 1, _MOST_STRENGTHS).round().astype(int))]
     largest = max(abs(setting.strength) for setting in settings)
     counts = sorted({len(index.controls(setting)) for setting in shown})
-    title = f"Alignment with the true change over steps: {series}"
-    caption = (
-        f"Cosine of ŷ(steered) − ŷ(unsteered) with y(θ′) − y(θ), mean over {index.initial_conditions} initial "
-        "conditions, with its 95 % interval."
-    )
+    caption = f"{what}, over {index.initial_conditions} initial conditions{index.interval_words}."
     if any(counts):
         caption += f" Grey: the range of {'–'.join(map(str, counts))} random directions at the same α."
     with style():
@@ -131,9 +154,9 @@ def draw_alignment(index: SummaryIndex, series: Series, path: Path) -> Path | No
         for row, setting in zip(cells, shown, strict=True):
             colour = strength_colour(setting.strength, largest)
             for axes, field in zip(row, fields, strict=True):
-                _draw_beside_controls(axes, index, setting, "alignment_cosine", field, colour)
+                _draw_beside_controls(axes, index, setting, quantity, field, colour)
                 for control in _other_controls(index, setting):
-                    values = index.values(control, "alignment_cosine", field)
+                    values = index.values(control, quantity, field)
                     draw_line(
                         axes, index.steps, values, linewidth=1.1, linestyle=CONTROL_STYLES[control.role], zorder=3
                     )
@@ -148,13 +171,13 @@ def draw_alignment(index: SummaryIndex, series: Series, path: Path) -> Path | No
 
 
 def _other_controls(index: SummaryIndex, setting: Setting) -> list[Setting]:
-    """List the shuffled concepts at a setting's α, and the interpolated data of its sign nearest to it."""
+    """List the shuffled concepts at a setting's α, and interpolated data and blurred output of its sign."""
     chosen = []
-    for role in ("shuffled", "data"):
+    for role in ("shuffled", "data", "blurred"):
         for curve in index.control_curves(setting, role):
             nearest = min(curve, key=lambda other: abs(other.strength - setting.strength))
             same = strengths_equal(nearest.strength, setting.strength)
-            if same or (role == "data" and nearest.strength * setting.strength > 0):
+            if same or (role != "shuffled" and nearest.strength * setting.strength > 0):
                 chosen.append(nearest)
     return chosen
 
@@ -177,7 +200,7 @@ def draw_erasures(index: SummaryIndex, erased: Sequence[Series], path: Path) -> 
     counts = sorted({len(index.controls(setting)) for setting in settings})
     title = "What erasing changes over steps"
     caption = (
-        f"Against the intact rollout, mean over {index.initial_conditions} initial conditions, with its 95 % interval."
+        f"Against the intact rollout, mean over {index.initial_conditions} initial conditions{index.interval_words}."
     )
     if any(counts):
         caption += f" Grey: the range of {'–'.join(map(str, counts))} random erasers."

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 
+from physteer.analyses.steering.initial_condition_rows import read_single_values
 from physteer.analyses.steering.summary_rows import read_summary
 from physteer.concepts import Concept
 from physteer.errors import PhysteerError
@@ -32,7 +33,7 @@ from physteer.reports.summary_page import summary_blocks
 from physteer.reports.templating import page_text
 from physteer.untrusted.json_text import json_object
 
-_STUDIES = ("dose_response_", "alignment_", "heat_map_", "erasures")
+_STUDIES = ("change_recovery_", "dose_response_", "alignment_", "heat_map_", "erasures")
 _EFFECTS, _CIRCUITS = ("effects_",), ("circuit_",)
 _BASES = ("basis_",)
 _SEARCHES = ("recovery_", "class_accuracy_")
@@ -77,7 +78,7 @@ def write_page(run_folder: Path | str) -> Path:
 def _sections(run_folder: Path, environment: Mapping[str, object]) -> Iterator[Section]:
     figures = run_folder / "figures"
     known = (*_STUDIES, *_EFFECTS, *_CIRCUITS, *_BASES, *_SEARCHES, *_PROBES, *_ROLLOUTS, *_CONCEPTS)
-    yield Section("Summary", list(summary_blocks(read_summary(run_folder))))
+    yield Section("Summary", list(summary_blocks(read_summary(run_folder), read_single_values(run_folder))))
     yield Section("Controls", list(_figures(figures, _STUDIES)))
     yield Section("Effects of nodes", list(_effects(run_folder)))
     yield Section("Circuit", list(_figures(figures, _CIRCUITS)))

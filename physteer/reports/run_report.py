@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from physteer.analyses.steering.initial_condition_rows import read_single_values
 from physteer.analyses.steering.summary_rows import read_summary
 from physteer.concepts import Concept
 from physteer.errors import PhysteerError
@@ -60,5 +61,6 @@ def summary_of(run_folder: Path | str) -> str:
         next(filter(None, (text_of(run_folder, split) for split in SPLITS)), "")
         for text_of in (search_text, effects_text, circuit_text)
     ]
-    texts = [summary_text(read_summary(run_folder)), *by_split, basis_text(run_folder), probes_text(run_folder)]
+    steered = summary_text(read_summary(run_folder), read_single_values(run_folder))
+    texts = [steered, *by_split, basis_text(run_folder), probes_text(run_folder)]
     return "\n".join(text for text in texts if text)

@@ -14,7 +14,7 @@ from physteer.files import file_name
 from physteer.reports.dose_response import draw_dose_response
 from physteer.reports.field_slices import shown_fields
 from physteer.reports.heat_map import draw_heat_map
-from physteer.reports.over_steps import draw_alignment, draw_erasures, draw_over_time
+from physteer.reports.over_steps import draw_alignment, draw_erasures, draw_over_time, draw_recovery
 from physteer.reports.panels import draw_panels
 from physteer.reports.rollouts import WindowRollouts, read_rollouts, rollout_files
 from physteer.reports.selection import MOST_SERIES, series_name, spread
@@ -26,7 +26,7 @@ from physteer.reports.terminology import terminology_of
 
 _OWN_FIGURES = (
     *("dose_response_*.png", "over_time_*.png", "spectra_*.png", "panels_*.png"),
-    *("controls_*.png", "alignment_*.png", "heat_map_*.png", "erasures.png"),
+    *("controls_*.png", "alignment_*.png", "change_recovery_*.png", "heat_map_*.png", "erasures.png"),
 )
 
 
@@ -70,13 +70,14 @@ def report_steering(run_folder: Path, n_windows: int) -> None:
 
 
 def _draw_studies(rows: Sequence[SummaryRow], index: SummaryIndex, figures: Path) -> None:
-    """Draw alignment, erasures and heat maps of the series that did most."""
+    """Draw recovery, alignment, erasures and heat maps of the series that did most."""
     for terms, part in by_terminology(rows):
         best = list(dict.fromkeys(setting.series for setting in ranked_settings(part)))[:MOST_SERIES]
         if not terms.has_strengths:
             draw_erasures(index, best, figures / "erasures.png")
             continue
         for series in best:
+            draw_recovery(index, series, figures / f"change_recovery_{series_name(series)}.png")
             draw_alignment(index, series, figures / f"alignment_{series_name(series)}.png")
     for direction in dict.fromkeys(setting.direction for setting in index.of_role("concept")):
         draw_heat_map(rows, direction, figures / f"heat_map_{file_name(direction)}.png")

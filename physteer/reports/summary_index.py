@@ -6,7 +6,13 @@ import math
 from collections.abc import Sequence
 from itertools import groupby
 
-from physteer.analyses.steering.summary_rows import MEAN_OVER_FIELDS, SummaryRow, reported_steps, strengths_equal
+from physteer.analyses.steering.summary_rows import (
+    FEWEST_FOR_INTERVALS,
+    MEAN_OVER_FIELDS,
+    SummaryRow,
+    reported_steps,
+    strengths_equal,
+)
 from physteer.analyses.steering.table import Series, Setting
 
 
@@ -25,6 +31,12 @@ class SummaryIndex:
         self.steps = sorted({row.step for row in rows if row.step})
         self.shown_steps = [step for step in reported_steps(rows) if step in set(self.steps)]
         self.initial_conditions = max((row.initial_conditions for row in rows), default=0)
+
+    @property
+    def interval_words(self) -> str:
+        """What a caption says of intervals, after a comma or not at all."""
+        few = self.initial_conditions < FEWEST_FOR_INTERVALS
+        return " (too few for an interval)" if few else ", with its 95 % interval"
 
     def row(self, setting: Setting, quantity: str, field: str = "", step: int = 1) -> SummaryRow | None:
         """Return one row; None where there is none."""
@@ -66,7 +78,7 @@ class SummaryIndex:
         """List the controls of one role by direction, from − to + strength, at a setting's sites and mode."""
         if role == "random":
             controls = [other for other in self.of_role(role) if setting.has_control(other)]
-        elif role == "data":  # changes the input, at no site
+        elif role in ("data", "blurred"):  # change the input or the output, at no site
             controls = self.of_role(role)
         else:
             place = (setting.site, setting.mode)

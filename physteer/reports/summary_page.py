@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from physteer.analyses.steering.initial_condition_rows import InitialConditionRow
 from physteer.analyses.steering.summary_rows import SummaryRow
 from physteer.analyses.steering.table import Setting
 from physteer.reports.blocks import Block, Heading, Table, Text
+from physteer.reports.steering_sentences import gain_sentences, global_sentences, setting_text, single_value_table
 from physteer.reports.summary_tables import (
     Grid,
     alignment_grid,
@@ -18,6 +20,7 @@ from physteer.reports.summary_tables import (
     dose_grid,
     effect_grid,
     movement_grid,
+    nearness_grid,
     reported,
     series_text,
     settings_of,
@@ -30,24 +33,35 @@ from physteer.reports.terminology import STEERING, Terminology
 _SETTINGS, _CONTROLS = 6, 4  # shown at once
 
 
-def summary_blocks(rows: Sequence[SummaryRow]) -> Iterator[Block]:
-    """Yield what the settings did: alignment, effects, dose–response, and per field below folds.
+def summary_blocks(rows: Sequence[SummaryRow], singles: Sequence[InitialConditionRow] = ()) -> Iterator[Block]:
+    """Yield what the settings did: recovery, effects, dose–response; per field and initial condition below folds.
 
     Of a run in which nothing was steered, the metrics of the model as it is.
+
+    Args:
+        rows: of the run's summary.
+        singles: values of initial conditions one by one.
     """
     parts = by_terminology(rows)
     for terms, part in parts:
         yield from _judgement(part, terms)
+        for setting in best_settings(part, _SETTINGS):
+            if table := single_value_table(singles, setting):
+                yield Table(table.header, table.lines, f"From each initial condition: {setting_text(setting)}")
     if not parts and rows:
         yield from _tables([value_grid(reported(rows), [])], STEERING)
 
 
 def _judgement(rows: Sequence[SummaryRow], terms: Terminology) -> Iterator[Block]:
     """Yield what is said of the settings of one kind."""
-    settings = [*settings_of(rows, "concept"), *settings_of(rows, "shuffled", "data")]
+    settings = [*settings_of(rows, "concept"), *settings_of(rows, "shuffled", "data", "blurred")]
     yield Text(" ".join([opening(rows, terms), *notes(rows, terms)]))
+    if tests := global_sentences(rows, best_settings(rows, _SETTINGS), terms):
+        yield Text(" ".join(tests))
+    if gains := gain_sentences(rows, best_settings(rows, _SETTINGS)):
+        yield Text(" ".join(gains))
     best = [*best_settings(rows, _SETTINGS), *controls_shown(rows, _CONTROLS)]
-    measured = (alignment_grid, movement_grid, effect_grid)
+    measured = (alignment_grid, nearness_grid, movement_grid, effect_grid)
     folded = [details_grid(rows, settings)]
     if len(best) < len(settings):
         folded = [*(grid(rows, settings) for grid in measured), *folded]

@@ -12,7 +12,6 @@ from physteer.reports.summary_index import SummaryIndex
 
 MOST = 8
 """Settings that a reader takes in at once."""
-_SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,8 @@ class Column:
     quantity: str
     field: str = ""
     kind: str = "number"
-    """``number`` (signed), ``percent`` (signed), ``percentile``, ``size`` (unsigned), ``factor``, ``count`` or
-    ``value`` (three digits)."""
+    """``number`` (signed), ``percent`` (signed), ``percentile``, ``size`` (unsigned), ``factor``, ``count``, ``of``
+    (a count of initial conditions, and how many there are) or ``value`` (three digits)."""
     interval: bool = False
     """Whether a terminal has room for it; the page always has."""
 
@@ -52,17 +51,32 @@ def reported(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
 
 
 def alignment_grid(rows: Sequence[SummaryRow], settings: Sequence[Setting]) -> Grid:
-    """Return the table of alignment and recovery; empty where these were not measured."""
+    """Return the table of recovery and alignment; empty where these were not measured."""
     index = SummaryIndex(rows)
     main = index.main_field("alignment_cosine")
-    columns = [Column("cosine", "alignment_cosine", main, interval=True)] if main else []
+    columns = [Column("recovery", "recovery", main, interval=True)] if main else []
+    columns += [Column("cosine", "alignment_cosine", main, interval=True)] if main else []
     if main == MEAN_OVER_FIELDS:
         columns += [Column(short(f), "alignment_cosine", f) for f in index.fields("alignment_cosine") if f != main]
     if main:
-        columns += [Column("gain", "alignment_gain", main), Column("recovery", "recovery", main, interval=True)]
+        columns += [Column("gain", "alignment_gain", main), Column("wrong sign", "wrong_sign", kind="of")]
     columns += [Column(f"|Δ{short(f)}|", "null_movement", f, kind="size") for f in index.fields("null_movement")]
-    title = f"Alignment with the true change and recovery of it ({main})" if main else "Fields that should not move"
+    title = f"Recovery of the true change, and alignment with it ({main})" if main else "Fields that should not move"
     return _grid(title, columns, settings, index)
+
+
+def nearness_grid(rows: Sequence[SummaryRow], settings: Sequence[Setting]) -> Grid:
+    """Return the table of nearness beside what the base flow's truth and blurring alone reach; never without these."""
+    index = SummaryIndex(rows)
+    main = index.main_field("nearness")
+    columns = (
+        Column("nearness", "nearness", main, interval=True),
+        Column("of the base truth", "nearness_base", main),
+        Column("of the blurred output", "nearness_blurred", main),
+    )
+    steered = [setting for setting in settings if setting.role != "blurred"]
+    title = f"Nearness to the flow at the other parameter ({main})"
+    return _grid(title, columns if index.fields("nearness_base") else (), steered, index)
 
 
 def movement_grid(rows: Sequence[SummaryRow], settings: Sequence[Setting]) -> Grid:
@@ -150,18 +164,18 @@ def settings_of(rows: Sequence[SummaryRow], *roles: str) -> list[Setting]:
 
 
 def ranked_settings(rows: Sequence[SummaryRow]) -> list[Setting]:
-    """Sort the concepts' settings by what they did at the first step: mean cosine, movement, or change of enstrophy.
+    """Sort the concepts' settings by what they did at the first step: recovery, movement, or change of enstrophy.
 
     Movement ranks erasers.
     """
     index = SummaryIndex([row for row in rows if row.role == "concept"])
     erases = all(setting.mode == ERASED for setting in index.settings)
-    quantity = "movement" if erases else "alignment_cosine" if index.fields("alignment_cosine") else "enstrophy"
+    quantity = "movement" if erases else "recovery" if index.fields("recovery") else "enstrophy"
     score = dict.fromkeys(index.settings, -math.inf)
     for setting in score:
         row = index.row(setting, quantity, index.main_field(quantity), min(index.steps, default=1))
         if row is not None and math.isfinite(row.value):
-            score[setting] = row.value if quantity == "alignment_cosine" else abs(row.value)
+            score[setting] = row.value if quantity == "recovery" else abs(row.value)
     return sorted(score, key=lambda setting: -score[setting])
 
 
@@ -172,8 +186,8 @@ def best_settings(rows: Sequence[SummaryRow], most: int = MOST) -> list[Setting]
 
 
 def controls_shown(rows: Sequence[SummaryRow], most: int) -> list[Setting]:
-    """Choose the settings that concepts are shown beside: interpolation of data, then shuffled labels."""
-    return [*settings_of(rows, "data"), *settings_of(rows, "shuffled")][:most]
+    """Choose the settings that concepts are shown beside: blurring, interpolation of data, then shuffled labels."""
+    return [*settings_of(rows, "blurred"), *settings_of(rows, "data"), *settings_of(rows, "shuffled")][:most]
 
 
 def short(field: str) -> str:
@@ -185,8 +199,8 @@ def number_text(value: float, kind: str = "number") -> str:
     """Return a value in few characters, with a true minus sign; kinds are those of a `Column`."""
     if not math.isfinite(value):
         return "—"
-    if kind in ("count", "percentile", "value"):
-        text = f"{value:{ {'count': '.0f', 'percentile': '.1f', 'value': '.3g'}[kind] }}"
+    if kind in ("count", "of", "percentile", "value"):
+        text = f"{value:{ {'count': '.0f', 'of': '.0f', 'percentile': '.1f', 'value': '.3g'}[kind] }}"
     elif kind == "percent":
         value *= 100
         text = f"{value:+.1f}" if abs(value) < 100 else f"{value:+.3g}"
@@ -205,9 +219,11 @@ def cell_text(row: SummaryRow | None, column: Column, interval: bool) -> str:
     if row is None:
         return ""
     text = number_text(row.value, column.kind)
+    if column.kind == "of":
+        text += f" of {row.initial_conditions}"
     if interval and math.isfinite(row.low):
         text += f" [{number_text(row.low, column.kind)}, {number_text(row.high, column.kind)}]"
-    return text + ("*" if row.p <= _SIGNIFICANT else "")
+    return text + ("*" if row.stands_out else "")
 
 
 def column_title(column: Column) -> str:

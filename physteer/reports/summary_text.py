@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from physteer.analyses.steering.summary_rows import SummaryRow
+from physteer.analyses.steering.initial_condition_rows import InitialConditionRow
+from physteer.analyses.steering.summary_rows import FEWEST_FOR_INTERVALS, SummaryRow
 from physteer.analyses.steering.table import Series
+from physteer.reports.steering_sentences import (
+    gain_sentences,
+    global_sentences,
+    setting_text,
+    single_value_table,
+    wrapped,
+)
 from physteer.reports.summary_tables import (
     MOST,
     Column,
@@ -19,7 +27,9 @@ from physteer.reports.summary_tables import (
     dose_grid,
     effect_grid,
     movement_grid,
+    nearness_grid,
     number_text,
+    ranked_settings,
     reported,
     series_text,
     settings_of,
@@ -38,28 +48,49 @@ _UNSTEERED = {
 }
 
 
-def summary_text(rows: Sequence[SummaryRow]) -> str:
-    """Return the summary for a terminal, at most 100 columns wide; empty where nothing was steered or erased."""
+def summary_text(rows: Sequence[SummaryRow], singles: Sequence[InitialConditionRow] = ()) -> str:
+    """Return the summary for a terminal, at most 100 columns wide; empty where nothing was steered or erased.
+
+    Args:
+        rows: of the run's summary.
+        singles: values of initial conditions one by one, shown where they are too few for intervals.
+    """
     parts = [(terms, part) for terms, part in by_terminology(rows) if settings_of(part, "concept")]
-    return "\n".join(_text_of(part, terms) for terms, part in parts)
+    return "\n".join(_text_of(part, terms, singles) for terms, part in parts)
 
 
-def _text_of(rows: Sequence[SummaryRow], terms: Terminology) -> str:
+def _text_of(rows: Sequence[SummaryRow], terms: Terminology, singles: Sequence[InitialConditionRow]) -> str:
     every, settings = settings_of(rows, "concept"), best_settings(rows)
     lines = [opening(rows, terms)]
     if len(settings) < len(every):
         lines.append(
             f"The {len(settings)} of {len(every)} {terms.setting}s that did most; all are in tables/summary.csv."
         )
-    shown = [*settings, *controls_shown(rows, max(MOST - len(settings), 2))]
+    if tests := global_sentences(rows, settings, terms):
+        lines += ["", *wrapped(tests)]
+    shown = [*settings, *controls_shown(rows, max(MOST - len(settings), 4))]
     series = {setting.series for setting in shown}
     doses = dose_grid([row for row in rows if row.setting.series in series])
     steps = sorted({row.step for row in rows if row.step})
     ends = {steps[0], steps[-1]} if steps else set()
-    for grid in (alignment_grid(rows, shown), movement_grid(rows, shown), effect_grid(rows, shown), doses):
+    measured = (alignment_grid, nearness_grid, movement_grid, effect_grid)
+    for grid in (*(grid(rows, shown) for grid in measured), doses):
         if grid.rows:
             lines += ["", *_grid_text(grid, ends, terms)]
+        if grid.rows and grid.columns[0].quantity == "recovery" and (gains := gain_sentences(rows, settings)):
+            lines += ["", *wrapped(gains)]
+    lines += _single_values(rows, singles)
     return "\n".join([*lines, "", *notes(rows, terms)]) + "\n"
+
+
+def _single_values(rows: Sequence[SummaryRow], singles: Sequence[InitialConditionRow]) -> list[str]:
+    """Show the setting that did most from each initial condition, where these are too few for intervals."""
+    best = ranked_settings(rows)[:1]
+    table = single_value_table(singles, best[0]) if best else None
+    if table is None or max(row.initial_conditions for row in rows) >= FEWEST_FOR_INTERVALS:
+        return []
+    title = f"From each initial condition, {setting_text(best[0])}; all are in tables/initial_conditions.csv:"
+    return ["", *wrapped([title]), *("  " + line for line in text_table(table.header, table.lines, "<>"))]
 
 
 def _grid_text(grid: Grid, steps: set[int], terms: Terminology) -> list[str]:
@@ -131,14 +162,33 @@ def notes(rows: Sequence[SummaryRow], terms: Terminology) -> list[str]:
     controls = max((row.controls for row in rows), default=0)
     initial_conditions = max((row.initial_conditions for row in rows), default=0)
     quantities = {row.quantity for row in rows}
+    few = initial_conditions < FEWEST_FOR_INTERVALS
     lines = [
-        f"[…]: 95 % bootstrap interval over initial conditions. Changes are against the {terms.reference} rollout."
+        f"Changes are against the {terms.reference} rollout.",
+        f"Fewer than {FEWEST_FOR_INTERVALS} initial conditions: single values, no intervals and no stars."
+        if few
+        else "[…]: 95 % studentised bootstrap interval over initial conditions.",
     ]
-    if controls:
+    if controls and not few:
         lines.append(f"*: p ≤ 0.05 against {_count(controls, terms.control)} {terms.common}.")
+        if {"recovery_overall", "movement_overall"} & quantities:
+            lines.append("A cell's star counts only where the one test over all fields and steps has p ≤ 0.05 too.")
         settings = len(settings_of(rows, "concept"))
         if settings > 1:
             lines.append(f"{settings} {terms.setting}s were tried: confirm a chosen one on other initial conditions.")
+    if "recovery" in quantities:
+        lines.append(
+            "recovery: 1 − E‖Δŷ − Δy‖²/E‖Δy‖², the share of the true change Δy that steering's change Δŷ makes."
+        )
+    if "wrong_sign" in quantities:
+        lines.append("wrong sign: initial conditions in which Σ_fields ⟨Δŷ, Δy⟩/E‖Δy‖² < 0.")
+    if "nearness_base" in quantities:
+        lines.append(
+            "nearness: 1 − E‖ŷ − y(θ′)‖²/E‖ŷ(unsteered) − y(θ′)‖². It counts the model's own error: compare it\n"
+            "with that of the base truth y(θ), and of the unsteered output blurred as y(θ′) would be."
+        )
+        if "nearness_blurred" not in quantities:
+            lines.append("No blurred output: the parameter is no viscosity or diffusivity of a periodic flow.")
     if "movement" in quantities and not terms.has_strengths:
         lines.append(
             "|Δ…|: how far erasing moves a field, RMS in units of its spread; farther than random: it is used."
@@ -146,12 +196,8 @@ def notes(rows: Sequence[SummaryRow], terms: Terminology) -> list[str]:
     if "null_movement" in quantities:
         lines.append("|Δ…|: how far steering moves a field that should stay, RMS in units of its spread.")
     if controls < 19:
-        few = f"Only {_count(controls, terms.control)}" if controls else f"No {terms.control}s"
-        lines.append(f"{few}: p ≤ 0.05 needs at least 19 ({terms.adds_controls}).")
-    if initial_conditions < 10:
-        lines.append(
-            f"Intervals over {_count(initial_conditions, 'initial condition')} are too narrow; take ten or more."
-        )
+        how_many = f"Only {_count(controls, terms.control)}" if controls else f"No {terms.control}s"
+        lines.append(f"{how_many}: p ≤ 0.05 needs at least 19 ({terms.adds_controls}).")
     if "natural_percentile" in quantities:
         lines.append("natural, residual: percentile of the activation among held-out natural ones; 50 is usual.")
     return [*lines, *_unsteered_notes(rows, terms)]

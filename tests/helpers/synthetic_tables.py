@@ -36,6 +36,7 @@ def synthetic(
                     conditions.append((f"random {i} {mode} {a:+g} {site}", "random", f"random {i}", a, mode, site))
                 conditions.append((f"shuffled {mode} {a:+g} {site}", "shuffled", "shuffled 1", a, mode, site))
     conditions += [(f"data {a:+g}", "data", "data interpolation", a, "", "") for a in (-1.0, 1.0)]
+    conditions += [(f"blurred {a:+g}", "blurred", "blurred output", a, "", "") for a in (-1.0, 1.0)]
     offsets = {(role, d, site, mode): rng.normal(size=8) for _, role, d, _, mode, site in conditions}
     rows = []
     for ic in range(n_initial):
@@ -49,7 +50,7 @@ def synthetic(
                     def add(field, metric, value, place=place):
                         rows.append(MetricRow(*place, field, metric, float(value)))
 
-                    noise = 0.03 * rng.normal(size=12)
+                    noise = np.zeros(12) if role == "blurred" else 0.03 * rng.normal(size=12)
                     effect = {"truth": 0.6 * a, "concept": 0.5 * a, "data": 0.4 * a, "unsteered": 0.0}.get(
                         role, 0.25 * a * z[6]
                     )
@@ -72,20 +73,24 @@ def synthetic(
                         add(field, "vrmse", 0.1 * step / n_steps * (1 + abs(a)))
                         if role == "unsteered":
                             continue
-                        seen = {"concept": quality, "data": 0.9}.get(role, 0.3 * np.tanh(z[i]))
+                        seen = {"concept": quality, "data": 0.9, "blurred": 0.8}.get(role, 0.3 * np.tanh(z[i]))
                         seen = np.clip(seen + noise[4 + i], -1, 1)
                         size = 2 * abs(a) * (change if field in moving else 0.01)
                         add(field, "alignment_cosine", seen)
                         add(field, "alignment_gain", seen * size / change)
                         unsteered = change**2 + (0.02 * step) ** 2
+                        truth, made = (change**2 if field in moving else 0.0), seen * size * change
+                        add(field, "change_product", made if truth else 0.0)
+                        add(field, "change_error", size**2 - (2 * made if truth else 0.0) + truth)
+                        add(field, "change_truth", truth)
                         add(field, "error_unsteered", unsteered)
                         add(field, "error_steered", unsteered - 2 * seen * size * change + size**2)
     return metrics_table(rows)
 
 
-def erased(moved=0.5):
+def erased(moved=0.5, n_initial=5):
     """Rows of a run in which erasing moves the fields by `moved`, and random erasers move them by 0.1."""
-    table = synthetic(modes=("erased",), strengths=(1.0,))
+    table = synthetic(modes=("erased",), strengths=(1.0,), n_initial=n_initial)
     table = table[table["role"].isin(["truth", "unsteered", "concept", "random"])]
     movement = table[table["metric"] == "alignment_cosine"].assign(metric="movement")
     value = np.where(movement["role"] == "concept", moved, 0.1)

@@ -1,4 +1,4 @@
-"""What steering did to a rollout: alignment, recovery and damage, on cases whose answers are known exactly."""
+"""What steering did to a rollout: alignment, recovery, nearness, damage, on cases whose answers are known exactly."""
 
 import math
 
@@ -11,7 +11,7 @@ from physteer.metrics import (
     alignment,
     blow_up_step,
     movement,
-    recovery_terms,
+    nearness_terms,
     reference_spectrum,
     spectrum_distance,
     tracer_mass,
@@ -96,21 +96,30 @@ def test_small_changes_of_large_fields_keep_their_digits():
     assert found.cosine.item() == pytest.approx(1, rel=1e-12)
 
 
+def test_recovery_is_of_the_change_whatever_the_model_s_own_error_is():
+    base, target, error = fields(seed=1), fields(seed=2), 10 * fields(seed=3)
+    for share, recovery in ((0.0, 0.0), (0.5, 0.75), (1.0, 1.0), (2.0, 0.0), (-1.0, -3.0)):
+        found = alignment(base + error + share * (target - base), base + error, true_change(target, base))
+        torch.testing.assert_close(found.recovery, torch.full((2, 3, 2), recovery).double())
+    mended = alignment(base, base + error, true_change(target, base))  # nearer to y(θ') without its change
+    assert (nearness_terms(base, base + error, target).nearness > 0.9).all() and (mended.recovery < -9).all()
+
+
 def test_fields_on_different_grids_are_refused():
     with pytest.raises(PhysteerError, match=r"grids \[8, 6, 1\] and \[8, 5, 1\] cannot be compared"):
         alignment(fields(), fields(), true_change(fields(), fields(1, 1, 1, 8, 5, 1)))
 
 
-# --- recovery
+# --- nearness
 
 
-def test_recovery_is_zero_for_no_steering_one_for_the_truth_and_three_quarters_half_way():
+def test_nearness_is_zero_for_no_steering_one_for_the_truth_and_three_quarters_half_way():
     unsteered, target = fields(seed=1), fields(seed=2)
-    for share, recovery in ((0.0, 0.0), (0.5, 0.75), (1.0, 1.0), (2.0, 0.0), (3.0, -3.0)):
-        terms = recovery_terms(unsteered + share * (target - unsteered), unsteered, target)
-        torch.testing.assert_close(terms.recovery, torch.full((2, 3, 2), recovery).double())
+    for share, nearness in ((0.0, 0.0), (0.5, 0.75), (1.0, 1.0), (2.0, 0.0), (3.0, -3.0)):
+        terms = nearness_terms(unsteered + share * (target - unsteered), unsteered, target)
+        torch.testing.assert_close(terms.nearness, torch.full((2, 3, 2), nearness).double())
     difference = (fields(seed=3) - target)[1, 2, 0]
-    steered = recovery_terms(fields(seed=3), unsteered, target).error_steered[1, 2, 0]
+    steered = nearness_terms(fields(seed=3), unsteered, target).error_steered[1, 2, 0]
     assert steered.item() == pytest.approx(difference.square().mean().item())
 
 

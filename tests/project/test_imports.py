@@ -42,6 +42,7 @@ TABLES = (  # what reports read of analyses: rows and files, no computation
     "physteer.analyses.probing.class_table",
     "physteer.analyses.probing.table",
     "physteer.analyses.probing.trajectory_maps",
+    "physteer.analyses.steering.initial_condition_rows",
     "physteer.analyses.steering.spectrum_rows",
     "physteer.analyses.steering.summary_rows",
     "physteer.analyses.steering.table",

@@ -41,7 +41,7 @@ def test_dose_response_beside_controls(tmp_path):
     index = index_of(synthetic(n_initial=2, n_windows=1, n_random=3))
     title, description = described(draw_dose_response(index, VORTEX, tmp_path / "dose.png"))
     assert title == "Dose–response: vortex · drop · blocks.0"
-    assert "3 random directions" in description and "2 initial conditions" in description
+    assert "3 random directions" in description and "2 initial conditions (too few for an interval)" in description
     data = Series("data interpolation")
     title, description = described(draw_dose_response(index, data, tmp_path / "data.png", "data"))
     assert title == "Dose–response: data interpolation" and "random" not in description
@@ -67,8 +67,10 @@ def test_erasers_beside_random_ones(tmp_path):
 
 
 def test_heat_map_says_how_many_cells_were_tried(tmp_path):
-    table = synthetic(sites=("blocks.0", "blocks.2", "blocks.10"), modes=("drop", "pad"), n_initial=2, n_steps=1)
-    rows = summarise(table)
+    settings = {"sites": ("blocks.0", "blocks.2", "blocks.10"), "modes": ("drop", "pad"), "n_windows": 1, "n_steps": 1}
+    few = draw_heat_map(summarise(synthetic(**settings, n_initial=2, n_random=1)), "vortex", tmp_path / "few.png")
+    assert "fewer than 8 initial conditions: no ★" in described(few)[1]
+    rows = summarise(synthetic(**settings, n_initial=8))
     _, description = described(draw_heat_map(rows, "vortex", tmp_path / "heat.png"))
     assert "96 cells were tried (site × mode × α × field)" in description  # 3 · 2 · 4 · 4
     cosines = [row for row in rows if row.quantity == "alignment_cosine" and row.role == "concept"]

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from physteer.analyses.steering.blurred import blurred_rollouts
 from physteer.data.batch import Batch, SplitMetadata
 from physteer.data.counterfactual import next_values, solver_truth
 from physteer.data.readouts import VELOCITY
@@ -23,7 +24,7 @@ from physteer.metrics import (
     enstrophy,
     kinetic_energy,
     movement,
-    recovery_terms,
+    nearness_terms,
     reference_spectrum,
     spectrum_distance,
     tracer_mass,
@@ -53,6 +54,9 @@ class Comparison:
     """y(θ), from the same solver and state as the targets; None without targets."""
     parameter: str = ""
     """What differs between θ and θ'; empty without targets."""
+    blurred: Mapping[int, Tensor] = field(default_factory=dict)
+    """The unsteered rollouts with the diffusion of θ' instead of θ, by the sign of α (`blurred_rollouts`): what
+    smoothing alone does. Empty where the parameter is no viscosity or diffusivity."""
 
     @property
     def fields(self) -> dict[str, int]:
@@ -164,9 +168,12 @@ class Comparison:
             for name, i in self.fields.items():
                 steered, unsteered = frames[:, :, i], self.unsteered[:, :, i]
                 aligned = alignment(steered, unsteered, self.true_changes[sign, i])
-                terms = recovery_terms(steered, unsteered, self.targets[sign][:, :, i])
+                terms = nearness_terms(steered, unsteered, self.targets[sign][:, :, i])
                 yield name, "alignment_cosine", aligned.cosine
                 yield name, "alignment_gain", aligned.gain
+                yield name, "change_product", aligned.product
+                yield name, "change_error", aligned.error
+                yield name, "change_truth", aligned.truth
                 yield name, "error_steered", terms.error_steered
                 yield name, "error_unsteered", terms.error_unsteered
 
@@ -198,7 +205,12 @@ def solver_comparison(batch: Batch, unsteered: Tensor, parameter: str | None, va
     }
     # restarted too, so that nothing but the parameter is between the two
     base = solver_truth(batch, n_steps, {}).cpu() if targets else None
-    return Comparison(batch, unsteered, truth, targets, base, parameter)
+    blurred = {
+        sign: blurred_rollouts(batch, unsteered, {parameter: value})
+        for sign, value in following.items()
+        if sign in targets
+    }
+    return Comparison(batch, unsteered, truth, targets, base, parameter, blurred)
 
 
 def left_out(metadata: SplitMetadata) -> str:

@@ -12,8 +12,11 @@ from physteer.analyses.steering.estimands import DOSED, change
 from physteer.analyses.steering.metric_array import Floats, MetricArray
 from physteer.analyses.steering.summary_rows import SummaryRow, summary_row
 from physteer.analyses.steering.table import ERASED, ConditionKey, Series
-from physteer.metrics.dose_response import dose_response_columns, mean_responses, slopes
-from physteer.metrics.statistics import Interval, Resampling, bootstrap_mean_columns, control_p_value
+from physteer.metrics.dose_response import mean_responses, slopes
+from physteer.metrics.statistics import Interval, Resampling, control_p_value
+from physteer.metrics.studentised import studentised_mean_columns
+
+_VALUE_ONLY = Resampling(resamples=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +33,13 @@ class _Curve:
     def slopes(self, resampling: Resampling) -> list[Interval]:
         """Return the mean slope over initial conditions, per step."""
         levels, means, names = self._means()
-        return dose_response_columns(levels, means, names, resampling)
+        intervals = studentised_mean_columns(slopes(levels, means), names, resampling)
+        return [replace(interval, left_out=0) for interval in intervals]  # these were no windows
 
-    def monotone(self, resampling: Resampling) -> list[Interval]:
+    def monotone(self) -> list[Interval]:
         """Return the share of initial conditions whose mean effect only rises, or only falls, the way the slope goes.
 
-        An initial condition with fewer than three strengths is left out.
+        An initial condition with fewer than three strengths is left out. A share of few has no interval.
         """
         signs = np.sign(slopes(self.strengths, self.effects))  # [steps]
         _, means, names = self._means()  # [strengths, initial conditions, steps]
@@ -44,7 +48,7 @@ class _Curve:
             known = means[np.isfinite(means[:, name, step]), name, step]
             if len(known) > 2:
                 shares[name, step] = float((np.diff(known) * signs[step] > 0).all())
-        return bootstrap_mean_columns(shares, names, resampling)
+        return studentised_mean_columns(shares, names, _VALUE_ONLY)
 
     def _means(self) -> tuple[Floats, Floats, list[str]]:
         return mean_responses(self.strengths, self.effects, self.initial_conditions)
@@ -74,7 +78,6 @@ def _series_rows(
         if series.has_control(array.conditions[i]):
             randoms.setdefault(array.conditions[i].direction, []).append(i)
     shared = {strength[i] for i in own}.intersection(*({strength[i] for i in r} for r in randoms.values()))
-    value_only = replace(resampling, resamples=0)
     for metric in DOSED:
         changes = change(array, metric, array.unsteered)
         curve = _curve(array, changes, own)
@@ -82,8 +85,8 @@ def _series_rows(
         if randoms and shared:  # the same strengths on both sides, or the slopes are not of one kind
             for indices in (own, *randoms.values()):
                 shared_curve = _curve(array, changes, [i for i in indices if strength[i] in shared])
-                ranked.append(shared_curve.slopes(value_only))
-        slope, monotone = curve.slopes(resampling), curve.monotone(resampling)
+                ranked.append(shared_curve.slopes(_VALUE_ONLY))
+        slope, monotone = curve.slopes(resampling), curve.monotone()
         for s, step in enumerate(array.steps):
             row = summary_row(series, f"{metric}_slope", "", step, slope[s], len(array.windows))
             if ranked:

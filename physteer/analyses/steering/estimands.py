@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from physteer.analyses.steering.metric_array import Floats, MetricArray
+from physteer.analyses.steering.pooling import Pool, mean, ratio, recovery, wrong_signs
 from physteer.analyses.steering.summary_rows import MEAN_OVER_FIELDS
-from physteer.metrics.statistics import (
-    Alternative,
-    Interval,
-    Resampling,
-    bootstrap_columns,
-    bootstrap_mean_columns,
-    pooled_ratio,
-)
+from physteer.metrics.statistics import Alternative, Interval, Resampling
 
 STILL = 0.01
 """A field whose true change is below this share of the largest one's should not move."""
@@ -30,10 +24,9 @@ FLOW_METRICS = (
 """Metrics of the whole flow that are shown as they are."""
 PERCENTILES = ("natural_percentile", "residual_percentile")
 """How unnatural activations are, per site; 50 is usual."""
-_ERRORS = ("error_steered", "error_unsteered")
-
-Pool = Callable[[Floats, Sequence[str], Resampling], list[Interval]]
-"""Of terms [windows, columns, k] and the windows' initial conditions; an interval per column."""
+_CHANGE, _ERRORS = ("change_error", "change_truth"), ("error_steered", "error_unsteered")
+_SIGN = ("change_product", "change_truth")
+_BASE = ("change_truth", "error_unsteered")  # y(θ) in the place of ŷ_steered
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,21 +44,6 @@ class Estimand:
     def measure(self, array: MetricArray, condition: int, resampling: Resampling) -> list[Interval]:
         """Pool over windows for one condition, by its index; an interval per step."""
         return self.pool(self.terms[condition], array.initial_conditions, resampling)
-
-
-def mean(terms: Floats, initial_conditions: Sequence[str], resampling: Resampling) -> list[Interval]:
-    """Average terms [windows, columns, 1] over initial conditions."""
-    return bootstrap_mean_columns(terms[..., 0], initial_conditions, resampling)
-
-
-def ratio(terms: Floats, initial_conditions: Sequence[str], resampling: Resampling) -> list[Interval]:
-    """Divide sums over windows, terms [windows, columns, 2]."""
-    return bootstrap_columns(terms, initial_conditions, pooled_ratio, resampling)
-
-
-def recovery(terms: Floats, initial_conditions: Sequence[str], resampling: Resampling) -> list[Interval]:
-    """Return the mean over fields of 1 − Σ steered / Σ unsteered, terms [windows, columns, 2 · fields]."""
-    return bootstrap_columns(terms, initial_conditions, _mean_recovery, resampling)
 
 
 def still_fields(array: MetricArray) -> tuple[str, ...]:
@@ -88,15 +66,37 @@ def effects(array: MetricArray) -> list[Estimand]:
     for metric in ("alignment_cosine", "alignment_gain"):
         columns = _with_mean({field: array.get(metric, field) for field in aligned})
         estimands += [Estimand(metric, field, values[..., None], mean, "greater") for field, values in columns.items()]
-    pairs = {
-        f: np.stack([array.get(name, f) for name in _ERRORS], -1) for f in array.fields(_ERRORS[0]) if f in aligned
-    }
-    if len(pairs) > 1:
-        pairs = {MEAN_OVER_FIELDS: np.concatenate(list(pairs.values()), -1)} | pairs
-    estimands += [Estimand("recovery", field, terms, recovery, "greater") for field, terms in pairs.items()]
+    recovered = _pairs(array, _CHANGE, aligned)
+    estimands += [Estimand("recovery", field, terms, recovery, "greater") for field, terms in recovered.items()]
+    signs = list(_pairs(array, _SIGN, aligned).values())[:1]  # of all fields together
+    estimands += [Estimand("wrong_sign", "", terms, wrong_signs) for terms in signs]
+    estimands += _nearness(array, aligned)
     for field in still:
         estimands.append(Estimand("null_movement", field, _movement(array, field)[..., None], mean, "less"))
     return [*estimands, *_flow_changes(array)]
+
+
+def _nearness(array: MetricArray, fields: Sequence[str]) -> list[Estimand]:
+    """List how near rollouts come to y(θ'), and how near y(θ) and blurred rollouts are: not the concept's evidence."""
+    near = {"nearness": _pairs(array, _ERRORS, fields), "nearness_base": _pairs(array, _BASE, fields)}
+    blurred = {np.sign(array.conditions[i].strength): i for i in array.of_role("blurred")}
+    if blurred:
+        signs = [np.sign(condition.strength) for condition in array.conditions]
+        chosen = [blurred.get(sign, -1) for sign in signs]
+        known = np.array([sign in blurred for sign in signs])[:, None, None, None]
+        own = near["nearness"]
+        near["nearness_blurred"] = {
+            field: np.where(known & np.isfinite(terms), terms[chosen], np.nan) for field, terms in own.items()
+        }
+    return [
+        Estimand(name, field, terms, recovery) for name, columns in near.items() for field, terms in columns.items()
+    ]
+
+
+def _pairs(array: MetricArray, names: tuple[str, str], fields: Sequence[str]) -> dict[str, Floats]:
+    """Return the terms of `recovery` by field, that of all fields first where there are several."""
+    pairs = {f: np.stack([array.get(name, f) for name in names], -1) for f in array.fields(names[0]) if f in fields}
+    return {MEAN_OVER_FIELDS: np.concatenate(list(pairs.values()), -1)} | pairs if len(pairs) > 1 else pairs
 
 
 def departures(array: MetricArray) -> list[Estimand]:
@@ -189,8 +189,3 @@ def _drift(array: MetricArray) -> Floats:
         return np.full_like(array.get("tracer_mass"), np.nan)
     mass, spread = array.get("tracer_mass"), np.sqrt(array.get("tracer_variance")[truth])
     return np.asarray(np.abs(mass - mass[truth]) / spread)
-
-
-def _mean_recovery(sums: Floats) -> Floats:
-    """Average recoveries over fields: [..., 2 · fields] → [...]."""
-    return np.asarray((1 - sums[..., 0::2] / sums[..., 1::2]).mean(-1))

@@ -39,6 +39,10 @@ class RolloutRows:
             name = f"truth at the {comparison.parameter} {_NEIGHBOURS[sign]}"
             key = ConditionKey("truth", strength=float(sign), condition=name)
             self._add(key, comparison.flow(target), comparison.has_target(sign))
+        for sign, frames in comparison.blurred.items():
+            name = f"blurred as at the {comparison.parameter} {_NEIGHBOURS[sign]}"
+            key = ConditionKey("blurred", "blurred output", strength=float(sign), condition=name)
+            self._add_judged(key, frames, comparison.has_target(sign))
 
     def add(self, key: ConditionKey, frames: Tensor, exists: Sequence[bool] | None = None) -> None:
         """Measure the rollouts of one condition.
@@ -48,16 +52,10 @@ class RolloutRows:
             frames: [B, T, C, H, W, D].
             exists: of which windows there is a rollout; of all when None.
         """
-        comparison = self.comparison
-        exists = [True] * len(comparison.batch) if exists is None else exists
-        self._add(key, comparison.flow(frames), exists)
+        exists = [True] * len(self.comparison.batch) if exists is None else exists
+        self._add_judged(key, frames, exists)
         if key.role != "random":
             self._add_spectra(key, frames, exists)
-        if key.role != "unsteered":
-            self._add(key, comparison.movement(frames), exists)
-            targets = comparison.has_target(key.strength)
-            both = [rollout and target for rollout, target in zip(exists, targets, strict=True)]
-            self._add(key, comparison.alignment(frames, key.strength), both)
 
     def add_value(self, key: ConditionKey, row: int, step: int, field: str, metric: str, value: float) -> None:
         """Add one value of one window, by its place in the batch, and step."""
@@ -89,6 +87,16 @@ class RolloutRows:
         for window, table in self.tables().items():
             write_part(run_folder, window, table)
             write_spectra_part(run_folder, window, self._spectra[window])
+
+    def _add_judged(self, key: ConditionKey, frames: Tensor, exists: Sequence[bool]) -> None:
+        """Add all metrics of the rollouts of one condition."""
+        comparison = self.comparison
+        self._add(key, comparison.flow(frames), exists)
+        if key.role != "unsteered":
+            self._add(key, comparison.movement(frames), exists)
+            targets = comparison.has_target(key.strength)
+            both = [rollout and target for rollout, target in zip(exists, targets, strict=True)]
+            self._add(key, comparison.alignment(frames, key.strength), both)
 
     def _add(self, key: ConditionKey, measured: Measured, exists: Sequence[bool]) -> None:
         """Add metrics of all steps, of the windows that ``exists`` names."""

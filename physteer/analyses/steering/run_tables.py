@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from physteer.analyses.steering.bare_rollouts import measure_rollouts
+from physteer.analyses.steering.initial_condition_rows import write_single_values
+from physteer.analyses.steering.initial_conditions import single_values
+from physteer.analyses.steering.metric_array import metric_array
 from physteer.analyses.steering.spectrum_rows import merge_spectra, read_spectra
-from physteer.analyses.steering.summary import summarise
+from physteer.analyses.steering.summary import summarise_array
 from physteer.analyses.steering.summary_rows import write_summary
 from physteer.analyses.steering.table import merge_parts, metrics_file, read_metrics
 
@@ -39,7 +42,12 @@ def complete_tables(run_folder: Path | str, *, anew: bool = False) -> None:
 
 
 def summarise_run(run_folder: Path | str) -> None:
-    """Write ``tables/summary`` from the table of metrics, where there is one with unsteered rollouts."""
+    """Write ``tables/summary`` and ``tables/initial_conditions`` from the table of metrics.
+
+    Nothing is written without one, or where it has no unsteered rollouts.
+    """
     table = read_metrics(run_folder)
     if table is not None and (table["role"] == "unsteered").any():
-        write_summary(Path(run_folder), summarise(table))
+        array = metric_array(table)
+        write_single_values(Path(run_folder), single_values(array))
+        write_summary(Path(run_folder), summarise_array(array))

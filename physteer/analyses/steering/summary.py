@@ -20,10 +20,12 @@ from physteer.analyses.steering.estimands import (
     flow_values,
     movements,
 )
+from physteer.analyses.steering.global_test import global_rows, values_of
 from physteer.analyses.steering.metric_array import MetricArray, metric_array
 from physteer.analyses.steering.summary_rows import SummaryRow, strengths_equal, summary_row
 from physteer.analyses.steering.table import ERASED
-from physteer.metrics.statistics import Interval, Resampling, bootstrap_mean_columns, control_p_value
+from physteer.metrics.statistics import Interval, Resampling, control_p_value
+from physteer.metrics.studentised import studentised_mean_columns
 
 INTERVALS = Resampling(resamples=2000)
 VALUE_ONLY = Resampling(resamples=0)
@@ -47,7 +49,12 @@ def summarise(table: pd.DataFrame, steps: Sequence[int] | None = None) -> list[S
     Raises:
         PhysteerError: the table has no unsteered condition, or contradicts itself.
     """
-    summary = _Summary(metric_array(table, steps))
+    return summarise_array(metric_array(table, steps))
+
+
+def summarise_array(array: MetricArray) -> list[SummaryRow]:
+    """Judge every setting of a run, as `summarise` does, from its arranged table."""
+    summary = _Summary(array)
     rows = [*summary.references(), *summary.settings(), *summary.random_directions()]
     rows += dose_rows(summary.array, INTERVALS)
     return [row for row in rows if row.windows or row.step == 0]
@@ -73,12 +80,14 @@ class _Summary:
                 yield from self._rows(self.array.unsteered, estimand)
 
     def settings(self) -> Iterator[SummaryRow]:
-        """Yield what concepts, shuffled concepts and interpolated data do."""
-        for index in self.array.of_role("concept", "shuffled", "data"):
+        """Yield what concepts, shuffled concepts, interpolated data and blurred rollouts do."""
+        for index in self.array.of_role("concept", "shuffled", "data", "blurred"):
             erases = self.array.conditions[index].mode == ERASED
             controls = random_controls(self.array, index)
             for estimand in (*self._judged[erases], *self._values):
                 yield from self._rows(index, estimand, controls)
+            if controls:
+                yield from self._global_test(index, erases, controls)
             yield from self._counts(index)
             if not erases:
                 yield from self._true_changes(index)
@@ -109,6 +118,25 @@ class _Summary:
                 p = control_p_value(row.value, [values[s].value for values in random], estimand.alternative)
             yield replace(row, p=p, controls=len(controls))
 
+    def _global_test(self, index: int, erases: bool, controls: Sequence[int]) -> Iterator[SummaryRow]:
+        """Yield one test over all fields and steps: of recovery, or of an eraser's movement; without either, none."""
+        name = "movement" if erases else "recovery"
+        estimands = [estimand for estimand in self._judged[erases] if estimand.name == name]
+        if not estimands:
+            return
+        by_field = [
+            values_of(
+                [estimand.measure(self.array, index, VALUE_ONLY), *(self._control(estimand, i) for i in controls)]
+            )
+            for estimand in estimands
+        ]
+        cells = np.concatenate(by_field[1:] or by_field, 1)  # the mean over fields comes first
+        known = np.isfinite(estimands[0].terms[index]).all(2).any(1).tolist()  # [windows]
+        n_initial = len({name for name, kept in zip(self.array.initial_conditions, known, strict=True) if kept})
+        yield from global_rows(
+            self.array.conditions[index], name, by_field[0], cells, n_initial, len(self.array.windows)
+        )
+
     def _step_rows(self, index: int, quantity: str, field: str, intervals: Sequence[Interval]) -> Iterator[SummaryRow]:
         setting = self.array.conditions[index]
         for step, interval in zip(self.array.steps, intervals, strict=True):
@@ -130,7 +158,9 @@ class _Summary:
         if base is None or target is None or base == target:
             return
         for metric in DOSED:
-            intervals = bootstrap_mean_columns(change(array, metric, base)[target], array.initial_conditions, INTERVALS)
+            intervals = studentised_mean_columns(
+                change(array, metric, base)[target], array.initial_conditions, INTERVALS
+            )
             yield from self._step_rows(index, f"{metric}_truth", "", intervals)
 
 

@@ -4,7 +4,12 @@ Estimands, each at every rollout step:
 
 * ``alignment_cosine``: cosine of ŷ_steered − ŷ_unsteered with y(θ') − y(θ)
 * ``alignment_gain``: share of y(θ') − y(θ) that is in ŷ_steered − ŷ_unsteered
-* ``recovery``: 1 − Σ error_steered / Σ error_unsteered against y(θ'), pooled over windows
+* ``recovery``: recovery of the change, 1 − E‖Δŷ − Δy‖² / E‖Δy‖² with Δŷ = ŷ_steered − ŷ_unsteered and
+  Δy = y(θ') − y(θ); E is over the windows of an initial condition, then over initial conditions
+* ``nearness``: 1 − E‖ŷ_steered − y(θ')‖² / E‖ŷ_unsteered − y(θ')‖²; the model's own error counts as distance, so it is
+  to be read beside ``nearness_base``, the same with y(θ) in the place of ŷ_steered, and ``nearness_blurred``, the same
+  with the unsteered rollout smoothed as much as the parameter's change of diffusion would
+* ``wrong_sign``: number of initial conditions with Σ_fields ⟨Δŷ, Δy⟩/E‖Δy‖² < 0
 * ``null_movement``: RMS of ŷ_steered − ŷ_unsteered over the field's spread, of a field that should not move
 * ``movement``: the same of every field, and of ŷ_erased − ŷ_unsteered
 * ``enstrophy``: change against unsteered, relative
@@ -28,6 +33,10 @@ Estimands, each at every rollout step:
 
 and for the whole rollout, at step 0:
 
+* ``recovery_overall``: recovery, mean over fields and steps, with the p of the one test that comes before those of
+  single cells (a field at a step); of erasers ``movement_overall``
+* ``recovery_cells`` and ``recovery_cells_first``: number of cells, and in how many of them the setting recovers more
+  than every control; of erasers ``movement_cells`` and ``movement_cells_first``
 * ``blow_ups``: rollouts that blew up though the unsteered one of their window did not
 * ``already_diverged``: windows whose unsteered rollout blew up; nothing after that is compared
 """
@@ -41,8 +50,12 @@ from pathlib import Path
 
 from physteer.analyses.steering.table import Setting
 from physteer.metrics.statistics import Interval
+from physteer.metrics.studentised import FEWEST
 from physteer.tables import read_rows, write_rows
 
+FEWEST_FOR_INTERVALS = FEWEST
+"""Initial conditions. Of fewer there are single values alone: no interval, and no star."""
+SIGNIFICANT = 0.05
 MEAN_OVER_FIELDS = "mean over fields"
 """The field of rows that average the fields which truly change."""
 
@@ -66,7 +79,7 @@ class SummaryRow:
     """0 for the whole rollout."""
     value: float
     low: float
-    """Of the 95 % bootstrap interval over initial conditions; NaN where there is none."""
+    """Of the 95 % studentised bootstrap interval over initial conditions; NaN where these are fewer than eight."""
     high: float
     windows: int
     """With finite values, on which it rests."""
@@ -75,6 +88,11 @@ class SummaryRow:
     """(1 + controls as extreme)/(1 + controls) against random directions; NaN where it is not asked for."""
     controls: int
     """Random directions at the same sites, mode and α."""
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether the setting does more than controls, p ≤ 0.05, over initial conditions enough to say so."""
+        return self.p <= SIGNIFICANT and self.initial_conditions >= FEWEST_FOR_INTERVALS
 
     @property
     def setting(self) -> Setting:

@@ -20,8 +20,9 @@ TRUTH, UNSTEERED = "truth", "unsteered"
 """The two conditions that every steered one is compared with."""
 ERASED = "erased"
 """The mode of conditions that erase something instead of steering."""
-ROLES = ("truth", "unsteered", "concept", "random", "shuffled", "data")
-"""What a condition is there for. ``truth`` is no rollout of the model: the stored or simulated answer."""
+ROLES = ("truth", "unsteered", "blurred", "concept", "random", "shuffled", "data")
+"""What a condition is there for. ``truth`` is no rollout of the model: the stored or simulated answer. ``blurred`` is
+the unsteered rollout, smoothed as much as the parameter's change of diffusion would."""
 
 
 @dataclass(frozen=True, order=True)
@@ -84,7 +85,8 @@ class MetricRow:
     """One of `ROLES`."""
     direction: str
     strength: float
-    """α, signed; 0 for truth and unsteered. The truth at other parameters has the sign of the α it is the answer to."""
+    """α, signed; 0 for truth and unsteered. The truth at other parameters and blurred rollouts have the sign of the α
+    that they go with."""
     mode: str
     site: str
     step: int
@@ -94,11 +96,12 @@ class MetricRow:
     field: str
     """Empty for metrics of the whole flow."""
     metric: str
-    """Per field ``vrmse``, ``alignment_cosine``, ``alignment_gain``, ``error_steered``, ``error_unsteered`` and
-    ``movement``, the RMS of ŷ_steered − ŷ_unsteered in units of the truth's spread; of the whole flow ``enstrophy``,
-    ``vortex_area``, ``kinetic_energy``, ``tracer_variance``, ``divergence_rms``, ``tracer_mass``, ``spectrum_distance``
-    and ``blow_up_step``; per site, named in ``field``, ``natural_percentile`` and ``residual_percentile``. Others are
-    kept and not read."""
+    """Per field ``vrmse``, ``alignment_cosine``, ``alignment_gain``; ``change_product`` ⟨Δŷ Δy⟩, ``change_error``
+    ⟨(Δŷ − Δy)²⟩ and ``change_truth`` ⟨Δy²⟩ of the change by steering Δŷ and the true change Δy; ``error_steered`` and
+    ``error_unsteered``, squared errors against y(θ'); and ``movement``, the RMS of Δŷ in units of the truth's spread.
+    Of the whole flow ``enstrophy``, ``vortex_area``, ``kinetic_energy``, ``tracer_variance``, ``divergence_rms``,
+    ``tracer_mass``, ``spectrum_distance`` and ``blow_up_step``; per site, named in ``field``,
+    ``natural_percentile`` and ``residual_percentile``. Others are kept and not read."""
     value: float
     """May be NaN or infinite, where a rollout is not finite."""
 
