@@ -31,8 +31,8 @@ def diffused(field: Tensor, added: Tensor, geometry: Geometry) -> Tensor:
     """
     frequency = _wavenumbers(field, geometry)
     squared = torch.as_tensor(sum(k.square() for k in frequency))  # [H, W, D]
-    steps = [s for s, n in zip(geometry.spacing, field.shape[-3:], strict=True) if n > 1]
-    cut = min((2 / 3 * math.pi / float(abs(step)) for step in steps), default=0.0)
+    highest = [float(k.abs().max()) for k in frequency if k.numel() > 1]
+    cut = 2 / 3 * min(highest, default=0.0)
     area = added.double()[..., None, None, None]
     factor = torch.exp(-area * torch.where(area < 0, squared.clamp_max(cut**2), squared))
     blurred = torch.fft.ifftn(torch.fft.fftn(field.double(), dim=SPACE) * factor, dim=SPACE).real.to(field.dtype)
@@ -65,7 +65,8 @@ def poisson_pressure(velocity: Tensor, geometry: Geometry) -> Tensor:
         kept = (torch.fft.fftfreq(n, 1 / n, device=velocity.device).abs() <= (n - 1) // 3).view(-1, *(1,) * (2 - axis))
         source = source * kept
     pressure = -source * torch.where(squared > 0, 1 / squared, 0.0)
-    return torch.fft.ifftn(pressure, dim=SPACE).real.to(velocity.dtype)
+    on_grid: Tensor = torch.fft.ifftn(pressure, dim=SPACE).real
+    return on_grid.to(velocity.dtype)
 
 
 def _wavenumbers(field: Tensor, geometry: Geometry) -> list[Tensor]:

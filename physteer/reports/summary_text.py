@@ -173,13 +173,12 @@ def notes(rows: Sequence[SummaryRow], terms: Terminology) -> list[str]:
         lines.append(f"*: p ≤ 0.05 against {_count(controls, terms.control)} {terms.common}.")
         if {"recovery_overall", "movement_overall"} & quantities:
             lines.append("A cell's star counts only where the one test over all fields and steps has p ≤ 0.05 too.")
+    if controls:
         settings = len(settings_of(rows, "concept"))
         if settings > 1:
             lines.append(f"{settings} {terms.setting}s were tried: confirm a chosen one on other initial conditions.")
     if "recovery" in quantities:
-        lines.append(
-            "recovery: 1 − E‖Δŷ − Δy‖²/E‖Δy‖², the share of the true change Δy that steering's change Δŷ makes."
-        )
+        lines.append("recovery: 1 − E‖Δŷ − Δy‖²/E‖Δy‖², Δŷ the change by steering, Δy the true one; 1 is exact.")
     if "wrong_sign" in quantities:
         lines.append("wrong sign: initial conditions in which Σ_fields ⟨Δŷ, Δy⟩/E‖Δy‖² < 0.")
     if "nearness_base" in quantities:

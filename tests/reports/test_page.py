@@ -68,7 +68,7 @@ def test_bare_rollouts_have_the_whole_report(run, capsys):
     ]
     assert len(list((run / "videos").iterdir())) == 4  # 2 signs, 2 fields
     tables = {path.stem for path in (run / "tables").glob("*.parquet")}
-    assert tables == {"metrics", "spectra", "summary"}
+    assert tables == {"initial_conditions", "metrics", "spectra", "summary"}
     text = (run / "report.html").read_text()
     page = Page(text)
     assert page.images == 7 and page.sections[:4] == ["summary", "controls", "rollouts", "videos"]

@@ -62,13 +62,14 @@ def agreements(terms: Floats, initial_conditions: Sequence[str]) -> Floats:
     """
     weighed = per_initial_condition(terms, initial_conditions)
     known, index = np.unique(np.asarray(initial_conditions, dtype=str), return_inverse=True)
-    finite = np.isfinite(weighed).all(2)
+    finite = np.asarray(np.isfinite(weighed).all(2))
     means = np.zeros((len(known), *terms.shape[1:]))
     np.add.at(means, index, np.where(finite[..., None], weighed, 0.0))
     counted = np.zeros((len(known), terms.shape[1]))
     np.add.at(counted, index, finite)
     with np.errstate(divide="ignore", invalid="ignore"):
-        scale = means[..., 1::2].sum(0) / (counted > 0).sum(0)[:, None]  # E‖Δy‖² [columns, fields]
+        n_known = np.count_nonzero(counted, axis=0)
+        scale = means[..., 1::2].sum(0) / n_known[:, None]  # E‖Δy‖² [columns, fields]
         total = (means[..., 0::2] / scale).sum(-1)
     return np.where(counted > 0, total, math.nan)
 
