@@ -75,6 +75,7 @@ _UNITS = {
     "null_share": "null pairs over pairs",
 }
 _NAMES = {
+    "over_input": "above input",
     "r2": "R²",
     "vrmse": "VRMSE",
     "mae": "mean absolute error",
