@@ -77,7 +77,8 @@ def draw_r2_map(rows: Sequence[ProbeScore], resolution: str, path: Path) -> Path
                         label.set_rotation_mode("anchor")
         canvas.colour_bar(image, _RIGHT, _TOP, tall, label="R²", extend="min")
         how = "at every token" if resolution == "token" else "in means over each frame"
-        caption = _r2_caption(n) + (" Selectivity: R² − R² of shuffled targets." if has_selectivity else "")
+        selectivity = "\nSelectivity: R² − R² of shuffled targets, on the same data." if has_selectivity else ""
+        caption = _r2_caption(n) + selectivity
         return canvas.save(path, f"What linear probes read {how}", caption)
 
 

@@ -21,6 +21,7 @@ from physteer.reports.comparison import compare
 from physteer.reports.comparison.alignment import align
 from physteer.reports.comparison.estimates import entries_of
 from physteer.reports.comparison.runs import read_runs
+from physteer.reports.comparison.shown import first_rows
 
 LINE = {"low": "double", "high": "double"}
 
@@ -228,3 +229,16 @@ def test_a_broken_table_is_told(tmp_path, capsys):
 def test_runs_of_one_name_are_called_by_their_parents_too(tmp_path):
     folders = [search(record(tmp_path / parent / "steer")) for parent in ("a", "b")]
     assert [run.name for run in read_runs(folders)] == ["a/steer", "b/steer"]
+
+
+def test_simple_flows_stand_beside_full_simulations(tmp_path):
+    for name in ("one", "two"):
+        scores = [
+            ProbeScore("a", target, "token", data, "probe", 1, 0.8, 0.7, 0.9, 0.1, 4)
+            for data in ("simple", "full")
+            for target in ("vorticity", "pressure")
+        ]
+        write_probe_tables(record(tmp_path / name), scores, [])
+    (table,) = align(read_runs([tmp_path / "one", tmp_path / "two"]))
+    told = [(table.label(row, "target"), table.label(row, "data")) for row in first_rows(table, "r2")]
+    assert told == [(target, data) for target in ("vorticity", "pressure") for data in ("simple", "full")]

@@ -11,7 +11,19 @@ from physteer.reports.comparison.estimates import Estimate, Label
 
 _HEADLINES = (
     *("recovery", "nearness", "alignment_cosine", "alignment_gain", "interchange_accuracy", "class_accuracy"),
-    *("r2", "accuracy", "aligned", "field", "class_changed", "faithfulness", "completeness", "cpr", "share"),
+    *(
+        "r2",
+        "selectivity",
+        "over_input",
+        "accuracy",
+        "aligned",
+        "field",
+        "class_changed",
+        "faithfulness",
+        "completeness",
+        "cpr",
+        "share",
+    ),
     *("cumulative", "vrmse", "null_share", "movement", "null_movement", "enstrophy"),
 )
 """Metrics by importance; of tables with none of them, the first is shown."""
@@ -48,6 +60,8 @@ _UNITS = {
     "class_accuracy": "share of pairs",
     "accuracy": "share of frames",
     "r2": "0: no better than the mean, 1: exact",
+    "selectivity": "R² − R² of shuffled targets",
+    "over_input": "R² − R² of the better input",
     "aligned": "share of the true change",
     "field": "share of the movement of the whole source",
     "class_changed": "share of pairs",
@@ -61,6 +75,7 @@ _UNITS = {
     "null_share": "null pairs over pairs",
 }
 _NAMES = {
+    "over_input": "above input",
     "r2": "R²",
     "vrmse": "VRMSE",
     "mae": "mean absolute error",
@@ -109,7 +124,16 @@ def first_rows(table: AlignedTable, metric: str) -> list[AlignedRow]:
             if numbers:
                 best = max(numbers) if math.isinf(nearest) else min(numbers, key=lambda number: abs(number - nearest))
                 rows = [row for row in rows if table.label(row, column) in (best, 0 if column == "step" else best)]
-    return rows
+    return _data_sets_together(table, rows)
+
+
+def _data_sets_together(table: AlignedTable, rows: Sequence[AlignedRow]) -> list[AlignedRow]:
+    """Put rows that differ in their data set alone below one another: simple flows and full simulations of a probe."""
+    groups: dict[tuple[Label, ...], list[AlignedRow]] = {}
+    for row in rows:
+        others = [label for column, label in zip(table.columns, row.labels, strict=True) if column != "data"]
+        groups.setdefault(tuple(others), []).append(row)
+    return [row for group in groups.values() for row in group]
 
 
 def without_references(table: AlignedTable, rows: Sequence[AlignedRow]) -> list[AlignedRow]:
