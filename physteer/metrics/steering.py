@@ -154,9 +154,6 @@ def nearness_terms(steered: Tensor, unsteered: Tensor, truth_target: Tensor) -> 
     return NearnessTerms(error, (unsteered.double() - target).square().mean(SPACE).expand_as(error))
 
 
-recovery_terms = nearness_terms  # imported by metrics/interchange.py
-
-
 def spectrum_distance(velocity: Tensor, reference: Tensor, geometry: Geometry, floor: float = SPECTRUM_FLOOR) -> Tensor:
     """Return the RMS over shells of ln(E(k)/E_ref(k)): 0 for equal spectra, 0.1 where shells differ by about 10 %.
 
