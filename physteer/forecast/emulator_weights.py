@@ -65,7 +65,9 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
         state = _state_in(load_tensors(path, "checkpoint"), path)
     state = _without_prefix(state, wanted)
     missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    wrong = [name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape]
+    both = wanted.keys() & state.keys()
+    wrong = [name for name in both if wanted[name].shape != state[name].shape]
+    other = sorted(name for name in both if _numbers(wanted[name]) != _numbers(state[name]))
     fault = ""
     if missing:
         fault = f"it lacks {missing[0]}{_more(missing)}"
@@ -74,6 +76,9 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
     elif wrong:
         name = sorted(wrong)[0]
         fault = f"{name} is {list(state[name].shape)}, not {list(wanted[name].shape)}{_more(wrong)}"
+    elif other:
+        name = other[0]
+        fault = f"{name} is of {state[name].dtype}, not {wanted[name].dtype}{_more(other)}"
     if fault:
         raise PhysteerError(f"{path}{made_by} does not fit {type(network).__name__} as it is set: {fault}")
     network.load_state_dict(state, assign=any(tensor.is_meta for tensor in wanted.values()))
@@ -124,6 +129,11 @@ def _without_prefix(state: dict[str, Any], wanted: Mapping[str, Any]) -> dict[st
             if longer.keys() == wanted.keys():
                 return longer
     return state
+
+
+def _numbers(tensor: Tensor) -> str:
+    """Return which numbers a tensor holds; of floating-point numbers any precision is loaded."""
+    return "complex" if tensor.is_complex() else "real" if tensor.is_floating_point() else str(tensor.dtype)
 
 
 def _as_stored(name: str, tensor: Tensor) -> Tensor:

@@ -372,6 +372,7 @@ def test_a_run_has_controls_at_both_signs_and_data_in_its_table(folder, tiny_wel
         "random": sorted(4 * both),
         "shuffled": sorted(4 * both),
         "data": both,
+        "blurred": [-1.0, 1.0],
     }
     assert set(table[table.role.isin(["concept", "random", "shuffled"])].site) == {"blocks.0, blocks.1"}
     interpolated = table[table.role == "data"]

@@ -88,6 +88,18 @@ def test_other_files_are_refused(content, message, tmp_path):
         load_weights(emulator("ViT"), tmp_path / "other.pt")
 
 
+def test_numbers_of_another_kind_are_refused_and_other_precisions_are_loaded(tmp_path):
+    trained, fresh = emulator("ViT", 1), emulator("ViT")
+    half = {name: tensor.bfloat16() for name, tensor in trained.state_dict().items()}
+    torch.save(half, tmp_path / "half.pt")
+    load_weights(fresh, tmp_path / "half.pt")
+    torch.testing.assert_close(fresh.decoder.project.weight, trained.decoder.project.weight, atol=1e-2, rtol=1e-2)
+    for kind in (torch.complex64, torch.int64):
+        torch.save(half | {"decoder.project.bias": torch.ones(256, dtype=kind)}, tmp_path / "other.pt")
+        with pytest.raises(PhysteerError, match=f"decoder.project.bias is of {kind}, not torch.float32"):
+            load_weights(fresh, tmp_path / "other.pt")
+
+
 def test_other_networks_and_endings_are_refused(tmp_path):
     path = tmp_path / "weights.safetensors"
     save_weights(emulator("ViT"), path, {})
