@@ -12,14 +12,22 @@ from physteer.forecast.lora import InjectedLora
 
 
 def check_state(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Check that a checkpoint has a model's tensors.
-
-    Args:
-        stored: tensors of the checkpoint, by name.
-        wanted: tensors of the model, by name.
+    """Check that a checkpoint has a model's tensors (`state_fault`).
 
     Raises:
         PhysteerError: Tensors are missing, unknown or of another shape.
+    """
+    fault = state_fault(stored, wanted)
+    if fault:
+        raise PhysteerError(f"the checkpoint is not one of this model: {fault}")
+
+
+def state_fault(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """Return in which way a file's tensors are not a model's, as the end of a sentence; empty where they are.
+
+    Args:
+        stored: tensors of the file, by name.
+        wanted: tensors of the model, by name.
     """
     shapes = {name: (list(stored[name].shape), list(wanted[name].shape)) for name in wanted.keys() & stored.keys()}
     wrong = [f"{name} is {a}, not {b}" for name, (a, b) in sorted(shapes.items()) if a != b]
@@ -27,7 +35,8 @@ def check_state(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> N
     for problem, names in (("lacks", missing), ("has unknown tensors:", unknown), ("does not fit:", wrong)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise PhysteerError(f"the checkpoint is not one of this model: it {problem} {names[0]}{more}")
+            return f"it {problem} {names[0]}{more}"
+    return ""
 
 
 def check_same_adapter(stored: Mapping[str, Any] | None, injected: InjectedLora | None) -> None:

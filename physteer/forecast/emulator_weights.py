@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from physteer.errors import PhysteerError
+from physteer.forecast.checkpoint_keys import state_fault
 from physteer.tensor_files import read_tensors, tensor_kind, write_tensors
 from physteer.untrusted.safetensors_files import opened, tensors_of
 from physteer.untrusted.torch_files import load_tensors
@@ -64,21 +65,10 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
     else:
         state = _state_in(load_tensors(path, "checkpoint"), path)
     state = _without_prefix(state, wanted)
-    missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    both = wanted.keys() & state.keys()
-    wrong = [name for name in both if wanted[name].shape != state[name].shape]
-    other = sorted(name for name in both if _numbers(wanted[name]) != _numbers(state[name]))
-    fault = ""
-    if missing:
-        fault = f"it lacks {missing[0]}{_more(missing)}"
-    elif unknown:
-        fault = f"it has unknown tensors: {unknown[0]}{_more(unknown)}"
-    elif wrong:
-        name = sorted(wrong)[0]
-        fault = f"{name} is {list(state[name].shape)}, not {list(wanted[name].shape)}{_more(wrong)}"
-    elif other:
-        name = other[0]
-        fault = f"{name} is of {state[name].dtype}, not {wanted[name].dtype}{_more(other)}"
+    fault = state_fault(state, wanted)
+    if not fault:
+        other = sorted(name for name in wanted if _numbers(wanted[name]) != _numbers(state[name]))
+        fault = "".join(f"{name} is of {state[name].dtype}, not {wanted[name].dtype}" for name in other[:1])
     if fault:
         raise PhysteerError(f"{path}{made_by} does not fit {type(network).__name__} as it is set: {fault}")
     network.load_state_dict(state, assign=any(tensor.is_meta for tensor in wanted.values()))
@@ -137,8 +127,8 @@ def _numbers(tensor: Tensor) -> str:
 
 
 def _as_stored(name: str, tensor: Tensor) -> Tensor:
-    return torch.view_as_complex(tensor) if name.startswith(_REAL) else tensor
-
-
-def _more(names: list[str]) -> str:
-    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+    if not name.startswith(_REAL):
+        return tensor
+    if tensor.shape[-1:] != (2,) or tensor.dtype not in (torch.float16, torch.float32, torch.float64):
+        raise PhysteerError(f"{name!r} is {list(tensor.shape)} of {tensor.dtype}, not pairs of real numbers")
+    return torch.view_as_complex(tensor)

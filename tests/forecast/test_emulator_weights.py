@@ -9,6 +9,7 @@ from torch import nn
 from physteer import EmulatorModule
 from physteer.errors import PhysteerError
 from physteer.forecast.emulator_weights import load_weights, save_weights
+from physteer.tensor_files import write_tensors
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -98,6 +99,13 @@ def test_numbers_of_another_kind_are_refused_and_other_precisions_are_loaded(tmp
         torch.save(half | {"decoder.project.bias": torch.ones(256, dtype=kind)}, tmp_path / "other.pt")
         with pytest.raises(PhysteerError, match=f"decoder.project.bias is of {kind}, not torch.float32"):
             load_weights(fresh, tmp_path / "other.pt")
+
+
+def test_complex_numbers_must_be_pairs(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    write_tensors(path, "emulator weights", 1, {"real view of a": torch.ones(3)}, {"network": "FNO", "metadata": {}})
+    with pytest.raises(PhysteerError, match=r"'real view of a' is \[3\] of torch.float32, not pairs of real numbers"):
+        load_weights(emulator("FNO"), path)
 
 
 def test_other_networks_and_endings_are_refused(tmp_path):
