@@ -103,13 +103,13 @@ class Probe(L.Callback):
         module.freeze_network()
         windows = data.windows("train")
         shapes = forecaster.site_shapes(self.reader.sites, windows.metadata, windows.spec.n_input)
+        first, tokens = next((site, shape[1:5]) for site, shape in shapes.items())
         for site, shape in shapes.items():
             cells = [axis.tokens for axis in forecaster.token_grid(site, windows.metadata, windows.spec.n_input)]
             if [*shape[2:5]] != cells:
                 raise PhysteerError(
                     f"Probe reads activations of {cells} tokens, [B, T, h, w, δ, d]; {site} has the shape {list(shape)}"
                 )
-            first, tokens = next((one, shapes[one][1:5]) for one in shapes)
             if shape[1:5] != tokens:
                 raise PhysteerError(
                     f"Probe compares sites with the same tokens; {site} has {list(shape[1:5])} frames and tokens, "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import nn
 
 from physteer.errors import PhysteerError, did_you_mean
 from physteer.forecast.lora_files import LoraAdapter, LoraLayer, read_adapter, write_adapter
+from physteer.interventions import path_pattern
 
 _RAW_WEIGHTS = (nn.MultiheadAttention,)
 """Modules that take the weights of their Linear layers without calling them: an adapter there would do nothing."""
@@ -66,7 +66,7 @@ def linear_layers(network: nn.Module, patterns: Sequence[str]) -> tuple[str, ...
     ]
     chosen: set[str] = set()
     for pattern in patterns:
-        path = re.compile(r"\.".join(re.escape(part).replace(r"\*", r"[^.]*") for part in pattern.split(".")))
+        path = path_pattern(pattern)
         named = {name for name in linear if (match := path.match(name)) and name[match.end() :][:1] in ("", ".")}
         if not named:
             close = did_you_mean(pattern.replace("*", "0"), linear)

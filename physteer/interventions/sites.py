@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -98,6 +99,12 @@ class Site:
         if self.layout is None:
             return activation if activation.shape == output.shape else activation.reshape(output.shape)
         return parse_layout(self.layout).restored(activation, output)
+
+
+@cache
+def path_pattern(text: str) -> re.Pattern[str]:
+    """Return a pattern of module paths, such as ``blocks.*.mlp``: ``*`` stands for any text in one part of a path."""
+    return re.compile(r"\.".join(re.escape(part).replace(r"\*", r"[^.]*") for part in text.split(".")))
 
 
 def unknown_layout(site: Site, shape: Sequence[int], needed_by: str) -> PhysteerError:

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from physteer.interventions.sites import path_pattern
+
 _BORDER = re.compile(r"encoder|blocks\.\d+")
 
 
@@ -70,9 +72,4 @@ class StagedNetwork(nn.Module):
         """Return the axes of a module's output; None where the class does not say."""
         if _BORDER.fullmatch(module):
             return self.border_layout
-        parts = module.split(".")
-        for pattern, layout in self.layouts.items():
-            wanted = pattern.split(".")
-            if len(wanted) == len(parts) and all(w in ("*", p) for w, p in zip(wanted, parts, strict=True)):
-                return layout
-        return None
+        return next((layout for path, layout in self.layouts.items() if path_pattern(path).fullmatch(module)), None)

@@ -15,7 +15,7 @@ from physteer.analyses.probing import ProbeReader
 from physteer.concepts import RidgeFitter
 from physteer.errors import PhysteerError
 from physteer.forecast import Forecaster
-from physteer.interventions import Locus, Site
+from physteer.interventions import Locus
 from physteer.metrics import TARGETS
 from physteer.testing.contract_case import Case, NotOfferedError, close, unmet
 
@@ -58,7 +58,7 @@ def probe(case: Case) -> None:
 
 def das(case: Case) -> None:
     """Check that two steps on two batches train a rotation, lower nothing by accident, and leave the network alone."""
-    forecaster, sites = _frozen(case, "DAS"), [*_stages(case)][:2]
+    forecaster, sites = _frozen(case), case.stages("DAS")[:2]
     widths = {site: case.shape(site)[-1] for site in sites}
     variants = make_variants(widths, len(case.pairs.rules.variables), VariantPlan((1,), random=0), ())
     suffix = ForecastSuffix(PrefixCache(forecaster, sites, last_frame=False, max_bytes=_BYTES, folder=None))
@@ -80,7 +80,7 @@ def das(case: Case) -> None:
 @torch.no_grad()
 def effects(case: Case) -> None:
     """Check that nodes put back as they were change nothing, and that the source's last block gives its prediction."""
-    forecaster, sites = _frozen(case, "Effects"), [*_stages(case)]
+    forecaster, sites = _frozen(case), case.stages("Effects")
     runs = ForecastRuns(
         forecaster, sites, last_frame=False, partners={}, regions=(), max_bytes=_BYTES, needed_by="Effects"
     ).of(forecaster, case.pair_batch(0), ["source"])
@@ -93,7 +93,7 @@ def effects(case: Case) -> None:
 
 def basis(case: Case) -> None:
     """Check that a direction is found whose ablation changes the prediction."""
-    forecaster, site = _frozen(case, "CausalBasis"), next(iter(_stages(case)))
+    forecaster, site = _frozen(case), case.stages("CausalBasis")[0]
     cache = PrefixCache(forecaster, [site], last_frame=False, max_bytes=_BYTES, folder=None, needed_by="CausalBasis")
     rows = ForecastRows(forecaster, cache, Locus(), FieldDivergence())
     windows = case.batch.windows
@@ -103,13 +103,8 @@ def basis(case: Case) -> None:
     unmet(float(fit.basis.energies[0]) > 0, f"no direction at {site} has an effect on the prediction")
 
 
-def _frozen(case: Case, needed_by: str) -> Forecaster:
-    """Return a copy of the forecaster with a frozen network; stages are needed."""
-    case.staged(needed_by)
+def _frozen(case: Case) -> Forecaster:
+    """Return a copy of the forecaster with a frozen network."""
     forecaster = copy.deepcopy(case.forecaster)
     forecaster.network.requires_grad_(False)
     return forecaster
-
-
-def _stages(case: Case) -> dict[Site, None]:
-    return {site: None for site in case.located if site.module == "encoder" or site.module.startswith("blocks.")}

@@ -14,6 +14,7 @@ from physteer.errors import PhysteerError
 from physteer.forecast import Forecaster, staged
 from physteer.forecast.steered_rollout import with_forecaster_layout
 from physteer.interventions import Site, StagedModel
+from physteer.interventions.stages import first_block
 
 
 class UnmetError(PhysteerError):
@@ -62,6 +63,23 @@ class Case:
             return staged(self.forecaster, needed_by)
         except PhysteerError as error:
             raise NotOfferedError(str(error)) from None
+
+    def stages(self, needed_by: str) -> tuple[Site, ...]:
+        """Return the sites, with their layouts, that a pass can be stopped at.
+
+        Raises:
+            NotOfferedError: The network is no staged model.
+        """
+        model = self.staged(needed_by)
+
+        def is_one(site: Site) -> bool:
+            try:
+                first_block(model, site)
+            except PhysteerError:
+                return False
+            return True
+
+        return tuple(filter(is_one, self.located))
 
     def pair_batch(self, first: int, size: int = 2) -> PairBatch:
         """Return some pairs."""

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from physteer.analyses.engine import ActivationReader
-from physteer.errors import PhysteerError
 from physteer.forecast import Forecaster, steered_rollout
 from physteer.interventions import (
     UNSTEERED,
@@ -130,7 +129,7 @@ def capture(case: Case) -> None:
 def replay(case: Case) -> None:
     """Check that passes continued from a site have the output and the gradients of whole passes under equal edits."""
     model = case.staged("Replay")
-    known = [site for site in case.located if _is_stage(case, site)]
+    known = case.stages("Replay")
     inputs, _ = case.forecaster.inputs(case.batch.context, case.batch)
     trainable = [p for p in case.network.parameters() if p.requires_grad]
     case.network.requires_grad_(False)
@@ -169,14 +168,6 @@ def _activations(case: Case, sites: Sequence[Site] = (), condition: Condition = 
 
     ActivationReader(case.forecaster, sites or case.located).read_rollout(case.batch, keep, [0], condition)
     return found
-
-
-def _is_stage(case: Case, site: Site) -> bool:
-    try:
-        take_snapshots(case.staged("Replay"), [site], *case.forecaster.inputs(case.batch.context, case.batch)[0])
-    except PhysteerError:
-        return False
-    return True
 
 
 def _hooks(case: Case) -> int:

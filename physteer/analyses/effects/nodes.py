@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from physteer.errors import PhysteerError, did_you_mean
-from physteer.interventions import Site, StagedModel, write_of
+from physteer.interventions import Site, StagedModel, path_pattern, write_of
 from physteer.interventions.seeds import generator_of
 
 _HEADS = re.compile(r"(?P<module>[^\[\]\s]+)(?:\[(?P<head>\*|\d+)\])?(?:\s+as\s+(?P<layout>.+))?")
@@ -116,8 +116,7 @@ def _sites(pattern: str, heads: Mapping[str, int]) -> list[Site]:
     match = _HEADS.fullmatch(pattern.strip())
     if match is None:
         raise PhysteerError(f"{pattern!r} is no pattern of nodes; write one such as 'blocks.*.space.heads[*]'")
-    path = re.compile(r"\.".join(re.escape(part).replace(r"\*", r"[^.]*") for part in match["module"].split(".")))
-    modules = [name for name in heads if path.fullmatch(name)]
+    modules = [name for name in heads if path_pattern(match["module"]).fullmatch(name)]
     if not modules:
         concrete = re.sub(r"\*", "0", match["module"])
         close = did_you_mean(concrete, heads)
