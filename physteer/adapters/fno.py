@@ -65,7 +65,7 @@ class FNO(StagedNetwork):
         axes = len(tuple(modes))
         super().__init__(Lift(operator, axes), [Layer(operator, i) for i in range(depth)], Project(operator, axes))
         self.operator = operator
-        self.frames = frames
+        self.frames, self.n_fields = frames, fields
         self.register_state_dict_post_hook(_keep_tensors)  # type: ignore[no-untyped-call]
 
 

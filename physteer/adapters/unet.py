@@ -35,7 +35,7 @@ class UNet(StagedNetwork):
         down = [Down(widths[max(level - 1, 0)], widths[level], halve=level > 0) for level in range(levels)]
         up = [Up(widths[level + 1], widths[level]) for level in reversed(range(levels - 1))]
         super().__init__(Lift(fields, frames, width, 2 ** (levels - 1)), [*down, *up], Project(width, fields))
-        self.frames, self.levels = frames, levels
+        self.frames, self.n_fields, self.levels = frames, fields, levels
 
     def encode(self, *inputs: Any) -> tuple[Tensor, Any]:
         """Return the activation before block 0, and the outputs that later blocks read, by border: none yet."""

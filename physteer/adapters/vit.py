@@ -46,7 +46,7 @@ class ViT(StagedNetwork):
             raise PhysteerError(f"ViT: width must be a multiple of heads and of 4; found {width} and {heads} heads")
         blocks = [Block(width, heads) for _ in range(depth)]
         super().__init__(Patches(fields, frames, patch, width), blocks, Unpatch(fields, patch, width))
-        self.frames = frames
+        self.frames, self.n_fields = frames, fields
 
     def residual_writes(self, block: int) -> dict[str, tuple[str, Tensor | None]]:
         """Return how sites of a block enter the stream (`physteer.interventions.WritesResidual`)."""

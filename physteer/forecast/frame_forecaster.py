@@ -60,7 +60,8 @@ class FrameForecaster:
     that runs in stages (`physteer.interventions.StagedModel`) can be used in all analyses.
 
     Args:
-        network: of such inputs and outputs. If it has an attribute ``frames``, windows must have that many.
+        network: of such inputs and outputs. If it has an attribute ``frames``, windows must have that many; if it has
+            ``n_fields``, there must be as many fields.
         fields: names of the network's fields, in its order. Data may have them in another order, and other channels
             beside them that do not evolve.
     """
@@ -77,6 +78,12 @@ class FrameForecaster:
         self._shapes: dict[tuple[Any, ...], dict[str, torch.Size]] = {}
         if not self.fields or len(set(self.fields)) < len(self.fields):
             raise PhysteerError(f"fields must name the network's fields, each once; found {list(fields)}")
+        n_fields = getattr(network, "n_fields", len(self.fields))
+        if n_fields != len(self.fields):
+            raise PhysteerError(
+                f"{type(network).__name__} takes {n_fields} fields, and fields names {len(self.fields)}: "
+                f"{', '.join(self.fields)}"
+            )
 
     @property
     def device(self) -> torch.device:

@@ -90,6 +90,9 @@ def test_windows_of_one_frame_change_in_units_of_the_fields(batch):
 def test_what_does_not_fit_is_refused(batch):
     with pytest.raises(PhysteerError, match=r"each once; found \['tracer', 'tracer'\]"):
         FrameForecaster(Last(), ["tracer", "tracer"])
+    for name in SETTINGS:
+        with pytest.raises(PhysteerError, match=f"{name} takes 4 fields, and fields names 2: tracer, density"):
+            FrameForecaster(emulator(name), ["tracer", "density"])
     for fields in (("tracer", "density"), FIELDS[:2]):
         with pytest.raises(PhysteerError, match=rf"Last takes the fields {', '.join(fields)}; the data have tracer, "):
             FrameForecaster(Last(), fields).inputs(batch.context, batch)
